@@ -1,0 +1,235 @@
+package main
+
+import "time"
+
+// Config is redoubt.yaml and the operator's manual of it: one file, strictly decoded. A key that does not stand here, or
+// stands twice, is an error with its line; every relative path counts from the state directory. Comments here are what
+// `redoubt docs config` prints and what `redoubt config schema` carries as descriptions.
+type Config struct {
+	// Domain is the DNS domain of this deployment, such as sigstore.corp.internal. Log origins are made from it
+	// (rekor.<domain>, ct.<domain>, audit.<domain>) and never change afterwards.
+	Domain string `yaml:"domain"`
+	// Profile is dev (loopback, plain HTTP, built-in issuer) or production (TLS, keys in hardware).
+	Profile string `yaml:"profile"`
+	// Dir is the state directory. Left out, it is the directory this file stands in.
+	Dir string `yaml:"dir,omitempty"`
+	// Services says where each service listens and under which URL clients reach it. A service left out is not served.
+	// Services that share one listen address are told apart by the host name of their URL.
+	Services Services `yaml:"services"`
+	// TLS is the certificate of the listeners; required unless every listener is on loopback.
+	TLS TLS `yaml:"tls,omitempty"`
+	// Keys says where the private keys live.
+	Keys Keys `yaml:"keys"`
+	// Log holds what concerns all three logs (artifacts, certificates, audit).
+	Log Log `yaml:"log,omitempty"`
+	// CA is the certificate authority.
+	CA CA `yaml:"ca,omitempty"`
+	// TSA is the timestamp authority.
+	TSA TSA `yaml:"tsa,omitempty"`
+	// Issuer is the built-in OIDC issuer of the dev profile; anybody who can reach the control socket can mint any identity.
+	Issuer BuiltinIssuer `yaml:"issuer,omitempty"`
+	// OIDCIssuers are the issuers whose tokens are accepted, by URL; the block of a Fulcio configuration, plus jwks.
+	OIDCIssuers map[string]OIDCIssuer `yaml:"oidc-issuers,omitempty"`
+	// MetaIssuers are issuers by URL pattern, where * stands for one name; as in Fulcio.
+	MetaIssuers map[string]OIDCIssuer `yaml:"meta-issuers,omitempty"`
+	// CIIssuerMetadata are claim templates of CI providers, by provider name; as in Fulcio.
+	CIIssuerMetadata map[string]CIMetadata `yaml:"ci-issuer-metadata,omitempty"`
+	// TUF is the trust repository clients initialise from.
+	TUF TUF `yaml:"tuf,omitempty"`
+	// Mirror is what is carried across the gap.
+	Mirror Mirror `yaml:"mirror,omitempty"`
+	// Limits bound what one client can ask for.
+	Limits Limits `yaml:"limits,omitempty"`
+}
+
+// Services are the listeners.
+type Services struct {
+	// Fulcio issues certificates: /api/v2/signingCert, /api/v1/signingCert, /api/v2/trustBundle.
+	Fulcio *Service `yaml:"fulcio,omitempty"`
+	// Rekor is the artifact log in both wire formats: /api/v1/log and /api/v2.
+	Rekor *Service `yaml:"rekor,omitempty"`
+	// TSA answers RFC 3161 requests at /api/v1/timestamp.
+	TSA *Service `yaml:"tsa,omitempty"`
+	// CT is the certificate log: /ct/v1.
+	CT *Service `yaml:"ct,omitempty"`
+	// TUF serves the trust repository.
+	TUF *Service `yaml:"tuf,omitempty"`
+	// OIDC is the built-in issuer's discovery document and keys; dev profile only.
+	OIDC *Service `yaml:"oidc,omitempty"`
+	// Console is the read-only status page.
+	Console *Service `yaml:"console,omitempty"`
+	// Metrics serves /metrics, /healthz and /readyz; loopback only.
+	Metrics *Service `yaml:"metrics,omitempty"`
+}
+
+// Service is one listener.
+type Service struct {
+	// Listen is host:port.
+	Listen string `yaml:"listen"`
+	// URL is how clients reach the service, without a trailing slash.
+	URL string `yaml:"url"`
+}
+
+// TLS names the certificate of the listeners.
+type TLS struct {
+	// Cert is a PEM file: the certificate, then its intermediates.
+	Cert string `yaml:"cert,omitempty"`
+	// Key is its PEM private key.
+	Key string `yaml:"key,omitempty"`
+	// CA is the PEM file clients need to trust the certificate; handed out by `client setup` as ca-bundle.pem.
+	CA string `yaml:"ca,omitempty"`
+}
+
+// Keys locates the private keys. URIs name keys; what a key is for is said in roles.
+type Keys struct {
+	// Token is the URI of the token itself: soft: or pkcs11:token=NAME?module-path=PATH&pin-source=FILE.
+	Token string `yaml:"token"`
+	// PassphraseFile holds the passphrase of software keys, one line.
+	PassphraseFile string `yaml:"passphrase-file,omitempty"`
+	// PINFile holds the PIN of a PKCS#11 token, one line; the same as pin-source in the URI.
+	PINFile string `yaml:"pin-file,omitempty"`
+	// AllowedModules are the PKCS#11 modules that may be loaded. Left out: the one named in Token.
+	AllowedModules []string `yaml:"allowed-modules,omitempty"`
+	// Sessions is how many PKCS#11 sessions sign in parallel (default 8).
+	Sessions int `yaml:"sessions,omitempty"`
+	// AllowSoftware permits software keys in the production profile.
+	AllowSoftware bool `yaml:"allow-software,omitempty"`
+	// Roles maps each role (root, issuing, rekor, ct, audit, tsa, tuf, oidc, exporter) to a key URI.
+	Roles map[string]string `yaml:"roles"`
+}
+
+// Log concerns the three logs.
+type Log struct {
+	// TreeID is the number Rekor v1 clients see; drawn once by init.
+	TreeID int64 `yaml:"tree-id"`
+	// HighWater lists the files that remember the highest head ever signed, outside the state directory.
+	// Left out: <dir>.highwater.
+	HighWater []string `yaml:"highwater,omitempty"`
+}
+
+// CA is the certificate authority.
+type CA struct {
+	// Chain is the PEM file of the chain, issuing certificate first, root last (default pki/ca-chain.pem).
+	Chain string `yaml:"chain,omitempty"`
+}
+
+// TSA is the timestamp authority.
+type TSA struct {
+	// Chain is the PEM file of its chain, leaf first (default pki/tsa-chain.pem).
+	Chain string `yaml:"chain,omitempty"`
+	// Policy is the policy OID in every token (default 1.3.6.1.4.1.57264.2).
+	Policy string `yaml:"policy,omitempty"`
+}
+
+// BuiltinIssuer is the dev profile's own OIDC issuer.
+type BuiltinIssuer struct {
+	// Enabled turns it on; refused in the production profile.
+	Enabled bool `yaml:"enabled,omitempty"`
+	// Audience of the tokens it mints (default sigstore).
+	Audience string `yaml:"audience,omitempty"`
+}
+
+// OIDCIssuer is one issuer; the keys are Fulcio's, plus jwks.
+type OIDCIssuer struct {
+	// IssuerURL is the iss claim; must equal the map key when given.
+	IssuerURL string `yaml:"issuer-url,omitempty"`
+	// ClientID is the audience a token must carry.
+	ClientID string `yaml:"client-id,omitempty"`
+	// Type is email, uri, spiffe, kubernetes, username, ci-provider or one of Fulcio's older names.
+	Type string `yaml:"type,omitempty"`
+	// CIProvider is the entry of ci-issuer-metadata that applies.
+	CIProvider string `yaml:"ci-provider,omitempty"`
+	// IssuerClaim is a JSONPath to the claim that replaces the issuer in the certificate.
+	IssuerClaim string `yaml:"issuer-claim,omitempty"`
+	// SubjectDomain bounds uri and username subjects.
+	SubjectDomain string `yaml:"subject-domain,omitempty"`
+	// SPIFFETrustDomain bounds spiffe subjects.
+	SPIFFETrustDomain string `yaml:"spiffe-trust-domain,omitempty"`
+	// ChallengeClaim is the claim the proof of possession is made over.
+	ChallengeClaim string `yaml:"challenge-claim,omitempty"`
+	// Description is shown by /api/v2/configuration.
+	Description string `yaml:"description,omitempty"`
+	// Contact is whom to ask about this issuer.
+	Contact string `yaml:"contact,omitempty"`
+	// CACert is the PEM text of the CA that signed the issuer's TLS certificate.
+	CACert string `yaml:"ca-cert,omitempty"`
+	// SkipEmailVerification accepts tokens whose email is not verified; clients still refuse them.
+	SkipEmailVerification bool `yaml:"skip-email-verification,omitempty"`
+	// JWKS is a file with the issuer's key set, pinned: no discovery and no network are needed.
+	JWKS string `yaml:"jwks,omitempty"`
+}
+
+// CIMetadata are the claim templates of one CI provider; the keys are Fulcio's.
+type CIMetadata struct {
+	// DefaultTemplateValues are used where a token lacks the claim.
+	DefaultTemplateValues map[string]string `yaml:"default-template-values,omitempty"`
+	// ExtensionTemplates maps certificate extensions to Go templates over the claims, or to claim names.
+	ExtensionTemplates map[string]string `yaml:"extension-templates,omitempty"`
+	// SubjectAlternativeNameTemplate makes the URI of the certificate.
+	SubjectAlternativeNameTemplate string `yaml:"subject-alternative-name-template,omitempty"`
+}
+
+// TUF is the trust repository.
+type TUF struct {
+	// Expiry is how long the timestamp role is valid after it was signed (default 2160h); clients refuse afterwards.
+	Expiry Duration `yaml:"expiry,omitempty"`
+}
+
+// Mirror is what crosses the gap.
+type Mirror struct {
+	// Stream is the name of the stream of parcels this instance exports (default the domain).
+	Stream string `yaml:"stream,omitempty"`
+	// Exporters are the keys whose parcels are accepted: files with one C2SP note verifier line each.
+	Exporters []string `yaml:"exporters,omitempty"`
+	// Inbox is the directory parcels arrive in (default inbox).
+	Inbox string `yaml:"inbox,omitempty"`
+	// Interval is how often the running server reconciles (0: only by verb or timer).
+	Interval Duration `yaml:"interval,omitempty"`
+	// Sources are the public logs that are carried.
+	Sources []MirrorSource `yaml:"sources,omitempty"`
+	// Quota bounds the bytes one import may write (default 68719476736).
+	Quota int64 `yaml:"quota,omitempty"`
+}
+
+// MirrorSource is one public log.
+type MirrorSource struct {
+	// Origin is the first line of the log's checkpoints.
+	Origin string `yaml:"origin"`
+	// Kind is rekor2, sumdb or ct.
+	Kind string `yaml:"kind"`
+	// URL is an http(s) URL or a directory with the log's tiles.
+	URL string `yaml:"url"`
+	// Key is a file with the log's public key: PEM, or a C2SP note verifier line.
+	Key string `yaml:"key"`
+}
+
+// Limits bound one request.
+type Limits struct {
+	// Body is the largest request body in bytes (default 4194304).
+	Body int64 `yaml:"body,omitempty"`
+	// HeaderTimeout bounds how long a client may take to send its headers (default 5s).
+	HeaderTimeout Duration `yaml:"header-timeout,omitempty"`
+	// Drain bounds how long SIGTERM waits for requests under way (default 10s).
+	Drain Duration `yaml:"drain,omitempty"`
+}
+
+// Duration is a time span in Go's notation: 5s, 10m, 24h.
+type Duration time.Duration
+
+// UnmarshalText reads Go's notation.
+func (d *Duration) UnmarshalText(text []byte) error {
+	v, err := time.ParseDuration(string(text))
+	*d = Duration(v)
+	return err
+}
+
+// MarshalText writes Go's notation.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
+
+// or returns d, or def when d was left out.
+func (d Duration) or(def time.Duration) time.Duration {
+	if d == 0 {
+		return def
+	}
+	return time.Duration(d)
+}

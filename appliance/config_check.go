@@ -1,0 +1,141 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"net/url"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+const (
+	profileDev        = "dev"
+	profileProduction = "production"
+)
+
+// Roles a key can have; each has exactly one key and no key has two roles.
+const (
+	roleRoot     = "root"     // signs the issuing and timestamp certificates; used by ceremonies only
+	roleIssuing  = "issuing"  // signs code-signing certificates
+	roleRekor    = "rekor"    // heads, entry timestamps of the artifact log
+	roleCT       = "ct"       // heads and SCTs of the certificate log
+	roleAudit    = "audit"    // heads of the audit log
+	roleTSA      = "tsa"      // timestamps
+	roleTUF      = "tuf"      // the trust repository
+	roleOIDC     = "oidc"     // the built-in issuer
+	roleExporter = "exporter" // parcels
+)
+
+var allRoles = []string{roleRoot, roleIssuing, roleRekor, roleCT, roleAudit, roleTSA, roleTUF, roleOIDC, roleExporter}
+
+// check refuses what strict decoding cannot see. It touches no file and opens no socket.
+func (c *Config) check() error {
+	var problems []error
+	bad := func(format string, args ...any) { problems = append(problems, fmt.Errorf(format, args...)) }
+	if err := checkDomain(c.Domain); err != nil {
+		bad("domain: %w", err)
+	}
+	if c.Profile != profileDev && c.Profile != profileProduction {
+		bad("profile: %q is neither dev nor production", c.Profile)
+	}
+	production := c.Profile == profileProduction
+	if !filepath.IsAbs(c.Dir) {
+		bad("dir: %q is not absolute", c.Dir)
+	}
+	if c.Keys.Token == "" {
+		bad("keys.token: missing")
+	}
+	if production && strings.HasPrefix(c.Keys.Token, "soft:") && !c.Keys.AllowSoftware {
+		bad("keys.token: software keys in the production profile need keys.allow-software: true")
+	}
+	owner := map[string]string{}
+	for _, role := range slices.Sorted(maps.Keys(c.Keys.Roles)) {
+		uri := c.Keys.Roles[role]
+		if !slices.Contains(allRoles, role) {
+			bad("keys.roles.%s: no such role; roles are %s", role, strings.Join(allRoles, ", "))
+		}
+		if other, ok := owner[uri]; ok {
+			bad("keys.roles.%s: the same key as %s; no key may serve two roles", role, other)
+		}
+		owner[uri] = role
+	}
+	if c.Log.TreeID <= 0 {
+		bad("log.tree-id: want a positive number")
+	}
+	if production && c.Issuer.Enabled {
+		bad("issuer.enabled: the built-in issuer is refused in the production profile")
+	}
+	for name, s := range c.Services.all() {
+		if err := checkService(s, name == "metrics", c.TLS.Cert != ""); err != nil {
+			bad("services.%s: %w", name, err)
+		}
+	}
+	if (c.TLS.Cert == "") != (c.TLS.Key == "") {
+		bad("tls: cert and key come together")
+	}
+	if c.Services.OIDC == nil && c.Issuer.Enabled {
+		bad("issuer.enabled: needs services.oidc")
+	}
+	for _, issuers := range []map[string]OIDCIssuer{c.OIDCIssuers, c.MetaIssuers} {
+		for _, key := range slices.Sorted(maps.Keys(issuers)) {
+			if u := issuers[key].IssuerURL; u != "" && u != key {
+				bad("oidc-issuers: %s: issuer-url is %s", key, u)
+			}
+		}
+	}
+	if c.Limits.Body < 0 || c.Mirror.Quota < 0 || c.Keys.Sessions < 0 {
+		bad("limits.body, mirror.quota and keys.sessions must not be negative")
+	}
+	if len(problems) > 0 {
+		return fmt.Errorf("%w: %w", errConfig, errors.Join(problems...))
+	}
+	return nil
+}
+
+// all yields the configured services by name, in the order of the ready file.
+func (s *Services) all() map[string]*Service {
+	m := map[string]*Service{"fulcio": s.Fulcio, "rekor": s.Rekor, "tsa": s.TSA, "ct": s.CT, "tuf": s.TUF, "oidc": s.OIDC, "console": s.Console, "metrics": s.Metrics}
+	maps.DeleteFunc(m, func(_ string, s *Service) bool { return s == nil })
+	return m
+}
+
+// checkDomain wants a lower-case DNS name: it becomes part of log origins, where spaces and plus signs are not allowed.
+func checkDomain(d string) error {
+	if d == "" {
+		return errors.New("missing")
+	}
+	if len(d) > 200 {
+		return errors.New("longer than 200 characters")
+	}
+	for label := range strings.SplitSeq(d, ".") {
+		if label == "" || len(label) > 63 || strings.Trim(label, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" || label[0] == '-' || label[len(label)-1] == '-' {
+			return fmt.Errorf("%q is not a DNS name in lower case", d)
+		}
+	}
+	return nil
+}
+
+func checkService(s *Service, loopbackOnly, tls bool) error {
+	host, _, err := net.SplitHostPort(s.Listen)
+	if err != nil {
+		return fmt.Errorf("listen: %w", err)
+	}
+	loopback := host == "localhost" || net.ParseIP(host).IsLoopback()
+	if loopbackOnly && !loopback {
+		return fmt.Errorf("listen: %s is not a loopback address", s.Listen)
+	}
+	if !loopback && !tls {
+		return fmt.Errorf("listen: %s is not a loopback address, so tls.cert and tls.key are needed", s.Listen)
+	}
+	u, err := url.Parse(s.URL)
+	if err != nil {
+		return fmt.Errorf("url: %w", err)
+	}
+	if (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil || strings.HasSuffix(s.URL, "/") {
+		return fmt.Errorf("url: %q is not a plain http(s) URL without a trailing slash", s.URL)
+	}
+	return nil
+}

@@ -1,0 +1,161 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+)
+
+const maxConfigBytes = 1 << 20
+
+var errConfig = errors.New("the configuration is not valid")
+
+// loadConfig reads, decodes and checks the file at path. The error names the file, and the line where there is one.
+func loadConfig(path string) (*Config, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, hinted(fmt.Errorf("reading the configuration: %w", err), "`redoubt init --dir DIR --domain D` writes one; --config or $REDOUBT_CONFIG names another")
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxConfigBytes+1))
+	if err != nil {
+		return nil, fmt.Errorf("reading the configuration: %w", err)
+	}
+	cfg, err := parseConfig(data)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	if cfg.Dir == "" {
+		if cfg.Dir, err = filepath.Abs(filepath.Dir(path)); err != nil {
+			return nil, err
+		}
+	}
+	if err := cfg.check(); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return cfg, nil
+}
+
+// parseConfig decodes one strict YAML document: unknown keys, duplicate keys, aliases and further documents are errors.
+func parseConfig(data []byte) (*Config, error) {
+	if len(data) > maxConfigBytes {
+		return nil, fmt.Errorf("%w: larger than %d bytes", errConfig, maxConfigBytes)
+	}
+	decoder := yaml.NewDecoder(bytes.NewReader(data))
+	var doc, more yaml.Node
+	if err := decoder.Decode(&doc); errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("%w: the file is empty", errConfig)
+	} else if err != nil {
+		return nil, fmt.Errorf("%w: %w", errConfig, err)
+	}
+	if err := decoder.Decode(&more); !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("%w: more than one YAML document", errConfig)
+	}
+	if len(doc.Content) != 1 {
+		return nil, fmt.Errorf("%w: the file is empty", errConfig)
+	}
+	if problems := checkKeys(doc.Content[0], reflect.TypeFor[Config](), "", nil); len(problems) > 0 {
+		return nil, fmt.Errorf("%w: %s", errConfig, strings.Join(problems, "; "))
+	}
+	var cfg Config
+	if err := doc.Decode(&cfg); err != nil {
+		return nil, fmt.Errorf("%w: %w", errConfig, err)
+	}
+	return &cfg, nil
+}
+
+// checkKeys walks node beside the type it will be decoded into and returns one line per unknown or duplicate key.
+func checkKeys(node *yaml.Node, t reflect.Type, path string, problems []string) []string {
+	for t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	switch {
+	case node.Kind == yaml.AliasNode:
+		return append(problems, fmt.Sprintf("line %d: %s: aliases are not accepted", node.Line, path))
+	case node.Kind == yaml.SequenceNode && t.Kind() == reflect.Slice:
+		for i, item := range node.Content {
+			problems = checkKeys(item, t.Elem(), fmt.Sprintf("%s[%d]", path, i), problems)
+		}
+	case node.Kind == yaml.MappingNode && (t.Kind() == reflect.Struct || t.Kind() == reflect.Map):
+		fields := yamlFields(t)
+		seen := map[string]int{}
+		for i := 0; i+1 < len(node.Content); i += 2 {
+			key, value := node.Content[i], node.Content[i+1]
+			name := strings.TrimPrefix(path+"."+key.Value, ".")
+			if first, twice := seen[key.Value]; twice {
+				problems = append(problems, fmt.Sprintf("line %d: %s stands twice (first on line %d)", key.Line, name, first))
+				continue
+			}
+			seen[key.Value] = key.Line
+			if t.Kind() == reflect.Map {
+				problems = checkKeys(value, t.Elem(), name, problems)
+			} else if field, ok := fields[key.Value]; ok {
+				problems = checkKeys(value, field, name, problems)
+			} else {
+				problems = append(problems, fmt.Sprintf("line %d: unknown key %s%s", key.Line, name, nearest(key.Value, fields)))
+			}
+		}
+	}
+	return problems
+}
+
+// yamlFields maps the YAML names of a struct's fields to their types; nil for a map.
+func yamlFields(t reflect.Type) map[string]reflect.Type {
+	if t.Kind() != reflect.Struct {
+		return nil
+	}
+	fields := make(map[string]reflect.Type, t.NumField())
+	for f := range t.Fields() {
+		if name := yamlName(f); name != "" {
+			fields[name] = f.Type
+		}
+	}
+	return fields
+}
+
+func yamlName(f reflect.StructField) string {
+	name, _, _ := strings.Cut(f.Tag.Get("yaml"), ",")
+	return name
+}
+
+// nearest suggests the known key with the smallest edit distance, when that is small enough to be a slip.
+func nearest(key string, fields map[string]reflect.Type) string {
+	best, at := "", 4
+	for name := range fields {
+		if d := distance(key, name); d < at || (d == at && name < best) {
+			best, at = name, d
+		}
+	}
+	if best == "" {
+		return ""
+	}
+	return fmt.Sprintf(" (did you mean %s?)", best)
+}
+
+// distance is the Levenshtein distance of two short names, in bytes.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := diagonal
+			if a[i] != b[j] {
+				cost++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}

@@ -1,0 +1,111 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
+)
+
+// layout names every file of one state directory:
+//
+//	redoubt.yaml            the configuration
+//	keys/                   software keys and their passphrase file
+//	pki/                    certificates (PEM) and the ceremony's transcript
+//	db/rekor.db             the artifact log; one writer
+//	db/authority.db         ca, ct, audit, tsa and mirror state, each under its own prefix; one writer
+//	tuf/                    the trust repository
+//	mirror/                 tiles of carried logs, reports
+//	inbox/                  parcels on their way in
+//	run/redoubt.sock        the control socket of the serving process (0600)
+//	run/lock                held by the one process that works on the directory
+//	../<dir>.highwater      the highest heads ever signed; outside, so that restoring the directory does not rewind it
+type layout struct{ root string }
+
+func (l layout) path(elem ...string) string { return filepath.Join(append([]string{l.root}, elem...)...) }
+func (l layout) config() string             { return l.path("redoubt.yaml") }
+func (l layout) keys() string               { return l.path("keys") }
+func (l layout) pki(name string) string     { return l.path("pki", name) }
+func (l layout) rekorDB() string            { return l.path("db", "rekor.db") }
+func (l layout) authorityDB() string        { return l.path("db", "authority.db") }
+func (l layout) tuf() string                { return l.path("tuf") }
+func (l layout) mirror() string             { return l.path("mirror") }
+func (l layout) inbox() string              { return l.path("inbox") }
+func (l layout) socket() string             { return l.path("run", "redoubt.sock") }
+func (l layout) lock() string               { return l.path("run", "lock") }
+func (l layout) highWater() string          { return filepath.Clean(l.root) + ".highwater" }
+
+// resolve makes a path of the configuration absolute: relative ones count from the state directory.
+func (l layout) resolve(path string) string {
+	if path == "" || filepath.IsAbs(path) {
+		return path
+	}
+	return l.path(path)
+}
+
+var errLocked = errors.New("another redoubt process works on this directory")
+
+// acquire takes the directory's lock for this process, without waiting. The kernel drops it when the process ends.
+func (l layout) acquire() (release func(), err error) {
+	if err := os.MkdirAll(l.path("run"), 0o700); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(l.lock(), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("opening the lock: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		holder, _ := os.ReadFile(l.lock())
+		f.Close()
+		return nil, hinted(fmt.Errorf("%w: %s (process %s)", errLocked, l.root, trimLine(holder)), "stop that process, or let the verb talk to it: it answers on %s", l.socket())
+	}
+	if err := f.Truncate(0); err == nil {
+		fmt.Fprintf(f, "%d\n", os.Getpid())
+	}
+	return func() { f.Close() }, nil
+}
+
+func trimLine(b []byte) string {
+	for i, c := range b {
+		if c == '\n' || i == 40 {
+			return string(b[:i])
+		}
+	}
+	return string(b)
+}
+
+// stateFlags say which state directory or configuration a verb works on.
+func stateFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "dir", Usage: "state directory; its redoubt.yaml is the configuration", EnvVars: []string{"REDOUBT_DIR"}},
+		&cli.StringFlag{Name: "config", Usage: "configuration file (default /etc/redoubt/redoubt.yaml)", EnvVars: []string{"REDOUBT_CONFIG"}},
+	}
+}
+
+const defaultConfigPath = "/etc/redoubt/redoubt.yaml"
+
+// configPath finds the configuration: --config, else --dir, each from the nearest level of the command line that sets it.
+// A flag in the command line counts before an environment variable.
+func configPath(c *cli.Context) string {
+	for _, level := range c.Lineage() {
+		if level.IsSet("config") {
+			return level.String("config")
+		}
+		if level.IsSet("dir") {
+			return layout{level.String("dir")}.config()
+		}
+	}
+	return defaultConfigPath
+}
+
+// configured loads the configuration a verb's flags name.
+func configured(c *cli.Context) (*Config, layout, error) {
+	cfg, err := loadConfig(configPath(c))
+	if err != nil {
+		return nil, layout{}, err
+	}
+	return cfg, layout{cfg.Dir}, nil
+}

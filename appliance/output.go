@@ -1,0 +1,37 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+
+	"github.com/urfave/cli/v2"
+)
+
+// outputFlag is `-o text|json` of every verb that prints a result.
+func outputFlag() cli.Flag {
+	return &cli.StringFlag{Name: "output", Aliases: []string{"o"}, Value: "text", Usage: "text or json", EnvVars: []string{"REDOUBT_OUTPUT"}}
+}
+
+// printResult writes v to stdout: as indented JSON, alone, under -o json, else by text.
+func printResult(c *cli.Context, v any, text func(w io.Writer)) error {
+	switch format := c.String("output"); format {
+	case "text":
+		text(c.App.Writer)
+		return nil
+	case "json":
+		return printJSON(c, v)
+	default:
+		return usage("-o %q: want text or json", format)
+	}
+}
+
+// printJSON writes v to stdout as indented JSON.
+func printJSON(c *cli.Context, v any) error {
+	out, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encoding the result: %w", err)
+	}
+	_, err = fmt.Fprintf(c.App.Writer, "%s\n", out)
+	return err
+}

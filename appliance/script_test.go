@@ -1,0 +1,22 @@
+package main
+
+import (
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// The scripts in testdata/script are the operator's view: each runs this test binary as `redoubt`, in its own directory.
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"redoubt": main})
+}
+
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/script",
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			"exits": exits,
+		},
+		RequireExplicitExec: true,
+	})
+}

@@ -1,0 +1,155 @@
+package main
+
+import (
+	_ "embed"
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io"
+	"reflect"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+	"go.yaml.in/yaml/v3"
+)
+
+//go:embed config.go
+var configSource string
+
+func configCommand() *cli.Command {
+	return &cli.Command{
+		Name: "config", Usage: "check, print or describe the configuration",
+		Subcommands: []*cli.Command{
+			{Name: "validate", Usage: "check the configuration and say where it is wrong", ArgsUsage: "[FILE]", Flags: append(stateFlags(), outputFlag()), Action: configValidate},
+			{Name: "show", Usage: "print the configuration as it was understood", Flags: append(stateFlags(), outputFlag()), Action: configShow},
+			{Name: "schema", Usage: "print the JSON Schema of the configuration", Action: configSchema},
+		},
+	}
+}
+
+func configValidate(c *cli.Context) error {
+	path := c.Args().First()
+	if path == "" {
+		path = configPath(c)
+	}
+	cfg, err := loadConfig(path)
+	if err != nil {
+		return err
+	}
+	result := struct {
+		File  string `json:"file"`
+		Valid bool   `json:"valid"`
+		Dir   string `json:"dir"`
+	}{path, true, cfg.Dir}
+	return printResult(c, result, func(w io.Writer) { fmt.Fprintf(w, "%s: valid\n", path) })
+}
+
+func configShow(c *cli.Context) error {
+	cfg, _, err := configured(c)
+	if err != nil {
+		return err
+	}
+	text, err := yaml.Marshal(cfg)
+	if err != nil {
+		return fmt.Errorf("encoding the configuration: %w", err)
+	}
+	var plain map[string]any
+	if err := yaml.Unmarshal(text, &plain); err != nil {
+		return fmt.Errorf("encoding the configuration: %w", err)
+	}
+	return printResult(c, plain, func(w io.Writer) { w.Write(text) })
+}
+
+func configSchema(c *cli.Context) error {
+	docs, err := configDocs()
+	if err != nil {
+		return err
+	}
+	schema := schemaOf(reflect.TypeFor[Config](), docs)
+	schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+	schema["title"] = "redoubt.yaml"
+	return printJSON(c, schema)
+}
+
+// schemaOf describes t as JSON Schema; docs maps "Type.Field" to the comment in config.go.
+func schemaOf(t reflect.Type, docs map[string]string) map[string]any {
+	for t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	switch {
+	case t == reflect.TypeFor[Duration](), t.Kind() == reflect.String:
+		return map[string]any{"type": "string"}
+	case t.Kind() == reflect.Bool:
+		return map[string]any{"type": "boolean"}
+	case t.Kind() == reflect.Slice:
+		return map[string]any{"type": "array", "items": schemaOf(t.Elem(), docs)}
+	case t.Kind() == reflect.Map:
+		return map[string]any{"type": "object", "additionalProperties": schemaOf(t.Elem(), docs)}
+	case t.Kind() != reflect.Struct:
+		return map[string]any{"type": "integer"}
+	}
+	properties, required := map[string]any{}, []string{}
+	for f := range t.Fields() {
+		property := schemaOf(f.Type, docs)
+		property["description"] = docs[t.Name()+"."+f.Name]
+		properties[yamlName(f)] = property
+		if !strings.Contains(f.Tag.Get("yaml"), ",omitempty") {
+			required = append(required, yamlName(f))
+		}
+	}
+	return map[string]any{"type": "object", "additionalProperties": false, "properties": properties, "required": required}
+}
+
+// configDocs reads the comments of config.go: the struct is the manual, and this is how it reaches the operator.
+func configDocs() (map[string]string, error) {
+	file, err := parser.ParseFile(token.NewFileSet(), "config.go", configSource, parser.ParseComments)
+	if err != nil {
+		return nil, fmt.Errorf("reading the embedded manual: %w", err)
+	}
+	docs := map[string]string{}
+	for _, declaration := range file.Decls {
+		general, ok := declaration.(*ast.GenDecl)
+		if !ok {
+			continue
+		}
+		for _, spec := range general.Specs {
+			if t, ok := spec.(*ast.TypeSpec); ok {
+				docs[t.Name.Name] = oneLine(general.Doc)
+				if fields, ok := t.Type.(*ast.StructType); ok {
+					for _, f := range fields.Fields.List {
+						docs[t.Name.Name+"."+f.Names[0].Name] = oneLine(f.Doc)
+					}
+				}
+			}
+		}
+	}
+	return docs, nil
+}
+
+func oneLine(doc *ast.CommentGroup) string {
+	return strings.Join(strings.Fields(doc.Text()), " ")
+}
+
+// configManual is `redoubt docs config`: every key with its comment, indented as it stands in the file.
+func configManual(w io.Writer) error {
+	docs, err := configDocs()
+	if err != nil {
+		return err
+	}
+	manualOf(w, reflect.TypeFor[Config](), docs, "")
+	return nil
+}
+
+func manualOf(w io.Writer, t reflect.Type, docs map[string]string, indent string) {
+	for f := range t.Fields() {
+		fmt.Fprintf(w, "%s%s:  # %s\n", indent, yamlName(f), docs[t.Name()+"."+f.Name])
+		inner := f.Type
+		for inner.Kind() == reflect.Pointer || inner.Kind() == reflect.Slice || inner.Kind() == reflect.Map {
+			inner = inner.Elem()
+		}
+		if inner.Kind() == reflect.Struct {
+			manualOf(w, inner, docs, indent+"  ")
+		}
+	}
+}
