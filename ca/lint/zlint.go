@@ -1,0 +1,110 @@
+package lint
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+
+	"github.com/zmap/zcrypto/x509"
+	"github.com/zmap/zlint/v3/lint"
+	_ "github.com/zmap/zlint/v3/lints/rfc" // registers the RFC lints, and only those
+)
+
+// sources are the zlint sources that bind a private code-signing PKI. The CA/B
+// Forum, Mozilla, Apple and ETSI sources are rules of public web and qualified
+// trust and are not linked.
+var sources = lint.SourceList{
+	lint.RFC3279, lint.RFC5280, lint.RFC5480, lint.RFC5891, lint.RFC6962, lint.RFC8813,
+}
+
+// exclusions names every RFC lint that is not applied, with the reason.
+// Each is excluded for the listed profiles only (nil: for all).
+var exclusions = map[string]struct {
+	reason   string
+	profiles []Profile
+}{
+	"e_ext_san_uri_host_not_fqdn_or_ip": {
+		"SPIFFE trust domains and the issuers of isolated networks (https://gitlab:8443) are single labels or carry a port; the identity policy of the issuer decides which hosts are accepted",
+		[]Profile{Precertificate, Leaf},
+	},
+}
+
+// Excluded returns the zlint lints not applied to profile p, with reasons.
+func Excluded(p Profile) map[string]string {
+	out := map[string]string{}
+	for name, e := range exclusions {
+		if e.profiles == nil || slices.Contains(e.profiles, p) {
+			out[name] = e.reason
+		}
+	}
+	return out
+}
+
+// Applied returns the sorted names of the zlint lints applied to profile p.
+func Applied(p Profile) ([]string, error) {
+	set, err := lints()
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, l := range set[p] {
+		names = append(names, l.Name)
+	}
+	slices.Sort(names)
+	return names, nil
+}
+
+// lints builds the lists of certificate lints per profile, once. It fails when
+// an exclusion names a lint that no longer exists, so that a zlint upgrade
+// cannot leave a stale exclusion behind.
+var lints = sync.OnceValues(func() (map[Profile][]*lint.CertificateLint, error) {
+	registry, err := lint.GlobalRegistry().Filter(lint.FilterOptions{IncludeSources: sources})
+	if err != nil {
+		return nil, fmt.Errorf("filtering lints: %w", err)
+	}
+	all := registry.CertificateLints()
+	for _, name := range slices.Sorted(maps.Keys(exclusions)) {
+		if all.ByName(name) == nil {
+			return nil, fmt.Errorf("excluded lint %s is unknown to zlint", name)
+		}
+	}
+	sets := map[Profile][]*lint.CertificateLint{}
+	for _, p := range []Profile{Root, Issuing, TSAIntermediate, TSALeaf, Precertificate, Leaf} {
+		skip := Excluded(p)
+		for _, l := range all.Lints() {
+			if _, ok := skip[l.Name]; !ok {
+				sets[p] = append(sets[p], l)
+			}
+		}
+	}
+	return sets, nil
+})
+
+// runZlint applies the lints of profile p. Anything but pass, not applicable
+// and not yet effective is a finding: a warning of today is a client's refusal
+// of tomorrow, and our own certificates need no leniency.
+func runZlint(der []byte, p Profile) ([]Finding, error) {
+	set, err := lints()
+	if err != nil {
+		return nil, err
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		return []Finding{{"redoubt_parse", "zcrypto: " + err.Error()}}, nil
+	}
+	var findings []Finding
+	var config lint.Configuration
+	for _, l := range set[p] {
+		switch r := l.Execute(cert, config); r.Status {
+		case lint.NA, lint.NE, lint.Pass:
+		default:
+			detail := r.Details
+			if detail == "" {
+				detail = l.Description
+			}
+			findings = append(findings, Finding{l.Name, fmt.Sprintf("%s (%s, %s)", detail, r.Status, l.Citation)})
+		}
+	}
+	return findings, nil
+}
