@@ -34,6 +34,8 @@ var (
 	ErrLocked = errors.New("another process holds the database")
 	// ErrSync says that a write or its flush failed: what is on the disk is unknown, and the engine writes no more.
 	ErrSync = errors.New("writing to the disk failed")
+	// ErrFull says that the disk is full. Nothing was committed; the same write may succeed later.
+	ErrFull = errors.New("the disk is full")
 	// ErrInvalid says that a key or a value is outside the limits below.
 	ErrInvalid = errors.New("the key or value is not acceptable")
 	// ErrReadOnlyTx says that a write was tried inside View.
