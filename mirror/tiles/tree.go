@@ -1,0 +1,265 @@
+package tiles
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/bits"
+	"sync"
+)
+
+var (
+	// ErrProof says that the tiles read do not hash up to the root of the tree.
+	ErrProof = errors.New("the tiles do not hash up to the signed root")
+	// ErrRange says that a size or index is outside the tree.
+	ErrRange = errors.New("that is outside the tree")
+)
+
+// A Fetch returns the bytes of a hash tile: exactly t.Width hashes. Nothing it returns is trusted.
+type Fetch func(ctx context.Context, t Tile) ([]byte, error)
+
+// Tree reads the tiles of one tree of known size and root. Tiles are hashed when they are first read and kept until Forget;
+// the right edge is hashed at the first call of any method. Safe for concurrent use once that first call returned.
+type Tree struct {
+	size   uint64
+	root   Hash
+	fetch  Fetch
+	height int // log2 of the tile width: always 8, smaller in tests so that small trees have many tiles
+
+	mu   sync.Mutex
+	edge bool            // the right edge was read and hashes to root
+	held map[peak][]byte // tiles that hash up to root, by tile level and index
+}
+
+// NewTree returns a tree of size leaves with the given root, whose tiles come from fetch.
+func NewTree(size uint64, root Hash, fetch Fetch) *Tree {
+	return &Tree{size: size, root: root, fetch: fetch, height: height, held: make(map[peak][]byte)}
+}
+
+// Size returns the number of leaves.
+func (t *Tree) Size() uint64 { return t.size }
+
+// width is the number of hashes of the tile at level and index, 0 when there is none.
+func (t *Tree) width(level int, index uint64) int {
+	n := t.size >> (t.height * level)
+	if index > n>>t.height || index<<t.height >= n {
+		return 0
+	}
+	return int(min(n-index<<t.height, 1<<t.height))
+}
+
+// Tile returns the hashes of the tile at level and index, as wide as the tree has it, all of them proven.
+func (t *Tree) Tile(ctx context.Context, level int, index uint64) ([]byte, error) {
+	if level < 0 || t.size > MaxSize || t.width(level, index) == 0 {
+		return nil, fmt.Errorf("%w: no tile %d/%d in %d leaves", ErrRange, level, index, t.size)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.tile(ctx, level, index)
+}
+
+func (t *Tree) tile(ctx context.Context, level int, index uint64) ([]byte, error) {
+	if err := t.readEdge(ctx); err != nil {
+		return nil, err
+	}
+	if b, ok := t.held[peak{level, index}]; ok {
+		return b, nil
+	}
+	// Every partial tile is in the edge, so this one is full and its root stands in the tile above it.
+	above, err := t.tile(ctx, level+1, index>>t.height)
+	if err != nil {
+		return nil, err
+	}
+	b, err := t.read(ctx, level, index)
+	if err != nil {
+		return nil, err
+	}
+	at := int(index&(1<<t.height-1)) * HashSize
+	if Subtree(b) != Hash(above[at:at+HashSize]) {
+		return nil, fmt.Errorf("%w: %s", ErrProof, Tile{level, index, Width}.Path())
+	}
+	t.held[peak{level, index}] = b
+	return b, nil
+}
+
+// readEdge reads the partial tile of each level and hashes them to the root. Every hash of a partial tile stands for a
+// complete subtree and so for a part of a peak: all of them enter the root.
+func (t *Tree) readEdge(ctx context.Context) error {
+	if t.edge {
+		return nil
+	}
+	if t.size == 0 {
+		if t.root != EmptyRoot() {
+			return fmt.Errorf("%w: the empty tree has another root", ErrProof)
+		}
+		t.edge = true
+		return nil
+	}
+	edge := make(map[peak][]byte)
+	for level := 0; t.size>>(t.height*level) > 0; level++ {
+		n := t.size >> (t.height * level)
+		if n&(1<<t.height-1) == 0 {
+			continue
+		}
+		b, err := t.read(ctx, level, n>>t.height)
+		if err != nil {
+			return err
+		}
+		edge[peak{level, n >> t.height}] = b
+	}
+	var hashes []Hash
+	for _, p := range peaks(0, t.size) {
+		hashes = append(hashes, t.within(edge[peak{p.level / t.height, p.index >> (t.height - p.level%t.height)}], p))
+	}
+	if fold(hashes) != t.root {
+		return fmt.Errorf("%w: the right edge of %d leaves", ErrProof, t.size)
+	}
+	t.held, t.edge = edge, true
+	return nil
+}
+
+// within returns the node p from the bytes of its tile.
+func (t *Tree) within(tile []byte, p peak) Hash {
+	sub := p.level % t.height
+	at := int(p.index<<sub) & (1<<t.height - 1)
+	return Subtree(tile[at*HashSize : (at+1<<sub)*HashSize])
+}
+
+func (t *Tree) read(ctx context.Context, level int, index uint64) ([]byte, error) {
+	want := t.width(level, index)
+	name := Tile{level, index, want}
+	b, err := t.fetch(ctx, name)
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w", name.Path(), err)
+	}
+	if len(b) != want*HashSize {
+		return nil, fmt.Errorf("%w: %s has %d bytes instead of %d", ErrProof, name.Path(), len(b), want*HashSize)
+	}
+	return b, nil
+}
+
+func (t *Tree) node(ctx context.Context, p peak) (Hash, error) {
+	b, err := t.tile(ctx, p.level/t.height, p.index>>(t.height-p.level%t.height))
+	if err != nil {
+		return Hash{}, err
+	}
+	return t.within(b, p), nil
+}
+
+// span returns the root over the leaves [lo, hi) of an RFC 6962 subtree.
+func (t *Tree) span(ctx context.Context, lo, hi uint64) (Hash, error) {
+	var hashes []Hash
+	for _, p := range peaks(lo, hi) {
+		h, err := t.node(ctx, p)
+		if err != nil {
+			return Hash{}, err
+		}
+		hashes = append(hashes, h)
+	}
+	return fold(hashes), nil
+}
+
+// RootAt returns the root that the first size leaves of the tree have.
+func (t *Tree) RootAt(ctx context.Context, size uint64) (Hash, error) {
+	if size > t.size || t.size > MaxSize {
+		return Hash{}, fmt.Errorf("%w: size %d of %d", ErrRange, size, t.size)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err := t.readEdge(ctx); err != nil {
+		return Hash{}, err
+	}
+	if size == 0 {
+		return EmptyRoot(), nil
+	}
+	return t.span(ctx, 0, size)
+}
+
+// Inclusion returns the proof that the leaf at index is in the tree (RFC 9162, section 2.1.3.1) and the leaf's hash.
+func (t *Tree) Inclusion(ctx context.Context, index uint64) (leaf Hash, proof []Hash, err error) {
+	if index >= t.size || t.size > MaxSize {
+		return Hash{}, nil, fmt.Errorf("%w: leaf %d of %d", ErrRange, index, t.size)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if leaf, err = t.node(ctx, peak{0, index}); err != nil {
+		return Hash{}, nil, err
+	}
+	lo, hi := uint64(0), t.size
+	for hi-lo > 1 {
+		mid := lo + split(hi-lo)
+		var h Hash
+		if index < mid {
+			h, err = t.span(ctx, mid, hi)
+			hi = mid
+		} else {
+			h, err = t.span(ctx, lo, mid)
+			lo = mid
+		}
+		if err != nil {
+			return Hash{}, nil, err
+		}
+		proof = append(proof, h)
+	}
+	reverse(proof)
+	return leaf, proof, nil
+}
+
+// Consistency returns the proof between the first size leaves and the tree (RFC 9162, section 2.1.4.1).
+func (t *Tree) Consistency(ctx context.Context, size uint64) ([]Hash, error) {
+	if size > t.size || t.size > MaxSize {
+		return nil, fmt.Errorf("%w: size %d of %d", ErrRange, size, t.size)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err := t.readEdge(ctx); err != nil || size == 0 || size == t.size {
+		return nil, err
+	}
+	var proof []Hash
+	lo, hi, whole := uint64(0), t.size, true
+	for hi != size { // SUBPROOF(size, D[lo:hi], whole): down to the subtree that ends where the old tree ends
+		mid := lo + split(hi-lo)
+		var h Hash
+		var err error
+		if size <= mid {
+			h, err = t.span(ctx, mid, hi)
+			hi = mid
+		} else {
+			h, err = t.span(ctx, lo, mid)
+			lo, whole = mid, false
+		}
+		if err != nil {
+			return nil, err
+		}
+		proof = append(proof, h)
+	}
+	if !whole { // a part of the old tree, whose hash the old root does not give
+		h, err := t.span(ctx, lo, hi)
+		if err != nil {
+			return nil, err
+		}
+		proof = append(proof, h)
+	}
+	reverse(proof)
+	return proof, nil
+}
+
+// Forget drops the tiles of a level below index, to bound memory in a long walk.
+func (t *Tree) Forget(level int, index uint64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for k := range t.held {
+		if k.level == level && k.index < index {
+			delete(t.held, k)
+		}
+	}
+}
+
+// split is the largest power of two smaller than n.
+func split(n uint64) uint64 { return 1 << (bits.Len64(n-1) - 1) }
+
+func reverse(h []Hash) {
+	for i, j := 0, len(h)-1; i < j; i, j = i+1, j-1 {
+		h[i], h[j] = h[j], h[i]
+	}
+}
