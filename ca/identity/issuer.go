@@ -1,0 +1,205 @@
+package identity
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/asn1"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"math/big"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	jose "github.com/go-jose/go-jose/v4"
+)
+
+// Bounds of what the built-in issuer mints.
+const (
+	defaultTTL = 5 * time.Minute
+	maxTTL     = 24 * time.Hour
+)
+
+// IssuerConfig describes the built-in issuer.
+type IssuerConfig struct {
+	// URL is the issuer's name, the iss of its tokens: scheme, host and optional
+	// path, under which Handler serves.
+	URL string
+	// Signer is an ECDSA P-256 key; tokens are signed with ES256.
+	Signer crypto.Signer
+	// Audience of tokens minted without one; empty is "sigstore".
+	Audience string
+	// Now is the clock; nil is time.Now.
+	Now func() time.Time
+}
+
+// Issuer is the built-in OpenID Connect issuer of the dev profile: it mints
+// tokens for whoever may call Mint, and publishes discovery and keys. It has no
+// login and no authorization endpoint.
+type Issuer struct {
+	url      *url.URL
+	signer   crypto.Signer
+	kid      string
+	audience string
+	now      func() time.Time
+	jwks     []byte
+	metadata []byte
+}
+
+// Claims says what a minted token states.
+type Claims struct {
+	// Subject is the sub claim; empty is Email.
+	Subject string
+	// Email is the email claim; with it email_verified is true unless Extra says
+	// otherwise.
+	Email string
+	// Audience is the aud claim; empty is the issuer's default.
+	Audience string
+	// TTL is the token's life, at most 24 hours; 0 is five minutes.
+	TTL time.Duration
+	// Extra holds further claims. It cannot replace iss, sub, aud, exp, nbf, iat,
+	// jti or email.
+	Extra map[string]any
+}
+
+// NewIssuer returns a built-in issuer.
+func NewIssuer(c IssuerConfig) (*Issuer, error) {
+	u, err := issuerURL(c.URL)
+	if err != nil {
+		return nil, fmt.Errorf("%w: issuer URL %q: %w", ErrConfig, c.URL, err)
+	}
+	if c.Signer == nil {
+		return nil, fmt.Errorf("%w: built-in issuer has no key", ErrConfig)
+	}
+	pub, ok := c.Signer.Public().(*ecdsa.PublicKey)
+	if !ok || pub.Curve != elliptic.P256() {
+		return nil, fmt.Errorf("%w: the built-in issuer signs with ECDSA P-256, not %T", ErrConfig, c.Signer.Public())
+	}
+	i := &Issuer{url: u, signer: c.Signer, audience: c.Audience, now: c.Now}
+	if i.now == nil {
+		i.now = time.Now
+	}
+	if i.audience == "" {
+		i.audience = "sigstore"
+	}
+	key := jose.JSONWebKey{Key: pub, Algorithm: "ES256", Use: "sig"}
+	thumb, err := key.Thumbprint(crypto.SHA256) // RFC 7638
+	if err != nil {
+		return nil, fmt.Errorf("naming issuer key: %w", err)
+	}
+	i.kid = base64.RawURLEncoding.EncodeToString(thumb)
+	key.KeyID = i.kid
+	if i.jwks, err = json.Marshal(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{key}}); err != nil {
+		return nil, fmt.Errorf("encoding issuer key: %w", err)
+	}
+	base := strings.TrimSuffix(c.URL, "/")
+	i.metadata, err = json.Marshal(map[string]any{
+		"issuer":                                c.URL,
+		"jwks_uri":                              base + "/keys",
+		"authorization_endpoint":                base + "/auth",
+		"token_endpoint":                        base + "/token",
+		"response_types_supported":              []string{"code"},
+		"subject_types_supported":               []string{"public"},
+		"id_token_signing_alg_values_supported": []string{"ES256"},
+		"scopes_supported":                      []string{"openid", "email"},
+		"claims_supported":                      []string{"aud", "email", "email_verified", "exp", "iat", "iss", "jti", "sub"},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("encoding discovery document: %w", err)
+	}
+	return i, nil
+}
+
+// URL returns the issuer's name.
+func (i *Issuer) URL() string { return i.url.String() }
+
+// JWKS returns the issuer's JSON Web Key Set, to pin it in Config.
+func (i *Issuer) JWKS() json.RawMessage { return slices.Clone(i.jwks) }
+
+// Mint signs a token.
+func (i *Issuer) Mint(c Claims) (string, error) {
+	all := map[string]any{}
+	maps.Copy(all, c.Extra)
+	for _, name := range []string{"iss", "sub", "aud", "exp", "nbf", "iat", "jti", "email"} {
+		if _, ok := c.Extra[name]; ok {
+			return "", fmt.Errorf("claim %q has its own field and cannot be given twice", name)
+		}
+	}
+	if c.Subject == "" {
+		c.Subject = c.Email
+	}
+	if c.Subject == "" {
+		return "", errors.New("a token needs a subject or an email")
+	}
+	if c.TTL == 0 {
+		c.TTL = defaultTTL
+	}
+	if c.TTL < time.Second || c.TTL > maxTTL {
+		return "", fmt.Errorf("token life %s is not between 1s and %s", c.TTL, maxTTL)
+	}
+	if c.Audience == "" {
+		c.Audience = i.audience
+	}
+	now := i.now()
+	all["iss"], all["sub"], all["aud"], all["jti"] = i.URL(), c.Subject, c.Audience, rand.Text()
+	all["iat"], all["nbf"], all["exp"] = now.Unix(), now.Unix(), now.Add(c.TTL).Unix()
+	if c.Email != "" {
+		all["email"] = c.Email
+		if _, ok := all["email_verified"]; !ok {
+			all["email_verified"] = true
+		}
+	}
+	return i.sign(all)
+}
+
+// sign makes a compact JWS with ES256 (RFC 7515, 7.1; RFC 7518, 3.4).
+func (i *Issuer) sign(claims map[string]any) (string, error) {
+	head, err := json.Marshal(map[string]string{"alg": "ES256", "kid": i.kid, "typ": "JWT"})
+	if err != nil {
+		return "", fmt.Errorf("encoding token header: %w", err)
+	}
+	body, err := json.Marshal(claims)
+	if err != nil {
+		return "", fmt.Errorf("encoding claims: %w", err)
+	}
+	signed := base64.RawURLEncoding.EncodeToString(head) + "." + base64.RawURLEncoding.EncodeToString(body)
+	digest := sha256.Sum256([]byte(signed))
+	der, err := i.signer.Sign(rand.Reader, digest[:], crypto.SHA256)
+	if err != nil {
+		return "", fmt.Errorf("signing token: %w", err)
+	}
+	var sig struct{ R, S *big.Int }
+	if rest, err := asn1.Unmarshal(der, &sig); err != nil || len(rest) > 0 || sig.R.Sign() <= 0 || sig.S.Sign() <= 0 || sig.R.BitLen() > 256 || sig.S.BitLen() > 256 {
+		return "", errors.New("issuer key returned a malformed signature")
+	}
+	var fixed [64]byte
+	sig.R.FillBytes(fixed[:32])
+	sig.S.FillBytes(fixed[32:])
+	return signed + "." + base64.RawURLEncoding.EncodeToString(fixed[:]), nil
+}
+
+// Handler serves the discovery document and the key set under the path of URL.
+func (i *Issuer) Handler() http.Handler {
+	base := strings.TrimSuffix(i.url.Path, "/")
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET "+base+"/.well-known/openid-configuration", serveDocument(i.metadata))
+	mux.HandleFunc("GET "+base+"/keys", serveDocument(i.jwks))
+	return mux
+}
+
+// serveDocument answers with one fixed JSON document.
+func serveDocument(doc []byte) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set("Cache-Control", "max-age=300")
+		_, _ = w.Write(doc) // a client that left is no error of ours
+	}
+}

@@ -1,0 +1,338 @@
+package identity
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"slices"
+	"strings"
+	"time"
+	"unicode/utf8"
+)
+
+// Bounds of a token's inside.
+const (
+	maxDepth     = 8   // nesting of claims
+	maxNames     = 256 // names of one object
+	maxAudiences = 16  // entries of aud
+	// skew is how far the clocks of issuer and authority may differ.
+	skew = 30 * time.Second
+	// farFuture is 9999-12-31T23:59:59Z, the end of what X.509 can say.
+	farFuture = 253402300799
+)
+
+// header is the protected header of a compact JWS (RFC 7515, section 4.1). Its
+// jwk, jku, x5u and x5c members are not even decoded: keys come from the
+// issuer's configuration alone.
+type header struct {
+	Alg string
+	Kid string
+	Typ string
+}
+
+// claims are the registered claims this package judges itself (RFC 7519,
+// section 4.1).
+type claims struct {
+	Issuer    string
+	Subject   string
+	Audience  []string
+	Expiry    time.Time
+	NotBefore time.Time // zero when absent
+	IssuedAt  time.Time // zero when absent
+	JTI       string
+	// all holds every claim, still encoded.
+	all map[string]json.RawMessage
+}
+
+// token is a token whose form is right; nothing in it is verified yet.
+type token struct {
+	raw     string
+	id      string // hex SHA-256 of header.payload
+	header  header
+	claims  claims
+	payload []byte
+}
+
+// parseToken takes a compact JWS apart. It is the whole of what runs on input
+// nobody has vouched for, so its cost is bounded by maxToken.
+func parseToken(raw string) (*token, error) {
+	if raw == "" {
+		return nil, errors.New("no token")
+	}
+	if len(raw) > maxToken {
+		return nil, fmt.Errorf("token of %d bytes, limit %d", len(raw), maxToken)
+	}
+	switch strings.Count(raw, ".") {
+	case 2:
+	case 4:
+		return nil, errors.New("encrypted tokens are not accepted")
+	default:
+		return nil, errors.New("token does not have three parts")
+	}
+	for i := range len(raw) {
+		if c := raw[i]; c != '.' && c != '-' && c != '_' && (c < '0' || c > '9') && (c < 'A' || c > 'Z') && (c < 'a' || c > 'z') {
+			return nil, errors.New("token is not base64url")
+		}
+	}
+	parts := strings.Split(raw, ".")
+	if parts[2] == "" {
+		return nil, errors.New("token is not signed")
+	}
+	var bin [3][]byte
+	for i, p := range parts {
+		b, err := base64.RawURLEncoding.Strict().DecodeString(p)
+		if err != nil {
+			return nil, errors.New("token is not base64url")
+		}
+		bin[i] = b
+	}
+	sum := sha256.Sum256([]byte(raw[:len(raw)-len(parts[2])-1]))
+	t := &token{raw: raw, payload: bin[1], id: hex.EncodeToString(sum[:])}
+	var err error
+	if t.header, err = parseHeader(bin[0]); err != nil {
+		return nil, fmt.Errorf("header: %w", err)
+	}
+	if t.claims, err = parseClaims(bin[1]); err != nil {
+		return nil, fmt.Errorf("claims: %w", err)
+	}
+	return t, nil
+}
+
+// parseHeader reads alg, kid and typ and refuses what changes the meaning of
+// the rest.
+func parseHeader(doc []byte) (header, error) {
+	var h header
+	all, err := strictObject(doc)
+	if err != nil {
+		return h, err
+	}
+	for _, name := range []string{"crit", "b64", "enc", "zip"} {
+		if _, ok := all[name]; ok {
+			return h, fmt.Errorf("%q is not accepted", name)
+		}
+	}
+	if h.Alg, err = stringMember(all, "alg", 16); err != nil {
+		return h, err
+	}
+	if h.Kid, err = stringMember(all, "kid", 512); err != nil {
+		return h, err
+	}
+	if h.Typ, err = stringMember(all, "typ", 64); err != nil {
+		return h, err
+	}
+	if h.Alg == "" {
+		return h, errors.New("no algorithm")
+	}
+	if strings.EqualFold(h.Alg, "none") || strings.HasPrefix(strings.ToUpper(h.Alg), "HS") {
+		return h, fmt.Errorf("algorithm %q is never accepted", h.Alg)
+	}
+	switch typ := strings.TrimPrefix(strings.ToLower(h.Typ), "application/"); typ {
+	case "", "jwt", "at+jwt", "id+jwt":
+	default: // logout tokens, proofs and events of the same issuer (RFC 8725, 3.11)
+		return h, fmt.Errorf("type %q is not an identity token", clip(h.Typ))
+	}
+	return h, nil
+}
+
+// registered are the claim names whose spelling must be exact: decoders that
+// match names without regard to case would read a twin.
+var registered = []string{"iss", "sub", "aud", "exp", "nbf", "iat", "jti", "email", "email_verified", "kubernetes.io"}
+
+// parseClaims reads the registered claims.
+func parseClaims(doc []byte) (claims, error) {
+	var c claims
+	all, err := strictObject(doc)
+	if err != nil {
+		return c, err
+	}
+	c.all = all
+	for name := range all {
+		for _, r := range registered {
+			if name != r && strings.EqualFold(name, r) {
+				return c, fmt.Errorf("claim %q is a twin of %q", clip(name), r)
+			}
+		}
+	}
+	if c.Issuer, err = stringMember(all, "iss", 1024); err != nil {
+		return c, err
+	}
+	if c.Subject, err = stringMember(all, "sub", 2048); err != nil {
+		return c, err
+	}
+	if c.JTI, err = stringMember(all, "jti", 1024); err != nil {
+		return c, err
+	}
+	if c.Issuer == "" || c.Subject == "" {
+		return c, errors.New("iss or sub is missing")
+	}
+	if c.Audience, err = audience(all["aud"]); err != nil {
+		return c, err
+	}
+	if c.Expiry, err = numericDate(all, "exp"); err != nil {
+		return c, err
+	}
+	if c.NotBefore, err = numericDate(all, "nbf"); err != nil {
+		return c, err
+	}
+	if c.IssuedAt, err = numericDate(all, "iat"); err != nil {
+		return c, err
+	}
+	if c.Expiry.IsZero() {
+		return c, errors.New("exp is missing")
+	}
+	return c, nil
+}
+
+// check judges audience and times for one issuer.
+func (c claims) check(i IssuerRules, now time.Time) error {
+	if !slices.Contains(c.Audience, i.ClientID) {
+		return fmt.Errorf("audience is not %q", i.ClientID)
+	}
+	if i.SingleAudience && len(c.Audience) != 1 {
+		return errors.New("token is for further audiences")
+	}
+	if !now.Before(c.Expiry.Add(skew)) {
+		return fmt.Errorf("token expired at %s", c.Expiry.UTC().Format(time.RFC3339))
+	}
+	if now.Add(skew).Before(c.NotBefore) {
+		return fmt.Errorf("token is not valid before %s", c.NotBefore.UTC().Format(time.RFC3339))
+	}
+	if now.Add(skew).Before(c.IssuedAt) {
+		return fmt.Errorf("token was issued in the future, at %s", c.IssuedAt.UTC().Format(time.RFC3339))
+	}
+	if !c.IssuedAt.IsZero() && c.Expiry.Before(c.IssuedAt) {
+		return errors.New("token expires before it was issued")
+	}
+	return nil
+}
+
+// stringMember reads an optional string member of at most limit bytes. A member
+// that is there and is no string, null included, is an error.
+func stringMember(all map[string]json.RawMessage, name string, limit int) (string, error) {
+	raw, ok := all[name]
+	if !ok {
+		return "", nil
+	}
+	var s *string
+	if err := json.Unmarshal(raw, &s); err != nil || s == nil {
+		return "", fmt.Errorf("%q is not a string", name)
+	}
+	if len(*s) > limit {
+		return "", fmt.Errorf("%q is longer than %d bytes", name, limit)
+	}
+	return *s, nil
+}
+
+// audience reads aud: one string or an array of strings, never empty.
+func audience(raw json.RawMessage) ([]string, error) {
+	var one *string
+	if err := json.Unmarshal(raw, &one); err == nil && one != nil && *one != "" {
+		return []string{*one}, nil
+	}
+	var many []*string
+	if err := json.Unmarshal(raw, &many); err != nil || len(many) == 0 || len(many) > maxAudiences {
+		return nil, errors.New("aud is missing, empty or malformed")
+	}
+	out := make([]string, 0, len(many))
+	for _, s := range many {
+		if s == nil || *s == "" {
+			return nil, errors.New("aud is missing, empty or malformed")
+		}
+		out = append(out, *s)
+	}
+	return out, nil
+}
+
+// numericDate reads an optional NumericDate, seconds since 1970 with or without
+// a fraction (RFC 7519, section 2).
+func numericDate(all map[string]json.RawMessage, name string) (time.Time, error) {
+	raw, ok := all[name]
+	if !ok {
+		return time.Time{}, nil
+	}
+	var f *float64
+	if err := json.Unmarshal(raw, &f); err != nil || f == nil || *f < 1 || *f > farFuture {
+		return time.Time{}, fmt.Errorf("%q is not a time", name)
+	}
+	whole, frac := math.Modf(*f)
+	return time.Unix(int64(whole), int64(frac*1e9)), nil
+}
+
+// strictObject decodes one JSON object. Names that repeat, or differ only in
+// case, at any depth, invalid UTF-8, deep nesting and trailing bytes are
+// errors, so that no two decoders can read two meanings.
+func strictObject(doc []byte) (map[string]json.RawMessage, error) {
+	if !utf8.Valid(doc) {
+		return nil, errors.New("not UTF-8")
+	}
+	if err := strictJSON(doc); err != nil {
+		return nil, err
+	}
+	var all map[string]json.RawMessage
+	if err := json.Unmarshal(doc, &all); err != nil || all == nil {
+		return nil, errors.New("not a JSON object")
+	}
+	return all, nil
+}
+
+// strictJSON walks one JSON value and its nested values.
+func strictJSON(doc []byte) error {
+	type level struct {
+		object bool
+		name   bool // the next token of an object is a name
+		names  []string
+	}
+	d := json.NewDecoder(bytes.NewReader(doc))
+	d.UseNumber()
+	var stack []level
+	for {
+		tok, err := d.Token()
+		if errors.Is(err, io.EOF) {
+			if len(stack) > 0 {
+				return errors.New("JSON ends early")
+			}
+			return nil
+		}
+		if err != nil {
+			return errors.New("not JSON")
+		}
+		top := len(stack) - 1
+		if delim, ok := tok.(json.Delim); ok && (delim == '}' || delim == ']') {
+			stack = stack[:top]
+			if top--; top >= 0 && stack[top].object {
+				stack[top].name = true
+			}
+			continue
+		}
+		if top >= 0 && stack[top].object && stack[top].name {
+			name := tok.(string) // Decoder.Token returns names of objects as strings
+			for _, seen := range stack[top].names {
+				if strings.EqualFold(seen, name) {
+					return fmt.Errorf("name %q repeats", clip(name))
+				}
+			}
+			if len(stack[top].names) == maxNames {
+				return fmt.Errorf("more than %d names in one object", maxNames)
+			}
+			stack[top].names = append(stack[top].names, name)
+			stack[top].name = false
+			continue
+		}
+		if delim, ok := tok.(json.Delim); ok {
+			if len(stack) == maxDepth {
+				return fmt.Errorf("nested deeper than %d", maxDepth)
+			}
+			stack = append(stack, level{object: delim == '{', name: delim == '{'})
+			continue
+		}
+		if top >= 0 && stack[top].object {
+			stack[top].name = true
+		}
+	}
+}
