@@ -38,6 +38,9 @@ var oneRoom = []struct{ library, folder string }{
 	{"github.com/urfave/cli", "appliance"},
 }
 
+// interfaces are all that the product declares. A new one needs two real implementations and an ADR.
+var interfaces = []string{"hsm.Token", "log/store.DB", "log/store.Tx", "log.HighWater", "mirror.Source"}
+
 func TestFloors(t *testing.T) {
 	for _, fault := range checkFloors(t, "..") {
 		t.Error(fault)
@@ -124,9 +127,20 @@ func checkImport(file sourceFile, spec *ast.ImportSpec, imported string) (proble
 	return problems
 }
 
-// checkDeclarations: no init, no registries.
+// checkDeclarations: no init, no registries, no interface beyond the known ones.
 func checkDeclarations(file sourceFile) (problems []string) {
 	for _, decl := range file.ast.Decls {
+		if types, ok := decl.(*ast.GenDecl); ok && !file.isTest() {
+			for _, spec := range types.Specs {
+				declared, ok := spec.(*ast.TypeSpec)
+				if !ok {
+					continue
+				}
+				if _, ok := declared.Type.(*ast.InterfaceType); ok && !slices.Contains(interfaces, file.dir+"."+declared.Name.Name) {
+					problems = append(problems, fmt.Sprintf("declares the interface %s; the product has %s", declared.Name.Name, strings.Join(interfaces, ", ")))
+				}
+			}
+		}
 		function, ok := decl.(*ast.FuncDecl)
 		if !ok || function.Recv != nil {
 			continue
@@ -192,7 +206,7 @@ func within(name, parent string) bool { return name == parent || strings.HasPref
 // TestFloorsReportsFaults plants one fault at a time in a tree that is otherwise sound: a rule that reports nothing is no rule.
 func TestFloorsReportsFaults(t *testing.T) {
 	sound := map[string]string{
-		"hsm/hsm.go":                 "package hsm\nimport _ \"embed\"\n",
+		"hsm/hsm.go":                 "package hsm\nimport _ \"embed\"\ntype Token interface{}\n",
 		"hsm/soft/soft.go":           "package soft\nimport \"redoubt.internal/hsm\"\nvar _ hsm.Key\n",
 		"log/store/bolt/bolt.go":     "package bolt\nimport \"go.etcd.io/bbolt\"\nvar _ bbolt.DB\n",
 		"ca/ceremony/ceremony.go":    "package ceremony\nimport \"github.com/cloudflare/cfssl/csr\"\nimport \"redoubt.internal/log\"\n",
@@ -216,6 +230,7 @@ func TestFloorsReportsFaults(t *testing.T) {
 		{"standard log", "hsm/x.go", "package hsm\nimport \"log\"\n", "hsm/x.go: imports the standard log"},
 		{"bbolt", "mirror/x.go", "package mirror\nimport \"go.etcd.io/bbolt\"\n", "mirror/x.go: imports go.etcd.io/bbolt, which belongs to log/store/bolt"},
 		{"command line", "appliance/verify/x.go", "package verify\nimport \"github.com/urfave/cli/v2\"\n", "appliance/verify/x.go: imports github.com/urfave/cli/v2, which belongs to appliance"},
+		{"interface", "ca/x.go", "package ca\ntype Clock interface{ Now() int }\n", "ca/x.go: declares the interface Clock"},
 		{"cfssl twice", "ca/x.go", "package ca\nimport \"github.com/cloudflare/cfssl/csr\"\n", "cfssl is imported in 2 folders"},
 		{"cfssl above", "appliance/x.go", "package main\nimport \"github.com/cloudflare/cfssl/csr\"\n", "appliance/x.go: imports github.com/cloudflare/cfssl/csr, which belongs to ca/"},
 	}

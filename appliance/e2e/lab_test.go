@@ -216,6 +216,7 @@ func (s *session) exec(program string, args ...string) (stdout, both string, err
 	defer cancel()
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Dir, cmd.Env = s.dir, s.env
+	cmd.WaitDelay = 5 * time.Second // for what it left running with its output open
 	var all transcript
 	cmd.Stdout, cmd.Stderr = &stream{whole: &all}, &stream{whole: &all}
 	err = cmd.Run()
