@@ -32,7 +32,7 @@ var (
 	ErrReadOnly = errors.New("the log is read-only")
 	// ErrRolledBack says that a high-water mark was ahead of, beside or missing for the log: signing on would fork it.
 	ErrRolledBack = errors.New("the log is behind the highest head it ever signed")
-	// ErrClosed says that the writer has stopped or was never started.
+	// ErrClosed says that the writer has stopped.
 	ErrClosed = errors.New("the log's writer has stopped")
 	// ErrDuplicate says that a log of unique entries holds this entry already; the error is a *DuplicateError.
 	ErrDuplicate = errors.New("the log holds this entry already")
@@ -124,6 +124,8 @@ type Mark struct {
 	Origin string
 	Size   uint64
 	Root   [32]byte
+	// Halted is not empty after a write failed: the reason. A halted log stays read-only over restarts until Resume.
+	Halted string
 }
 
 // HighWater keeps a Mark outside the database, so that a restored database cannot be signed on. It is implemented by

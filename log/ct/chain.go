@@ -1,0 +1,250 @@
+package ct
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/asn1"
+	"fmt"
+
+	cttypes "github.com/google/certificate-transparency-go"
+	cttls "github.com/google/certificate-transparency-go/tls"
+	ctx509 "github.com/google/certificate-transparency-go/x509"
+)
+
+// Limits of a chain. They keep what is parsed and what is stored small; a chain of this product has three certificates of under 1 KiB.
+const (
+	maxChain = 6
+	maxCert  = 16 << 10
+)
+
+var (
+	oidPoison      = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 11129, 2, 4, 3} // RFC 6962 3.1, critical NULL
+	oidSCTList     = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 11129, 2, 4, 2} // RFC 6962 3.3
+	oidPreIssuer   = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 11129, 2, 4, 4} // RFC 6962 3.1, extended key usage
+	asn1Null       = []byte{5, 0}
+	leafPrefixSize = 10 // version, leaf type, timestamp: all of a leaf that is not identity
+)
+
+// submission is a precertificate whose chain was verified.
+type submission struct {
+	entry    cttypes.PreCert
+	extra    []byte   // TLS PrecertChainEntry, RFC 6962 4.6: what get-entries serves as extra_data
+	identity [32]byte // SHA-256 of the leaf without its timestamp
+}
+
+func (p *submission) leaf(timestamp uint64) *cttypes.MerkleTreeLeaf {
+	return &cttypes.MerkleTreeLeaf{
+		Version:  cttypes.V1,
+		LeafType: cttypes.TimestampedEntryLeafType,
+		TimestampedEntry: &cttypes.TimestampedEntry{
+			Timestamp: timestamp, EntryType: cttypes.PrecertLogEntryType, PrecertEntry: &p.entry,
+		},
+	}
+}
+
+// processChain verifies chain and makes its entry.
+func (l *Log) processChain(chain [][]byte) (*submission, error) {
+	certs, err := parseChain(chain)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkPrecert(certs[0]); err != nil {
+		return nil, err
+	}
+	certs, err = l.verify(certs)
+	if err != nil {
+		return nil, err
+	}
+	tbs, err := ctx509.BuildPrecertTBS(certs[0].RawTBSCertificate, nil)
+	if err != nil {
+		return nil, fmt.Errorf("%w: chain[0]: removing the poison: %v", ErrChain, err)
+	}
+	p := &submission{entry: cttypes.PreCert{
+		IssuerKeyHash:  sha256.Sum256(certs[1].RawSubjectPublicKeyInfo),
+		TBSCertificate: tbs,
+	}}
+	leaf, err := cttls.Marshal(*p.leaf(0))
+	if err != nil {
+		return nil, fmt.Errorf("%w: encoding the entry: %v", ErrChain, err)
+	}
+	p.identity, _ = identityOf(leaf)
+	stored := cttypes.PrecertChainEntry{PreCertificate: cttypes.ASN1Cert{Data: certs[0].Raw}}
+	for _, c := range certs[1:] {
+		stored.CertificateChain = append(stored.CertificateChain, cttypes.ASN1Cert{Data: c.Raw})
+	}
+	if p.extra, err = cttls.Marshal(stored); err != nil {
+		return nil, fmt.Errorf("%w: encoding the chain: %v", ErrChain, err)
+	}
+	return p, nil
+}
+
+func parseChain(chain [][]byte) ([]*x509.Certificate, error) {
+	switch {
+	case len(chain) == 0:
+		return nil, fmt.Errorf("%w: it is empty", ErrChain)
+	case len(chain) > maxChain:
+		return nil, fmt.Errorf("%w: %d certificates, at most %d", ErrChain, len(chain), maxChain)
+	}
+	certs := make([]*x509.Certificate, len(chain))
+	for i, der := range chain {
+		if len(der) > maxCert {
+			return nil, fmt.Errorf("%w: chain[%d] is %d bytes, at most %d", ErrChain, i, len(der), maxCert)
+		}
+		c, err := x509.ParseCertificate(der)
+		if err != nil {
+			return nil, fmt.Errorf("%w: chain[%d]: %v", ErrChain, i, err)
+		}
+		certs[i] = c
+	}
+	return certs, nil
+}
+
+// checkPrecert refuses what is not a precertificate in the sense of RFC 6962 3.1.
+func checkPrecert(c *x509.Certificate) error {
+	poisoned := 0
+	for _, e := range c.Extensions {
+		switch {
+		case e.Id.Equal(oidPoison):
+			if !e.Critical || !bytes.Equal(e.Value, asn1Null) {
+				return fmt.Errorf("%w: chain[0]: the poison extension is not a critical NULL", ErrChain)
+			}
+			poisoned++
+		case e.Id.Equal(oidSCTList):
+			return fmt.Errorf("%w: chain[0]: a precertificate carries no timestamps yet", ErrChain)
+		}
+	}
+	if poisoned != 1 {
+		return fmt.Errorf("%w: chain[0] is not a precertificate: it has %d poison extensions", ErrChain, poisoned)
+	}
+	return nil
+}
+
+// verify checks that each certificate is signed by the next one and the last one is, or is signed by, an accepted root, and returns the
+// chain with that root. Times are not checked: an expired certificate is worth recording too.
+func (l *Log) verify(certs []*x509.Certificate) ([]*x509.Certificate, error) {
+	last := certs[len(certs)-1]
+	if !l.roots.has(last) {
+		root := l.roots.issuerOf(last)
+		if root == nil {
+			return nil, fmt.Errorf("%w: chain[%d] (issuer %q) does not lead to an accepted root", ErrChain, len(certs)-1, last.Issuer)
+		}
+		certs = append(certs, root)
+	}
+	if len(certs) < 2 {
+		return nil, fmt.Errorf("%w: a root is no precertificate", ErrChain)
+	}
+	for _, u := range certs[1].UnknownExtKeyUsage {
+		if u.Equal(oidPreIssuer) {
+			return nil, fmt.Errorf("%w: precertificate signing certificates are not supported", ErrChain)
+		}
+	}
+	if err := signedBy(certs, 0); err != nil {
+		return nil, err
+	}
+	// The authority's own chain comes with every submission: its P-384 signatures are checked once.
+	key := digestOf(certs[1:])
+	l.mu.Lock()
+	_, known := l.chains.get(key)
+	l.mu.Unlock()
+	if known {
+		return certs, nil
+	}
+	for i := 1; i < len(certs)-1; i++ {
+		if err := signedBy(certs, i); err != nil {
+			return nil, err
+		}
+	}
+	l.mu.Lock()
+	l.chains.put(key, struct{}{})
+	l.mu.Unlock()
+	return certs, nil
+}
+
+// signedBy checks that certs[i] names certs[i+1] as its issuer, which is an authority and signed it.
+func signedBy(certs []*x509.Certificate, i int) error {
+	child, parent := certs[i], certs[i+1]
+	if !bytes.Equal(child.RawIssuer, parent.RawSubject) {
+		return fmt.Errorf("%w: chain[%d] was issued by %q, chain[%d] is %q", ErrChain, i, child.Issuer, i+1, parent.Subject)
+	}
+	if !parent.BasicConstraintsValid || !parent.IsCA {
+		return fmt.Errorf("%w: chain[%d] is not a certificate authority", ErrChain, i+1)
+	}
+	if parent.MaxPathLen >= 0 && (parent.MaxPathLen > 0 || parent.MaxPathLenZero) && i > parent.MaxPathLen {
+		return fmt.Errorf("%w: chain[%d] allows %d authorities below it", ErrChain, i+1, parent.MaxPathLen)
+	}
+	if err := child.CheckSignatureFrom(parent); err != nil {
+		return fmt.Errorf("%w: chain[%d]: %v", ErrChain, i, err)
+	}
+	return nil
+}
+
+func digestOf(certs []*x509.Certificate) (sum [32]byte) {
+	h := sha256.New()
+	for _, c := range certs {
+		one := sha256.Sum256(c.Raw)
+		h.Write(one[:])
+	}
+	h.Sum(sum[:0])
+	return sum
+}
+
+// rootSet is the accepted roots, never changed.
+type rootSet struct {
+	list []*x509.Certificate
+	raw  map[[32]byte]bool
+}
+
+func newRootSet(roots []*x509.Certificate) rootSet {
+	s := rootSet{raw: make(map[[32]byte]bool)}
+	for _, r := range roots {
+		sum := sha256.Sum256(r.Raw)
+		if !s.raw[sum] {
+			s.raw[sum] = true
+			s.list = append(s.list, r)
+		}
+	}
+	return s
+}
+
+func (s rootSet) has(c *x509.Certificate) bool { return s.raw[sha256.Sum256(c.Raw)] }
+
+func (s rootSet) issuerOf(c *x509.Certificate) *x509.Certificate {
+	for _, r := range s.list {
+		if bytes.Equal(c.RawIssuer, r.RawSubject) && (len(c.AuthorityKeyId) == 0 || bytes.Equal(c.AuthorityKeyId, r.SubjectKeyId)) {
+			return r
+		}
+	}
+	return nil
+}
+
+// IndexKeys is the log.Config.IndexKeys of the Merkle log beneath: the identity of the precertificate, by which a second submission finds
+// the first. It has none for a leaf that is not an entry of this package.
+func IndexKeys(leaf, _ []byte) [][]byte {
+	id, ok := identityOf(leaf)
+	if !ok {
+		return nil
+	}
+	return [][]byte{id[:]}
+}
+
+// identityOf digests a leaf without its timestamp: entry type, issuer key hash, to-be-signed certificate, extensions.
+func identityOf(leaf []byte) ([32]byte, bool) {
+	if len(leaf) <= leafPrefixSize || leaf[0] != 0 || leaf[1] != 0 {
+		return [32]byte{}, false
+	}
+	return sha256.Sum256(leaf[leafPrefixSize:]), true
+}
+
+// parseLeaf decodes a MerkleTreeLeaf of RFC 6962 3.4 to the last byte.
+func parseLeaf(raw []byte) (*cttypes.MerkleTreeLeaf, error) {
+	var leaf cttypes.MerkleTreeLeaf
+	rest, err := cttls.Unmarshal(raw, &leaf)
+	if err != nil {
+		return nil, fmt.Errorf("decoding the entry: %w", err)
+	}
+	if len(rest) > 0 || leaf.TimestampedEntry == nil || leaf.TimestampedEntry.PrecertEntry == nil {
+		return nil, fmt.Errorf("decoding the entry: not a precertificate entry")
+	}
+	return &leaf, nil
+}

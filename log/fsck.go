@@ -1,0 +1,395 @@
+package log
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"redoubt.internal/log/store"
+)
+
+// FsckReport says what Fsck read and what it found wrong.
+type FsckReport struct {
+	Entries    uint64 // durable entries read and hashed
+	Extras     uint64 // extras checked against their digest
+	Tiles      uint64 // stored tiles compared with the computed ones
+	Heads      uint64 // heads checked: root at their size, signature, time
+	Size       uint64 // of the last head
+	Root       [32]byte
+	Unsigned   uint64 // durable entries no head covers yet; Open covers them
+	Halted     string // why the log was halted, empty when it was not
+	Problems   []string
+	Suppressed int // problems beyond the first maxProblems
+}
+
+const (
+	maxProblems = 64
+	fsckStep    = 64 // bundles read in one transaction, so that a running writer is not held up
+)
+
+// Fsck recomputes everything from the stored entries: leaf hashes, tiles, the root at every head ever signed, every
+// signature, every extra's digest, and that nothing stored is unaccounted for. It only reads; the log may be open and
+// growing, what is appended meanwhile is not looked at. progress, which may be nil, is called with entries done and in
+// total. The error is ErrCorrupt when there are problems; the report is filled either way. Config.Signer is used for
+// its public key.
+func Fsck(ctx context.Context, c Config, progress func(done, total uint64)) (FsckReport, error) {
+	c, err := setup(c)
+	if err == nil && c.Signer == nil {
+		err = fmt.Errorf("%w: without the log's key no head can be checked", ErrConfig)
+	}
+	if err != nil {
+		return FsckReport{}, fmt.Errorf("checking a log: %w", err)
+	}
+	if progress == nil {
+		progress = func(_, _ uint64) {}
+	}
+	f := &fsck{c: c, keys: newLayout(c.Prefix), progress: progress, marks: map[uint64][]Mark{}}
+	err = f.run(ctx)
+	if errors.Is(err, ErrCorrupt) || errors.Is(err, store.ErrCorrupt) {
+		f.problem("%v", err)
+		err = nil
+	}
+	if err == nil && len(f.rep.Problems) > 0 {
+		err = fmt.Errorf("%w: %d problems, the first: %s", ErrCorrupt, len(f.rep.Problems)+f.rep.Suppressed, f.rep.Problems[0])
+	}
+	if err != nil {
+		return f.rep, fmt.Errorf("checking the log %s: %w", c.Origin, err)
+	}
+	return f.rep, nil
+}
+
+type fsck struct {
+	c        Config
+	keys     layout
+	progress func(done, total uint64)
+	marks    map[uint64][]Mark // by size
+
+	mu  sync.Mutex
+	rep FsckReport
+
+	tree    tree
+	tip     uint64
+	tipRoot [32]byte
+	last    Head
+	heads   []storedHead // read ahead, ascending
+	nextKey []byte       // where reading heads goes on; nil at the end
+	prev    time.Time    // of the head read last
+}
+
+type storedHead struct {
+	h   Head
+	sig []byte
+}
+
+func (f *fsck) problem(format string, args ...any) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.rep.Problems) >= maxProblems {
+		f.rep.Suppressed++
+		return
+	}
+	f.rep.Problems = append(f.rep.Problems, fmt.Sprintf(format, args...))
+}
+
+func (f *fsck) run(ctx context.Context) error {
+	if err := f.begin(ctx); err != nil {
+		return err
+	}
+	// Signatures cost far more than hashes where commits were small: they go to all processors.
+	check := make(chan storedHead, 256)
+	var heads atomic.Uint64
+	var workers sync.WaitGroup
+	for range runtime.GOMAXPROCS(0) {
+		workers.Go(func() {
+			for s := range check {
+				heads.Add(1)
+				if err := verifyHead(f.c.Origin, f.c.Signer.Public(), s.h.Size, s.h.Root, s.sig); err != nil {
+					f.problem("the head of size %d: %v", s.h.Size, err)
+				}
+			}
+		})
+	}
+	err := f.entries(ctx, check)
+	close(check)
+	workers.Wait()
+	f.rep.Heads = heads.Load()
+	if err != nil {
+		return err
+	}
+	return f.strays(ctx)
+}
+
+// begin reads where the log stands, and the marks.
+func (f *fsck) begin(ctx context.Context) error {
+	err := f.c.DB.View(func(tx store.Tx) error {
+		l := &Log{c: f.c, keys: f.keys, pub: f.c.Signer.Public()}
+		meta, err := tx.Get(f.keys.meta())
+		if err != nil {
+			return err
+		}
+		if meta == nil {
+			return ErrAbsent
+		}
+		want, err := metaRecord(f.c.Origin, l.pub)
+		if err != nil {
+			return err
+		}
+		if !bytes.Equal(meta, want) {
+			f.problem("the log's own record names another origin or key")
+		}
+		if f.last, err = l.loadLast(tx); err != nil {
+			return err
+		}
+		f.rep.Size, f.rep.Root = f.last.Size, f.last.Root
+		b, err := tx.Get(f.keys.tip())
+		if err != nil {
+			return err
+		}
+		if f.tip, f.tipRoot, err = parseSizeRoot(b); err != nil {
+			return err
+		}
+		if f.tip < f.last.Size {
+			return fmt.Errorf("%w: it ends at %d and has a head of size %d", ErrCorrupt, f.tip, f.last.Size)
+		}
+		f.rep.Unsigned = f.tip - f.last.Size
+		b, err = tx.Get(f.keys.latch())
+		f.rep.Halted = string(b)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	f.nextKey = f.keys.head(0)
+	for i, m := range f.c.HighWater {
+		mark, err := m.Read(ctx)
+		switch {
+		case errors.Is(err, ErrNoMark):
+			f.problem("high-water mark %d is missing", i+1)
+			continue
+		case err != nil:
+			return fmt.Errorf("reading high-water mark %d: %w", i+1, err)
+		}
+		if mark.Size > f.tip {
+			f.problem("high-water mark %d stands at size %d, the log at %d: this is an older copy", i+1, mark.Size, f.tip)
+		}
+		if mark.Halted != "" {
+			f.rep.Halted = mark.Halted
+		}
+		f.marks[mark.Size] = append(f.marks[mark.Size], mark)
+	}
+	return nil
+}
+
+// entries walks all entries once and compares everything that depends on them.
+func (f *fsck) entries(ctx context.Context, check chan<- storedHead) error {
+	if err := f.atSize(check); err != nil {
+		return err
+	}
+	for first := uint64(0); first < f.tip; first += fsckStep * tileWidth {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		to := min(f.tip, first+fsckStep*tileWidth)
+		err := f.c.DB.View(func(tx store.Tx) error {
+			return scanEntries(tx, f.keys, first, to, func(c chunk) error {
+				for i, leaf := range c.leaves {
+					n := c.first + uint64(i)
+					if n >= f.tip {
+						break
+					}
+					if err := f.entry(tx, c, i, leafHash(leaf)); err != nil {
+						return err
+					}
+					if err := f.atSize(check); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+		})
+		if err != nil {
+			return err
+		}
+		f.progress(to, f.tip)
+	}
+	if f.tree.root() != f.tipRoot {
+		f.problem("the entries do not lead to the stored root of size %d", f.tip)
+	}
+	if len(f.heads) > 0 {
+		f.problem("a head of size %d that the log never reached", f.heads[0].h.Size)
+	}
+	return nil
+}
+
+func (f *fsck) entry(tx store.Tx, c chunk, i int, h [32]byte) error {
+	n := c.first + uint64(i)
+	f.rep.Entries++
+	if c.extras != nil {
+		f.rep.Extras++
+		if _, err := c.extra(i, h); err != nil {
+			f.problem("%v", err)
+		}
+	}
+	for _, full := range f.tree.append(h, nil) {
+		f.rep.Tiles++
+		b, err := tx.Get(f.keys.tile(full.level, full.index))
+		if err != nil {
+			return err
+		}
+		want := full.tile.encode(tileWidth)
+		if len(b) != len(want) {
+			f.problem("tile %d/%d has %d bytes", full.level, full.index, len(b))
+			continue
+		}
+		for s := 0; s < tileWidth; s++ {
+			if !bytes.Equal(b[s*32:s*32+32], want[s*32:s*32+32]) {
+				f.problem("tile %d/%d slot %d is not the hash of what lies below it (entry %d came last)", full.level, full.index, s, n)
+			}
+		}
+	}
+	return nil
+}
+
+// atSize compares the heads and marks of the size the walk has reached.
+func (f *fsck) atSize(check chan<- storedHead) error {
+	size := f.tree.size
+	if len(f.heads) == 0 && f.nextKey != nil {
+		if err := f.readHeads(); err != nil {
+			return err
+		}
+	}
+	if len(f.heads) > 0 && f.heads[0].h.Size == size {
+		s := f.heads[0]
+		f.heads = f.heads[1:]
+		if s.h.Root != f.tree.root() {
+			f.problem("the head of size %d has root %x, the entries have %x", size, s.h.Root, f.tree.root())
+		}
+		check <- s
+	} else if size == 0 {
+		f.problem("the head of size 0 is missing")
+	}
+	for _, m := range f.marks[size] {
+		if m.Root != f.tree.root() {
+			f.problem("a high-water mark of size %d has root %x, the entries have %x", size, m.Root, f.tree.root())
+		}
+	}
+	return nil
+}
+
+// readHeads reads the next heads up to the last one Fsck began with.
+func (f *fsck) readHeads() error {
+	var ferr error
+	next := f.nextKey
+	f.nextKey = nil
+	err := f.c.DB.View(func(tx store.Tx) error {
+		return tx.Scan(next, f.keys.last(), func(k, v []byte) bool {
+			if len(f.heads) == 1024 {
+				f.nextKey = bytes.Clone(k)
+				return false
+			}
+			size, ok := f.keys.chunkLast(k)
+			if !ok {
+				f.problem("a stray key among the heads")
+				return true
+			}
+			if size > f.last.Size {
+				return false
+			}
+			var s storedHead
+			if s.h, s.sig, ferr = parseHead(size, v); ferr != nil {
+				return false
+			}
+			if s.h.Time.Before(f.prev) {
+				f.problem("the head of size %d is older than the one below it", size)
+			}
+			f.prev = s.h.Time
+			f.heads = append(f.heads, s)
+			return true
+		})
+	})
+	if err == nil {
+		err = ferr
+	}
+	return err
+}
+
+// strays looks at every key of the log for what the walk did not account for.
+func (f *fsck) strays(ctx context.Context) error {
+	from := f.keys.prefix
+	var tiles uint64
+	for from != nil {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		n, next := 0, []byte(nil)
+		err := f.c.DB.View(func(tx store.Tx) error {
+			return tx.Scan(from, f.keys.end(), func(k, _ []byte) bool {
+				if n++; n > 1<<14 {
+					next = bytes.Clone(k)
+					return false
+				}
+				if f.stray(k, &tiles) {
+					f.problem("a key that belongs to nothing: %q", k)
+				}
+				return true
+			})
+		})
+		if err != nil {
+			return err
+		}
+		from = next
+	}
+	if tiles < f.rep.Tiles {
+		f.problem("%d tiles are stored, %d belong to the log", tiles, f.rep.Tiles)
+	}
+	return nil
+}
+
+func (f *fsck) stray(k []byte, tiles *uint64) bool {
+	rest := k[len(f.keys.prefix):]
+	if len(rest) == 0 {
+		return true
+	}
+	switch rest[0] {
+	case 'm', 'z':
+		return len(rest) != 1
+	case 'x':
+		return false
+	case 'e', 'h':
+		return len(rest) != 9 && !bytes.Equal(rest[1:], lastOfKind)
+	case 't':
+		if len(rest) != 10 || rest[1] > 7 {
+			return true
+		}
+		*tiles++
+		return false
+	}
+	return true
+}
+
+// Resume takes the halt off a log after an operator has seen to its cause: it runs Fsck first and refuses when that
+// finds anything. The log must not be open.
+func Resume(ctx context.Context, c Config) (FsckReport, error) {
+	rep, err := Fsck(ctx, c, nil)
+	if err != nil {
+		return rep, fmt.Errorf("resuming: %w", err)
+	}
+	for _, m := range c.HighWater {
+		if fm, ok := m.(*fileMark); ok {
+			if err := fm.resume(); err != nil {
+				return rep, fmt.Errorf("resuming: %w", err)
+			}
+		}
+	}
+	keys := newLayout(c.Prefix)
+	if err := c.DB.Update(func(tx store.Tx) error { return tx.Delete(keys.latch()) }); err != nil {
+		return rep, fmt.Errorf("resuming: %w", err)
+	}
+	rep.Halted = ""
+	return rep, nil
+}

@@ -1,0 +1,123 @@
+package rekor
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+
+	"redoubt.internal/log"
+)
+
+// errStatus is an error that knows its HTTP status.
+type errStatus struct {
+	code int
+	err  error
+}
+
+func (e *errStatus) Error() string { return e.err.Error() }
+func (e *errStatus) Unwrap() error { return e.err }
+
+func badRequest(format string, args ...any) error {
+	return &errStatus{http.StatusBadRequest, fmt.Errorf(format, args...)}
+}
+
+// Handler serves both generations on one host: Rekor v1 under /api/v1/, Rekor v2 under /api/v2/, C2SP tlog-tiles at the root, and the
+// health probes of both (/ping, /healthz). A trailing slash makes no difference.
+func (l *Log) Handler() http.Handler {
+	mux := http.NewServeMux()
+	route := func(path string, h http.HandlerFunc) {
+		mux.HandleFunc(path, h)
+		mux.HandleFunc(path+"/{$}", h)
+	}
+	l.routesV1(route)
+	l.routesV2(route, mux)
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		l.fail(w, r, writeErrorV1, &errStatus{http.StatusNotFound, fmt.Errorf("path %.200q was not found", r.URL.Path)})
+	})
+	return mux
+}
+
+// method refuses other methods than the ones given.
+func method(w http.ResponseWriter, r *http.Request, methods ...string) error {
+	for _, m := range methods {
+		if r.Method == m || m == http.MethodGet && r.Method == http.MethodHead {
+			return nil
+		}
+		w.Header().Add("Allow", m)
+	}
+	return &errStatus{http.StatusMethodNotAllowed, fmt.Errorf("method %.20s is not allowed, but %v are", r.Method, methods)}
+}
+
+// readBody reads a JSON body of at most Config.MaxBody bytes. Of a longer one it reads no more than that and closes the connection.
+func (l *Log) readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	if ct := r.Header.Get("Content-Type"); ct != "" {
+		if t, _, err := mime.ParseMediaType(ct); err != nil || t != "application/json" {
+			return nil, &errStatus{http.StatusUnsupportedMediaType, fmt.Errorf("unsupported media type %.80q, only [application/json] are allowed", ct)}
+		}
+	}
+	if r.ContentLength > l.c.MaxBody {
+		w.Header().Set("Connection", "close")
+		return nil, &errStatus{http.StatusRequestEntityTooLarge, fmt.Errorf("the body is %d bytes, at most %d", r.ContentLength, l.c.MaxBody)}
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, l.c.MaxBody))
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLarge):
+		return nil, &errStatus{http.StatusRequestEntityTooLarge, fmt.Errorf("the body is longer than %d bytes", l.c.MaxBody)}
+	case err != nil:
+		return nil, badRequest("reading the body: %v", err)
+	case len(body) == 0:
+		return nil, badRequest("the body is empty")
+	}
+	return body, nil
+}
+
+// status maps an error to its HTTP status, once for both generations. A log that cannot write answers 503 and says why.
+func (l *Log) status(err error) int {
+	var es *errStatus
+	switch {
+	case errors.As(err, &es):
+		return es.code
+	case errors.Is(err, ErrEntry):
+		return http.StatusBadRequest
+	case errors.Is(err, log.ErrTooLarge):
+		return http.StatusBadRequest
+	case errors.Is(err, log.ErrDuplicate):
+		return http.StatusConflict
+	case errors.Is(err, log.ErrNotFound):
+		return http.StatusNotFound
+	case errors.Is(err, log.ErrReadOnly), errors.Is(err, log.ErrRolledBack), errors.Is(err, log.ErrClosed), errors.Is(err, log.ErrSigning),
+		errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded), l.c.Log.Err() != nil:
+		return http.StatusServiceUnavailable
+	}
+	return http.StatusInternalServerError
+}
+
+// fail answers err in the form of one generation and logs what is not the client's doing.
+func (l *Log) fail(w http.ResponseWriter, r *http.Request, write func(http.ResponseWriter, int, string), err error) {
+	code := l.status(err)
+	message := err.Error()
+	if code >= http.StatusInternalServerError {
+		l.c.Logger.ErrorContext(r.Context(), "rekor request failed", "path", r.URL.Path, "status", code, "error", err)
+	}
+	if code == http.StatusInternalServerError {
+		message = "the log could not answer; its own record says why"
+	}
+	write(w, code, message)
+}
+
+func writeJSON(w http.ResponseWriter, code int, answer any) {
+	body, err := json.Marshal(answer)
+	if err != nil { // answers are plain structs of strings, numbers and bytes
+		code, body = http.StatusInternalServerError, []byte(`{"code":500,"message":"encoding the answer"}`)
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(code)
+	w.Write(body) // the client's loss if it is gone
+}

@@ -1,0 +1,335 @@
+package rekor
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strconv"
+
+	"redoubt.internal/log"
+)
+
+// routesV1 is Rekor's openapi.yaml.
+func (l *Log) routesV1(route func(string, http.HandlerFunc)) {
+	type serve func(w http.ResponseWriter, r *http.Request) error
+	handle := func(byMethod map[string]string, serves map[string]serve) http.HandlerFunc {
+		methods := make([]string, 0, 2)
+		for _, m := range []string{http.MethodGet, http.MethodPost} {
+			if _, ok := byMethod[m]; ok {
+				methods = append(methods, m)
+			}
+		}
+		return func(w http.ResponseWriter, r *http.Request) {
+			err := method(w, r, methods...)
+			if err == nil {
+				m := r.Method
+				if m == http.MethodHead {
+					m = http.MethodGet
+				}
+				if op := byMethod[m]; l.disabled[op] {
+					err = &errStatus{http.StatusNotImplemented, fmt.Errorf("%s API not enabled in this Rekor instance", op)}
+				} else {
+					err = serves[m](w, r)
+				}
+			}
+			if err != nil {
+				l.fail(w, r, writeErrorV1, err)
+			}
+		}
+	}
+	one := func(m, op string, s serve) http.HandlerFunc {
+		return handle(map[string]string{m: op}, map[string]serve{m: s})
+	}
+
+	route("/api/v1/log/entries", handle(
+		map[string]string{http.MethodPost: "createLogEntry", http.MethodGet: "getLogEntryByIndex"},
+		map[string]serve{http.MethodPost: l.serveCreateV1, http.MethodGet: l.serveEntryByIndex}))
+	route("/api/v1/log/entries/retrieve", one(http.MethodPost, "searchLogQuery", l.serveRetrieve))
+	route("/api/v1/log/entries/{id}", one(http.MethodGet, "getLogEntryByUUID", l.serveEntryByID))
+	route("/api/v1/index/retrieve", one(http.MethodPost, "searchIndex", l.serveSearchIndex))
+	route("/api/v1/log", one(http.MethodGet, "getLogInfo", l.serveLogInfo))
+	route("/api/v1/log/proof", one(http.MethodGet, "getLogProof", l.serveLogProof))
+	route("/api/v1/log/publicKey", one(http.MethodGet, "getPublicKey", l.servePublicKey))
+	route("/ping", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/plain")
+		w.Write([]byte("."))
+	})
+}
+
+// writeErrorV1 answers {"code","message"}; a 404 of a known path has no body, and neither of ours has one.
+func writeErrorV1(w http.ResponseWriter, code int, message string) {
+	if code == http.StatusNotFound && message == "" {
+		w.Header().Set("Cache-Control", "no-store")
+		w.WriteHeader(code)
+		return
+	}
+	writeJSON(w, code, struct {
+		Code    int    `json:"code"`
+		Message string `json:"message"`
+	}{code, message})
+}
+
+// errAbsent is the 404 of an entry: without a body, as openapi.yaml has it.
+var errAbsent = &errStatus{http.StatusNotFound, errors.New("")}
+
+// logEntry is LogEntryAnon of openapi.yaml; an answer is an object with the entry id as its one member.
+type logEntry struct {
+	Attestation    *attestation `json:"attestation,omitempty"`
+	Body           []byte       `json:"body"` // canonical entry, base64
+	IntegratedTime int64        `json:"integratedTime"`
+	LogID          string       `json:"logID"`
+	LogIndex       uint64       `json:"logIndex"`
+	Verification   verification `json:"verification"`
+}
+
+type attestation struct {
+	Data []byte `json:"data"`
+}
+
+type verification struct {
+	InclusionProof       inclusionProof `json:"inclusionProof"`
+	SignedEntryTimestamp []byte         `json:"signedEntryTimestamp"`
+}
+
+type inclusionProof struct {
+	Checkpoint string   `json:"checkpoint"`
+	Hashes     []string `json:"hashes"`
+	LogIndex   uint64   `json:"logIndex"`
+	RootHash   string   `json:"rootHash"`
+	TreeSize   uint64   `json:"treeSize"`
+}
+
+// render makes the v1 form of an entry with its proof in h.
+func (l *Log) render(index uint64, body []byte, integrated int64, attested []byte, proof [][]byte, h log.Head) (logEntry, error) {
+	set, err := l.signTimestamp(body, integrated, index)
+	if err != nil {
+		return logEntry{}, err
+	}
+	note, err := l.checkpointV1(h)
+	if err != nil {
+		return logEntry{}, err
+	}
+	e := logEntry{
+		Body: body, IntegratedTime: integrated, LogID: hex.EncodeToString(l.logID[:]), LogIndex: index,
+		Verification: verification{
+			InclusionProof: inclusionProof{
+				Checkpoint: note, Hashes: hexes(proof), LogIndex: index, RootHash: hex.EncodeToString(h.Root[:]), TreeSize: h.Size,
+			},
+			SignedEntryTimestamp: set,
+		},
+	}
+	if attested != nil {
+		e.Attestation = &attestation{attested}
+	}
+	return e, nil
+}
+
+// read returns the entry at index in the v1 form, proved in the current head.
+func (l *Log) read(ctx context.Context, index uint64) (string, logEntry, error) {
+	h := l.c.Log.Head()
+	if index >= h.Size {
+		return "", logEntry{}, errAbsent
+	}
+	stored, err := l.c.Log.Entry(ctx, index)
+	if err != nil {
+		return "", logEntry{}, fmt.Errorf("reading entry %d: %w", index, err)
+	}
+	x, err := parseExtra(stored.Extra)
+	if err != nil {
+		return "", logEntry{}, fmt.Errorf("reading entry %d: %w", index, err)
+	}
+	proof, err := l.c.Log.InclusionProof(ctx, index, h.Size)
+	if err != nil {
+		return "", logEntry{}, fmt.Errorf("proving entry %d: %w", index, err)
+	}
+	e, err := l.render(index, stored.Leaf, x.time, x.attestation, proof, h)
+	return l.entryID(hashLeaf(stored.Leaf)), e, err
+}
+
+func (l *Log) serveCreateV1(w http.ResponseWriter, r *http.Request) error {
+	body, err := l.readBody(w, r)
+	if err != nil {
+		return err
+	}
+	if err := l.c.Log.Err(); err != nil {
+		return err
+	}
+	proposed, err := parseV1(r.Context(), body)
+	if err != nil {
+		return badRequest("error processing entry: %w", err)
+	}
+	receipt, integrated, err := l.Add(r.Context(), proposed)
+	if errors.Is(err, log.ErrDuplicate) {
+		id := l.entryID(hashLeaf(proposed.Body))
+		w.Header().Set("Location", "/api/v1/log/entries/"+id)
+		return &errStatus{http.StatusConflict, fmt.Errorf("an equivalent entry already exists in the transparency log with UUID %s", id)}
+	}
+	if err != nil {
+		return err
+	}
+	e, err := l.render(receipt.Index, proposed.Body, integrated, nil, receipt.Proof, receipt.Checkpoint)
+	if err != nil {
+		return err
+	}
+	id := l.entryID(receipt.LeafHash)
+	w.Header().Set("ETag", id) // unquoted: clients look the entry up under exactly this
+	w.Header().Set("Location", "/api/v1/log/entries/"+id)
+	writeJSON(w, http.StatusCreated, map[string]logEntry{id: e})
+	return nil
+}
+
+func (l *Log) serveEntryByIndex(w http.ResponseWriter, r *http.Request) error {
+	index, err := number(r.URL.Query(), "logIndex", "")
+	if err != nil {
+		return err
+	}
+	id, e, err := l.read(r.Context(), index)
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, map[string]logEntry{id: e})
+	return nil
+}
+
+func (l *Log) serveEntryByID(w http.ResponseWriter, r *http.Request) error {
+	index, err := l.lookup(r.Context(), r.PathValue("id"))
+	if err != nil {
+		return err
+	}
+	id, e, err := l.read(r.Context(), index)
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, map[string]logEntry{id: e})
+	return nil
+}
+
+// lookup finds the entry named by 64 hex digits of leaf hash, or by 80 with the tree id in front.
+func (l *Log) lookup(ctx context.Context, id string) (uint64, error) {
+	raw, err := hex.DecodeString(id)
+	if err != nil || len(raw) != 32 && len(raw) != 40 {
+		return 0, badRequest("entryUUID must be 64 or 80 hexadecimal digits, %.100q is not", id)
+	}
+	if len(raw) == 40 {
+		tree, err := strconv.ParseInt(id[:16], 16, 64)
+		if err != nil {
+			return 0, badRequest("%s is not a valid TreeID", id[:16])
+		}
+		if tree != 0 && tree != l.c.TreeID { // 0: ids from before trees had names
+			return 0, errAbsent
+		}
+		raw = raw[8:]
+	}
+	index, found, err := l.c.Log.LeafIndex(ctx, [32]byte(raw))
+	if err != nil {
+		return 0, fmt.Errorf("looking up the entry: %w", err)
+	}
+	if !found {
+		return 0, errAbsent
+	}
+	return index, nil
+}
+
+func (l *Log) serveLogInfo(w http.ResponseWriter, r *http.Request) error {
+	h := l.c.Log.Head()
+	note, err := l.checkpointV1(h)
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, struct {
+		InactiveShards []struct{} `json:"inactiveShards"`
+		RootHash       string     `json:"rootHash"`
+		SignedTreeHead string     `json:"signedTreeHead"`
+		TreeID         string     `json:"treeID"`
+		TreeSize       uint64     `json:"treeSize"`
+	}{[]struct{}{}, hex.EncodeToString(h.Root[:]), note, strconv.FormatInt(l.c.TreeID, 10), h.Size})
+	return nil
+}
+
+// serveLogProof proves consistency. Its rootHash is the current root, whatever lastSize is, as in Rekor.
+func (l *Log) serveLogProof(w http.ResponseWriter, r *http.Request) error {
+	q := r.URL.Query()
+	first, err := number(q, "firstSize", "1")
+	if err != nil {
+		return err
+	}
+	last, err := number(q, "lastSize", "")
+	if err != nil {
+		return err
+	}
+	if err := l.checkTree(q); err != nil {
+		return err
+	}
+	h := l.c.Log.Head()
+	switch {
+	case first < 1 || last < 1:
+		return badRequest("firstSize and lastSize should be greater than or equal to 1")
+	case first > last:
+		return badRequest("firstSize(%d) must be less than lastSize(%d)", first, last)
+	case last > h.Size:
+		return badRequest("the tree size requested(%d) was greater than what is currently observable(%d)", last, h.Size)
+	}
+	var proof [][]byte
+	if first < last {
+		if proof, err = l.c.Log.ConsistencyProof(r.Context(), first, last); err != nil {
+			return fmt.Errorf("proving consistency: %w", err)
+		}
+	}
+	writeJSON(w, http.StatusOK, struct {
+		Hashes   []string `json:"hashes"`
+		RootHash string   `json:"rootHash"`
+	}{hexes(proof), hex.EncodeToString(h.Root[:])})
+	return nil
+}
+
+func (l *Log) servePublicKey(w http.ResponseWriter, r *http.Request) error {
+	if err := l.checkTree(r.URL.Query()); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/x-pem-file")
+	w.Header().Set("Cache-Control", "no-store")
+	w.Write(l.publicPEM)
+	return nil
+}
+
+// checkTree refuses a treeID other than ours; it may be left out.
+func (l *Log) checkTree(q url.Values) error {
+	v := q.Get("treeID")
+	if v == "" || v == strconv.FormatInt(l.c.TreeID, 10) {
+		return nil
+	}
+	if _, err := strconv.ParseInt(v, 10, 64); err != nil {
+		return badRequest("invalid tree ID specified: %.40q", v)
+	}
+	return badRequest("%s is not a valid tree ID and doesn't appear to be a shard of this log", v)
+}
+
+// number reads a decimal query parameter, below 2^53 so that every JSON reader can repeat it; absent takes the place of one left out.
+func number(q url.Values, name, absent string) (uint64, error) {
+	v := absent
+	if given, ok := q[name]; ok {
+		if len(given) != 1 {
+			return 0, badRequest("%s in query is given %d times", name, len(given))
+		}
+		v = given[0]
+	}
+	if v == "" {
+		return 0, badRequest("%s in query is required", name)
+	}
+	n, err := strconv.ParseUint(v, 10, 53)
+	if err != nil {
+		return 0, badRequest("%s in query must be a number of entries or an index: %.40q", name, v)
+	}
+	return n, nil
+}
+
+func hexes(hashes [][]byte) []string {
+	out := make([]string, len(hashes))
+	for i, h := range hashes {
+		out[i] = hex.EncodeToString(h)
+	}
+	return out
+}

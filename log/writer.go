@@ -1,0 +1,390 @@
+package log
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+
+	"redoubt.internal/log/store"
+)
+
+// view is one published state: the head and the right edge of its tree. It never changes.
+type view struct {
+	tree
+	head Head
+}
+
+// signed is a head that exists in memory only: signed over durable entries, not durable itself.
+type signed struct {
+	v     *view
+	sig   []byte
+	batch *batch // who waits for it; nil after a restart or a failed attempt
+}
+
+// writer is the state of the one goroutine that runs Run. Nobody else touches it while Run runs.
+type writer struct {
+	tree    tree // everything durable
+	root    [32]byte
+	last    Head    // the last durable head
+	pending *signed // signed, waiting for its transaction
+	// flight holds the leaf hashes of entries durable but not yet published (Config.Unique).
+	flight map[[32]byte]uint64
+	fresh  []*request // the entries durable but not yet published, for the index
+	// headFirst asks for a transaction with the pending head alone: there was no room for more.
+	headFirst bool
+}
+
+// Run is the one writer. It returns ctx's error when ctx ends, after the batch in work is answered, or the reason when
+// the log latches; Adds still waiting then get ErrClosed, or ErrReadOnly with the reason. One Run at a time.
+func (l *Log) Run(ctx context.Context) error {
+	if !l.running.CompareAndSwap(false, true) {
+		return fmt.Errorf("running the log %s: a writer runs already", l.c.Origin)
+	}
+	defer l.running.Store(false)
+	l.queue.reopen()
+	err := l.run(ctx)
+	if e := l.Err(); e != nil {
+		err = e
+		l.queue.close(e)
+	} else {
+		l.queue.close(ErrClosed)
+	}
+	return err
+}
+
+func (l *Log) run(ctx context.Context) error {
+	for {
+		if err := l.Err(); err != nil {
+			return err
+		}
+		var b *batch
+		if ctx.Err() == nil && !l.w.headFirst {
+			b = l.queue.take()
+		}
+		if b == nil && l.w.pending == nil {
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-l.queue.filled:
+				continue
+			}
+		}
+		l.w.headFirst = false
+		l.cycle(ctx, b)
+	}
+}
+
+// stage is what one transaction A is going to make true. It is computed anew on each run of the transaction.
+type stage struct {
+	tree  tree
+	root  [32]byte
+	full  []fullTile
+	added []*request
+	seen  map[[32]byte]uint64
+}
+
+// cycle is the commit path. b may be nil: then only the pending head is made durable.
+//
+// A crash may fall between any two steps. Before 2 nothing happened. After 2 entries are durable that no head covers:
+// Open signs a head over them, nobody was promised anything. After 3 likewise: a signature that is not durable was
+// not published and is forgotten. After 4 the head is durable and the mark behind it: Open raises the mark. After 5
+// everything is as if answered.
+func (l *Log) cycle(ctx context.Context, b *batch) {
+	w := &l.w
+
+	// 1. A head that could not be signed or stored earlier comes first: entries must not pile up without one.
+	if w.pending == nil && w.tree.size > w.last.Size {
+		if err := l.signHead(nil); err != nil {
+			if b != nil {
+				b.fail(err)
+			}
+			return
+		}
+	}
+
+	// 2. Transaction A: the batch's entries, tiles and callers' writes; and, if one waits, B: the last batch's head.
+	// Both compare what they replace, so that a second writer is noticed before anything is signed over its work.
+	head := w.pending
+	if b != nil && l.c.Unique {
+		l.findDuplicates(b)
+	}
+	var st stage
+	err := l.c.DB.Update(func(tx store.Tx) error {
+		if err := l.swapHead(tx, head); err != nil {
+			return err
+		}
+		st = stage{tree: w.tree.fork(), root: w.root}
+		if b == nil {
+			return nil
+		}
+		return l.appendBatch(tx, b, &st)
+	})
+	if err != nil {
+		l.commitFailed(err, head, b)
+		return
+	}
+
+	// 5. (of the batch before) The head is durable: raise the marks outside, publish, answer.
+	if head != nil {
+		w.last, w.pending = head.v.head, nil
+		if err := l.publish(ctx, head); err != nil {
+			if b != nil {
+				b.fail(err)
+			}
+			return
+		}
+	}
+	if b == nil {
+		return
+	}
+	w.tree, w.root = st.tree, st.root
+	l.keepFlight(&st)
+	if len(st.added) == 0 {
+		// Nothing was added: refusals and duplicates of published entries are answered now. A duplicate of an entry in
+		// flight cannot be here: the head above published all that was in flight.
+		b.covered = l.view.Load()
+		close(b.done)
+		return
+	}
+
+	// 3. What was stored is read back and hashed a second time: a bit that flipped in memory is not signed over.
+	if err := l.readBack(&st); err != nil {
+		b.fail(l.halt(fmt.Errorf("reading back what was stored: %w", err)))
+		return
+	}
+	for _, f := range st.full {
+		l.cache.put(f.level, f.index, f.tile)
+	}
+	l.at("stored")
+
+	// 4. Sign. The head becomes durable with the next transaction, of the next batch if there is one waiting.
+	if err := l.signHead(b); err != nil {
+		b.fail(err)
+	}
+	l.at("signed")
+}
+
+// appendBatch is transaction A. Entries whose `with` errs and duplicates take no index.
+func (l *Log) appendBatch(tx store.Tx, b *batch, st *stage) error {
+	w := &l.w
+	tip, err := tx.Get(l.keys.tip())
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(tip, sizeRoot(w.tree.size, w.root)) {
+		return fmt.Errorf("appending at size %d: %w", w.tree.size, store.ErrConflict)
+	}
+	if l.c.Unique {
+		st.seen = make(map[[32]byte]uint64, len(b.reqs))
+	}
+	for _, r := range b.reqs {
+		if r.known || r.failed != nil {
+			continue
+		}
+		r.dup, r.err = false, nil
+		if i, ok := st.seen[r.hash]; ok {
+			r.index, r.dup = i, true
+			continue
+		}
+		if r.with != nil {
+			if err := runWith(tx, l.keys.prefix, r.with); err != nil {
+				var fatal *fatalError
+				if errors.As(err, &fatal) {
+					return err
+				}
+				r.err = err
+				continue
+			}
+		}
+		r.index = st.tree.size
+		st.full = st.tree.append(r.hash, st.full)
+		st.added = append(st.added, r)
+		if l.c.Unique {
+			st.seen[r.hash] = r.index
+		}
+	}
+	for from := 0; from < len(st.added); {
+		to := min(len(st.added), from+int(tileWidth-st.added[from].index%tileWidth))
+		if err := tx.Put(l.keys.chunk(st.added[to-1].index), encodeChunk(st.added[from:to])); err != nil {
+			return err
+		}
+		from = to
+	}
+	for _, f := range st.full {
+		if err := tx.Put(l.keys.tile(f.level, f.index), f.tile.encode(tileWidth)); err != nil {
+			return err
+		}
+	}
+	if len(st.added) > 0 {
+		st.root = st.tree.root()
+		return tx.Put(l.keys.tip(), sizeRoot(st.tree.size, st.root))
+	}
+	return nil
+}
+
+// findDuplicates marks the entries that are published or in flight already. It runs before the transaction: only this
+// goroutine adds entries, so what it finds stays true.
+func (l *Log) findDuplicates(b *batch) {
+	for _, r := range b.reqs {
+		i, found := l.w.flight[r.hash]
+		if !found {
+			i, found, r.failed = l.leafIndex(r.hash)
+		}
+		if found {
+			r.index, r.known = i, true
+		}
+	}
+}
+
+// swapHead is transaction B: head replaces the last one, if that is still the one this writer knows.
+func (l *Log) swapHead(tx store.Tx, head *signed) error {
+	last, err := tx.Get(l.keys.last())
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(last, sizeRoot(l.w.last.Size, l.w.last.Root)) {
+		return fmt.Errorf("the head of size %d: %w", l.w.last.Size, store.ErrConflict)
+	}
+	if head == nil {
+		return nil
+	}
+	h := head.v.head
+	if err := tx.Put(l.keys.head(h.Size), encodeHead(h, head.sig)); err != nil {
+		return err
+	}
+	return tx.Put(l.keys.last(), sizeRoot(h.Size, h.Root))
+}
+
+// commitFailed decides what a failed transaction means. A full disk passes; everything else ends the writing.
+func (l *Log) commitFailed(err error, head *signed, b *batch) {
+	err = fmt.Errorf("storing a batch: %w", err)
+	switch {
+	case errors.Is(err, store.ErrFull):
+		if b != nil && head != nil {
+			// The head alone may fit: its batch goes on waiting for that.
+			l.w.headFirst = true
+			b.fail(err)
+			return
+		}
+	case errors.Is(err, store.ErrConflict):
+		err = l.latch(err)
+	default:
+		err = l.halt(err)
+	}
+	// A signed head stays pending and unpublished; its entries are durable. Those who wait are told now.
+	if head != nil && head.batch != nil {
+		head.batch.fail(err)
+		head.batch = nil
+	}
+	if b != nil {
+		b.fail(err)
+	}
+}
+
+// signHead signs the durable tree and makes the head pending. b waits for it.
+func (l *Log) signHead(b *batch) error {
+	w := &l.w
+	h := Head{Size: w.tree.size, Root: w.root, Time: l.now()}
+	if h.Time.Before(w.last.Time) {
+		h.Time = w.last.Time
+	}
+	sig, err := signHead(l.c.Origin, l.c.Signer, h.Size, h.Root)
+	if err == nil {
+		if err = verifyHead(l.c.Origin, l.pub, h.Size, h.Root, sig); err != nil {
+			err = fmt.Errorf("%w: %w", ErrSigning, err)
+		}
+	}
+	if err != nil {
+		// The key may heal (a token put back): the entries stay durable and the next batch tries again first.
+		l.c.Logger.Error("signing a head", "origin", l.c.Origin, "size", h.Size, "err", err)
+		return err
+	}
+	h.Note = renderNote(l.c.Origin, h.Size, h.Root, sig)
+	w.pending = &signed{v: &view{tree: w.tree.fork(), head: h}, sig: sig, batch: b}
+	return nil
+}
+
+// publish raises the marks over a durable head, shows the head to readers and answers its batch.
+func (l *Log) publish(ctx context.Context, s *signed) error {
+	h := s.v.head
+	for _, m := range l.c.HighWater {
+		if err := m.Raise(context.WithoutCancel(ctx), Mark{Origin: l.c.Origin, Size: h.Size, Root: h.Root}); err != nil {
+			err = l.latch(fmt.Errorf("raising the high-water mark: %w", err))
+			if s.batch != nil {
+				s.batch.fail(err)
+			}
+			return err
+		}
+	}
+	l.at("raised")
+	for _, r := range l.w.fresh {
+		l.addToIndex(r)
+	}
+	l.w.fresh = l.w.fresh[:0]
+	clear(l.w.flight)
+	l.view.Store(s.v)
+	if s.batch != nil {
+		s.batch.covered = s.v
+		close(s.batch.done)
+	}
+	return nil
+}
+
+// keepFlight notes entries that are durable and not yet published.
+func (l *Log) keepFlight(st *stage) {
+	for _, r := range st.added {
+		l.w.fresh = append(l.w.fresh, r)
+		if l.c.Unique {
+			l.w.flight[r.hash] = r.index
+		}
+	}
+}
+
+// readBack compares the stored chunks and tiles of a stage with the tree that is about to be signed.
+func (l *Log) readBack(st *stage) error {
+	return l.c.DB.View(func(tx store.Tx) error {
+		for from := 0; from < len(st.added); {
+			first := st.added[from].index
+			to := min(len(st.added), from+int(tileWidth-first%tileWidth))
+			last := st.added[to-1].index
+			v, err := tx.Get(l.keys.chunk(last))
+			if err != nil {
+				return err
+			}
+			c, err := parseChunk(last, v)
+			if err != nil {
+				return err
+			}
+			if c.first != first {
+				return fmt.Errorf("%w: the chunk ending at entry %d begins at %d", ErrCorrupt, last, c.first)
+			}
+			t := st.tree.edge[0]
+			for _, f := range st.full {
+				if f.level == 0 && f.index == first/tileWidth {
+					t = f.tile
+				}
+			}
+			for i, leaf := range c.leaves {
+				h := leafHash(leaf)
+				if h != *t.at(0, (first+uint64(i))%tileWidth) {
+					return fmt.Errorf("%w: entry %d does not hash to its leaf", ErrCorrupt, first+uint64(i))
+				}
+				if _, err := c.extra(i, h); err != nil {
+					return err
+				}
+			}
+			from = to
+		}
+		for _, f := range st.full {
+			v, err := tx.Get(l.keys.tile(f.level, f.index))
+			if err != nil {
+				return err
+			}
+			if !bytes.Equal(v, f.tile.encode(tileWidth)) {
+				return fmt.Errorf("%w: tile %d/%d is not what was computed", ErrCorrupt, f.level, f.index)
+			}
+		}
+		return nil
+	})
+}
