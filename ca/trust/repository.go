@@ -1,0 +1,475 @@
+package trust
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/theupdateframework/go-tuf/v2/metadata"
+)
+
+// Errors of the repository, to be tested with errors.Is.
+var (
+	// ErrExists: Create found a repository in the directory.
+	ErrExists = errors.New("TUF repository exists already")
+	// ErrNotFound: Open found no repository in the directory.
+	ErrNotFound = errors.New("no TUF repository")
+	// ErrDamaged: files of the repository are missing, or do not verify.
+	ErrDamaged = errors.New("TUF repository is damaged")
+	// ErrKey: the signing key is not one the repository's root names.
+	ErrKey = errors.New("key is not the TUF repository's")
+)
+
+// Lifetime of the metadata of each role. The defaults suit a site where nobody
+// brings new metadata for years: the documents inside change by decision, not
+// by schedule, and an expired timestamp stops every client that updates. The
+// timestamp is the shortest because Renew refreshes it whenever the server runs.
+type Lifetime struct {
+	Root      time.Duration // default 10 years
+	Targets   time.Duration // default 10 years
+	Snapshot  time.Duration // default 10 years
+	Timestamp time.Duration // default 1 year
+}
+
+const year = 365 * 24 * time.Hour
+
+func (l Lifetime) withDefaults() Lifetime {
+	for _, p := range []struct {
+		field *time.Duration
+		def   time.Duration
+	}{{&l.Root, 10 * year}, {&l.Targets, 10 * year}, {&l.Snapshot, 10 * year}, {&l.Timestamp, year}} {
+		if *p.field == 0 {
+			*p.field = p.def
+		}
+	}
+	return l
+}
+
+// RepositoryConfig says where a repository lies and who signs it.
+type RepositoryConfig struct {
+	// Dir holds the served files and nothing else.
+	Dir string
+	// Signer is the one key of all four roles, ECDSA P-256. Nil opens the
+	// repository for serving only.
+	Signer crypto.Signer
+	// Lifetime of new metadata.
+	Lifetime Lifetime
+	// Now is the clock; nil means time.Now.
+	Now func() time.Time
+	// Logger gets each publication at info level; nil discards.
+	Logger *slog.Logger
+}
+
+// Repository is a TUF repository with consistent snapshots in a directory:
+//
+//	N.root.json  N.targets.json  N.snapshot.json  timestamp.json  root.json (the newest)
+//	targets/<sha256>.<name>
+//
+// timestamp.json decides: what it does not lead to was never published. It is
+// safe for concurrent use in one process; one process writes at a time.
+type Repository struct {
+	dir    string
+	signer crypto.Signer
+	life   Lifetime
+	now    func() time.Time
+	log    *slog.Logger
+
+	mu        sync.Mutex
+	root      *metadata.Metadata[metadata.RootType]
+	rootBytes []byte
+	targets   *metadata.Metadata[metadata.TargetsType]
+	snapshot  *metadata.Metadata[metadata.SnapshotType]
+	timestamp *metadata.Metadata[metadata.TimestampType]
+}
+
+// targetName is what a target may be called: it becomes part of a file name and a URL.
+var targetName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$`)
+
+const maxTarget = 4 << 20 // bytes
+
+func newRepository(c RepositoryConfig) (*Repository, error) {
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Signer != nil {
+		if pub, ok := c.Signer.Public().(*ecdsa.PublicKey); !ok || pub.Curve != elliptic.P256() {
+			return nil, fmt.Errorf("%w: the TUF key must be ECDSA P-256", ErrKey)
+		}
+	}
+	return &Repository{dir: c.Dir, signer: c.Signer, life: c.Lifetime.withDefaults(), now: c.Now, log: c.Logger}, nil
+}
+
+// Create makes a repository in c.Dir, which must hold none, and publishes files
+// as its first targets.
+func Create(ctx context.Context, c RepositoryConfig, files []File) (*Repository, error) {
+	r, err := newRepository(c)
+	if err != nil {
+		return nil, err
+	}
+	if r.signer == nil {
+		return nil, fmt.Errorf("%w: none given", ErrKey)
+	}
+	if _, err := os.Stat(r.path("timestamp.json")); !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("%w in %s", ErrExists, c.Dir)
+	}
+	if err := os.MkdirAll(r.path("targets"), 0o755); err != nil {
+		return nil, fmt.Errorf("creating TUF repository: %w", err)
+	}
+	key, err := metadata.KeyFromPublicKey(r.signer.Public())
+	if err != nil {
+		return nil, fmt.Errorf("encoding TUF key: %w", err)
+	}
+	r.root = metadata.Root(r.expiry(r.life.Root))
+	r.root.Signed.ConsistentSnapshot = true
+	for _, role := range metadata.TOP_LEVEL_ROLE_NAMES {
+		if err := r.root.Signed.AddKey(key, role); err != nil {
+			return nil, fmt.Errorf("assigning TUF key: %w", err)
+		}
+	}
+	if err := r.writeRoot(ctx); err != nil {
+		return nil, err
+	}
+	if err := r.Publish(ctx, files); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// Open reads the repository in c.Dir and verifies it from the newest root down,
+// every target included. Expiry is not an error here: see Status and Renew.
+func Open(c RepositoryConfig) (*Repository, error) {
+	r, err := newRepository(c)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := os.Stat(r.path("timestamp.json")); errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("%w in %s", ErrNotFound, c.Dir)
+	}
+	if err := r.load(); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	if r.signer != nil {
+		key, err := metadata.KeyFromPublicKey(r.signer.Public())
+		if err != nil {
+			return nil, fmt.Errorf("encoding TUF key: %w", err)
+		}
+		id, err := key.ID()
+		if err != nil {
+			return nil, fmt.Errorf("encoding TUF key: %w", err)
+		}
+		if _, ok := r.root.Signed.Keys[id]; !ok {
+			return nil, fmt.Errorf("%w: %s", ErrKey, id)
+		}
+	}
+	return r, nil
+}
+
+func (r *Repository) load() error {
+	for n := 1; ; n++ { // the chain: each root is signed by its predecessor and by itself
+		data, err := r.read(strconv.Itoa(n) + ".root.json")
+		if errors.Is(err, os.ErrNotExist) && n > 1 {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		next, err := (&metadata.Metadata[metadata.RootType]{}).FromBytes(data)
+		if err != nil {
+			return fmt.Errorf("parsing root %d: %w", n, err)
+		}
+		if next.Signed.Version != int64(n) {
+			return fmt.Errorf("root %d calls itself %d", n, next.Signed.Version)
+		}
+		if r.root != nil {
+			if err := r.root.VerifyDelegate(metadata.ROOT, next); err != nil {
+				return fmt.Errorf("root %d by root %d: %w", n, n-1, err)
+			}
+		}
+		if err := next.VerifyDelegate(metadata.ROOT, next); err != nil {
+			return fmt.Errorf("root %d: %w", n, err)
+		}
+		r.root, r.rootBytes = next, data
+	}
+	var err error
+	if r.timestamp, err = loadRole(r, "timestamp.json", metadata.TIMESTAMP, nil, &metadata.Metadata[metadata.TimestampType]{}); err != nil {
+		return err
+	}
+	meta := r.timestamp.Signed.Meta["snapshot.json"]
+	if meta == nil {
+		return errors.New("timestamp names no snapshot")
+	}
+	if r.snapshot, err = loadRole(r, versioned(meta.Version, "snapshot"), metadata.SNAPSHOT, meta, &metadata.Metadata[metadata.SnapshotType]{}); err != nil {
+		return err
+	}
+	if meta = r.snapshot.Signed.Meta["targets.json"]; meta == nil {
+		return errors.New("snapshot names no targets")
+	}
+	if r.targets, err = loadRole(r, versioned(meta.Version, "targets"), metadata.TARGETS, meta, &metadata.Metadata[metadata.TargetsType]{}); err != nil {
+		return err
+	}
+	for name, t := range r.targets.Signed.Targets {
+		if !targetName.MatchString(name) {
+			return fmt.Errorf("target name %q", name)
+		}
+		data, err := r.read("targets/" + t.Hashes["sha256"].String() + "." + name)
+		if err != nil {
+			return err
+		}
+		if err := t.VerifyLengthHashes(data); err != nil {
+			return fmt.Errorf("target %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// loadRole reads, parses and verifies one metadata file of the newest root.
+func loadRole[T metadata.Roles](r *Repository, file, role string, meta *metadata.MetaFiles, m *metadata.Metadata[T]) (*metadata.Metadata[T], error) {
+	data, err := r.read(file)
+	if err != nil {
+		return nil, err
+	}
+	if meta != nil {
+		if err := meta.VerifyLengthHashes(data); err != nil {
+			return nil, fmt.Errorf("%s: %w", file, err)
+		}
+	}
+	if m, err = m.FromBytes(data); err != nil {
+		return nil, fmt.Errorf("parsing %s: %w", file, err)
+	}
+	if err := r.root.VerifyDelegate(role, m); err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	return m, nil
+}
+
+// Publish makes files the targets, all of them: a target not among files is
+// withdrawn. Publishing what is published already changes nothing.
+func (r *Repository) Publish(ctx context.Context, files []File) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	next := make(map[string]*metadata.TargetFiles, len(files))
+	for _, f := range files {
+		if !targetName.MatchString(f.Name) || len(f.Data) == 0 || len(f.Data) > maxTarget || next[f.Name] != nil {
+			return fmt.Errorf("%w: target %q of %d bytes", ErrMaterial, f.Name, len(f.Data))
+		}
+		t, err := metadata.TargetFile().FromBytes(f.Name, f.Data, "sha256")
+		if err != nil {
+			return fmt.Errorf("describing target: %w", err)
+		}
+		if f.Custom != nil {
+			custom := bytes.Clone(f.Custom)
+			t.Custom = (*json.RawMessage)(&custom)
+		}
+		next[f.Name] = t
+	}
+	if r.targets != nil && sameTargets(r.targets.Signed.Targets, next) {
+		return nil
+	}
+	if r.signer == nil {
+		return fmt.Errorf("%w: opened without one", ErrKey)
+	}
+	// 1. Target files. A crash up to step 5 leaves files nothing refers to.
+	for _, f := range files {
+		name := "targets/" + next[f.Name].Hashes["sha256"].String() + "." + f.Name
+		if err := r.write(name, f.Data); err != nil {
+			return err
+		}
+	}
+	return r.advance(ctx, next)
+}
+
+func sameTargets(a, b map[string]*metadata.TargetFiles) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for name, t := range a {
+		o := b[name]
+		if o == nil || !t.Equal(*o) || (t.Custom == nil) != (o.Custom == nil) || t.Custom != nil && !sameJSON(*t.Custom, *o.Custom) {
+			return false
+		}
+	}
+	return true
+}
+
+func sameJSON(a, b []byte) bool {
+	var x, y bytes.Buffer
+	return json.Compact(&x, a) == nil && json.Compact(&y, b) == nil && bytes.Equal(x.Bytes(), y.Bytes())
+}
+
+// Renew signs a fresh timestamp, and with it the roles that have less than a
+// quarter of their lifetime left, the root included. A server calls it at start
+// and from time to time.
+func (r *Repository) Renew(ctx context.Context) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.signer == nil {
+		return fmt.Errorf("%w: opened without one", ErrKey)
+	}
+	near := func(expires time.Time, life time.Duration) bool { return expires.Before(r.now().Add(life / 4)) }
+	if near(r.root.Signed.Expires, r.life.Root) {
+		next, err := (&metadata.Metadata[metadata.RootType]{}).FromBytes(r.rootBytes)
+		if err != nil {
+			return fmt.Errorf("copying root: %w", err)
+		}
+		next.Signed.Version++
+		next.Signed.Expires = r.expiry(r.life.Root)
+		old := r.root
+		r.root = next
+		if err := r.writeRoot(ctx); err != nil {
+			r.root = old
+			return err
+		}
+	}
+	if near(r.targets.Signed.Expires, r.life.Targets) {
+		return r.advance(ctx, r.targets.Signed.Targets)
+	}
+	if near(r.snapshot.Signed.Expires, r.life.Snapshot) {
+		return r.advanceSnapshot(ctx, r.targets)
+	}
+	return r.advanceTimestamp(ctx, r.targets, r.snapshot)
+}
+
+// advance publishes targets as the next version of everything below the root.
+func (r *Repository) advance(ctx context.Context, next map[string]*metadata.TargetFiles) error {
+	t := metadata.Targets(r.expiry(r.life.Targets))
+	t.Signed.Targets = next
+	if r.targets != nil {
+		t.Signed.Version = r.targets.Signed.Version + 1
+	}
+	if err := signAndWrite(ctx, r, t, metadata.TARGETS, versioned(t.Signed.Version, "targets")); err != nil { // 2
+		return err
+	}
+	return r.advanceSnapshot(ctx, t)
+}
+
+func (r *Repository) advanceSnapshot(ctx context.Context, t *metadata.Metadata[metadata.TargetsType]) error {
+	s := metadata.Snapshot(r.expiry(r.life.Snapshot))
+	if r.snapshot != nil {
+		s.Signed.Version = r.snapshot.Signed.Version + 1
+	}
+	meta, err := r.describe(versioned(t.Signed.Version, "targets"), t.Signed.Version)
+	if err != nil {
+		return err
+	}
+	s.Signed.Meta["targets.json"] = meta
+	if err := signAndWrite(ctx, r, s, metadata.SNAPSHOT, versioned(s.Signed.Version, "snapshot")); err != nil { // 3
+		return err
+	}
+	return r.advanceTimestamp(ctx, t, s)
+}
+
+func (r *Repository) advanceTimestamp(ctx context.Context, t *metadata.Metadata[metadata.TargetsType], s *metadata.Metadata[metadata.SnapshotType]) error {
+	ts := metadata.Timestamp(r.expiry(r.life.Timestamp))
+	if r.timestamp != nil {
+		ts.Signed.Version = r.timestamp.Signed.Version + 1
+	}
+	meta, err := r.describe(versioned(s.Signed.Version, "snapshot"), s.Signed.Version)
+	if err != nil {
+		return err
+	}
+	ts.Signed.Meta["snapshot.json"] = meta
+	if err := signAndWrite(ctx, r, ts, metadata.TIMESTAMP, "timestamp.json"); err != nil { // 4. from here on it is published
+		return err
+	}
+	r.targets, r.snapshot, r.timestamp = t, s, ts
+	r.log.InfoContext(ctx, "TUF repository published", "targets", t.Signed.Version, "snapshot", s.Signed.Version, "timestamp", ts.Signed.Version, "expires", ts.Signed.Expires)
+	return nil
+}
+
+// describe returns length and hash of a file just written.
+func (r *Repository) describe(file string, version int64) (*metadata.MetaFiles, error) {
+	data, err := r.read(file)
+	if err != nil {
+		return nil, err
+	}
+	t, err := metadata.TargetFile().FromBytes(file, data, "sha256")
+	if err != nil {
+		return nil, fmt.Errorf("describing %s: %w", file, err)
+	}
+	return &metadata.MetaFiles{Version: version, Length: t.Length, Hashes: t.Hashes}, nil
+}
+
+func (r *Repository) writeRoot(ctx context.Context) error {
+	r.root.ClearSignatures()
+	if err := signAndWrite(ctx, r, r.root, metadata.ROOT, versioned(r.root.Signed.Version, "root")); err != nil {
+		return err
+	}
+	data, err := r.read(versioned(r.root.Signed.Version, "root"))
+	if err != nil {
+		return err
+	}
+	r.rootBytes = data
+	return r.write("root.json", data)
+}
+
+// signAndWrite signs m, verifies it as a client would, and makes it durable.
+func signAndWrite[T metadata.Roles](ctx context.Context, r *Repository, m *metadata.Metadata[T], role, file string) error {
+	signer := &tufSigner{ctx: ctx, key: r.signer}
+	if _, err := m.Sign(signer); err != nil {
+		return fmt.Errorf("signing %s: %w", file, cmp.Or(signer.err, err))
+	}
+	if err := r.root.VerifyDelegate(role, m); err != nil {
+		return fmt.Errorf("checking %s: %w", file, err)
+	}
+	data, err := m.ToBytes(true)
+	if err != nil {
+		return fmt.Errorf("encoding %s: %w", file, err)
+	}
+	return r.write(file, data)
+}
+
+func versioned(n int64, role string) string { return strconv.FormatInt(n, 10) + "." + role + ".json" }
+
+func (r *Repository) expiry(d time.Duration) time.Time {
+	return r.now().UTC().Add(d).Truncate(time.Second)
+}
+
+func (r *Repository) path(name string) string {
+	return filepath.Join(r.dir, filepath.FromSlash(name))
+}
+
+// Root returns the newest root metadata, the file clients bootstrap from.
+func (r *Repository) Root() []byte {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return bytes.Clone(r.rootBytes)
+}
+
+// RoleStatus is the state of one role.
+type RoleStatus struct {
+	Role    string    `json:"role"`
+	Version int64     `json:"version"`
+	Expires time.Time `json:"expires"`
+	Expired bool      `json:"expired"`
+}
+
+// Status reports version and expiry of the four roles, the soonest to expire first to act on.
+func (r *Repository) Status() []RoleStatus {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := func(role string, version int64, expires time.Time) RoleStatus {
+		return RoleStatus{role, version, expires, r.now().After(expires)}
+	}
+	return []RoleStatus{
+		s(metadata.TIMESTAMP, r.timestamp.Signed.Version, r.timestamp.Signed.Expires),
+		s(metadata.SNAPSHOT, r.snapshot.Signed.Version, r.snapshot.Signed.Expires),
+		s(metadata.TARGETS, r.targets.Signed.Version, r.targets.Signed.Expires),
+		s(metadata.ROOT, r.root.Signed.Version, r.root.Signed.Expires),
+	}
+}
