@@ -254,7 +254,7 @@ func (t *Token) newKDF() (kdf, error) {
 
 // readFile reads a key file that nobody else may read.
 func readFile(path string) (*keyFile, error) {
-	data, err := readPrivate(path, maxFile, false)
+	data, err := hsm.ReadPrivate(path, maxFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%s: %w", path, hsm.ErrNotFound)
 	}

@@ -1,0 +1,189 @@
+//go:build cgo
+
+package pkcs11
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/miekg/pkcs11"
+
+	"redoubt.internal/hsm"
+)
+
+// connection is one logged-in state of a token: one session that holds the
+// login and a pool of sessions that sign. It is discarded as a whole, because
+// logins, sessions and object handles are lost together.
+type connection struct {
+	mod        *module
+	generation uint64 // of the module when dialled; later handles are void
+	slot       uint
+	info       pkcs11.TokenInfo
+	identity   string
+	mechanisms map[uint]bool
+	login      pkcs11.SessionHandle
+	free       chan pkcs11.SessionHandle // idle sessions
+	gone       chan struct{}             // closed when discarded
+	goneOnce   sync.Once
+
+	mu      sync.Mutex
+	objects map[string]pkcs11.ObjectHandle // verified private keys by keyRef.name
+}
+
+// dial finds the token, opens its sessions and logs in.
+func dial(ctx context.Context, m *module, u *uri, pin *pinSource, size int) (*connection, error) {
+	result := make(chan *connection, 1)
+	err := m.do(ctx, func(c *pkcs11.Ctx, generation uint64) (err error) {
+		conn := &connection{mod: m, generation: generation, gone: make(chan struct{}), objects: map[string]pkcs11.ObjectHandle{}, mechanisms: map[uint]bool{}}
+		if conn.slot, conn.info, err = findSlot(c, u, m.path); err != nil {
+			return err
+		}
+		if conn.login, err = c.OpenSession(conn.slot, pkcs11.CKF_SERIAL_SESSION); err != nil {
+			return fmt.Errorf("opening session: %w", err)
+		}
+		conn.free = make(chan pkcs11.SessionHandle, size)
+		defer func() {
+			if err != nil || ctx.Err() != nil {
+				conn.closeAll(c)
+			}
+		}()
+		if err := conn.authenticate(c, pin); err != nil {
+			return err
+		}
+		for range conn.poolSize(size) {
+			s, err := c.OpenSession(conn.slot, pkcs11.CKF_SERIAL_SESSION)
+			if isCode(err, pkcs11.CKR_SESSION_COUNT) && len(conn.free) > 0 {
+				break // the token gives fewer; work with those
+			}
+			if err != nil {
+				return fmt.Errorf("opening session: %w", err)
+			}
+			conn.free <- s
+		}
+		list, err := c.GetMechanismList(conn.slot)
+		if err != nil {
+			return fmt.Errorf("listing mechanisms: %w", err)
+		}
+		for _, mech := range list {
+			conn.mechanisms[mech.Mechanism] = true
+		}
+		conn.identity = m.identity(c)
+		result <- conn
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return <-result, nil
+}
+
+// poolSize respects the token's session limit (0 and all-ones mean none said).
+func (conn *connection) poolSize(size int) int {
+	if limit := conn.info.MaxSessionCount; limit > 2 && limit < 1<<31 && int(limit)-2 < size {
+		return int(limit) - 2
+	}
+	return size
+}
+
+// authenticate logs in, trying a PIN at most once in the life of its source.
+func (conn *connection) authenticate(c *pkcs11.Ctx, source *pinSource) error {
+	if conn.info.Flags&pkcs11.CKF_LOGIN_REQUIRED == 0 {
+		return nil
+	}
+	if err := mayLogin(conn.info); err != nil {
+		return err
+	}
+	pin, err := source.read()
+	if err != nil {
+		return err
+	}
+	err = c.Login(conn.login, pkcs11.CKU_USER, string(pin))
+	switch {
+	case err == nil:
+		return source.accept()
+	case isCode(err, pkcs11.CKR_USER_ALREADY_LOGGED_IN):
+		return nil // by another Token of this process
+	case isCode(err, pkcs11.CKR_PIN_INCORRECT, pkcs11.CKR_PIN_INVALID, pkcs11.CKR_PIN_LEN_RANGE, pkcs11.CKR_PIN_LOCKED, pkcs11.CKR_PIN_EXPIRED):
+		err = fmt.Errorf("%w: token %q answered %w to the PIN of %s; it was tried once and is not tried again until that changes", hsm.ErrBadPIN, trim(conn.info.Label), err, source.name())
+		return errors.Join(err, source.refuse(pin))
+	}
+	return fmt.Errorf("logging in: %w", err)
+}
+
+// use takes a session from the pool, runs fn on it and puts it back. After an
+// error the session is closed and replaced: its state is unknown.
+func (conn *connection) use(ctx context.Context, fn func(c *pkcs11.Ctx, conn *connection, s pkcs11.SessionHandle) error) error {
+	var s pkcs11.SessionHandle
+	select {
+	case s = <-conn.free:
+	case <-conn.gone:
+		return errGone
+	default:
+		select {
+		case s = <-conn.free:
+		case <-conn.gone:
+			return errGone
+		case <-ctx.Done():
+			return fmt.Errorf("all %d sessions are busy: %w", cap(conn.free), ctx.Err())
+		}
+	}
+	return conn.mod.do(ctx, func(c *pkcs11.Ctx, generation uint64) error {
+		if generation != conn.generation {
+			return pkcs11.Error(pkcs11.CKR_CRYPTOKI_NOT_INITIALIZED)
+		}
+		err := fn(c, conn, s)
+		if err != nil {
+			_ = c.CloseSession(s)
+			fresh, openErr := c.OpenSession(conn.slot, pkcs11.CKF_SERIAL_SESSION)
+			if openErr != nil {
+				return errors.Join(err, openErr) // one session less; a lost token is discarded anyway
+			}
+			s = fresh
+		}
+		conn.put(c, s)
+		return err
+	})
+}
+
+// put returns a session to the pool, or closes it when the pool is gone.
+func (conn *connection) put(c *pkcs11.Ctx, s pkcs11.SessionHandle) {
+	conn.free <- s // never blocks: the pool has room for every session
+	select {
+	case <-conn.gone:
+		conn.drain(c)
+	default:
+	}
+}
+
+// drain closes the idle sessions.
+func (conn *connection) drain(c *pkcs11.Ctx) {
+	for {
+		select {
+		case s := <-conn.free:
+			_ = c.CloseSession(s)
+		default:
+			return
+		}
+	}
+}
+
+// closeAll closes the pool and the login session.
+func (conn *connection) closeAll(c *pkcs11.Ctx) {
+	conn.drain(c)
+	_ = c.CloseSession(conn.login)
+}
+
+// discard wakes the waiters and closes the idle sessions; sessions at work are
+// closed when they come back. Handles of an earlier generation are void and
+// could by now be somebody else's: they are left alone.
+func (conn *connection) discard(ctx context.Context) {
+	conn.goneOnce.Do(func() { close(conn.gone) })
+	_ = conn.mod.do(ctx, func(c *pkcs11.Ctx, generation uint64) error {
+		if generation == conn.generation {
+			conn.closeAll(c)
+		}
+		return nil
+	})
+}

@@ -1,0 +1,235 @@
+//go:build cgo
+
+package pkcs11
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/miekg/pkcs11"
+
+	"redoubt.internal/hsm"
+)
+
+// retryAfter is how long a failed connection answers for the next callers, so
+// that a dead token is not logged into by every waiting signer in turn.
+const retryAfter = 200 * time.Millisecond
+
+// errGone ends waiting for a session of a connection that was given up.
+var errGone = errors.New("session pool was discarded")
+
+// Token is one open PKCS#11 token. It implements hsm.Token and is safe for
+// concurrent use.
+type Token struct {
+	uri     *uri
+	pin     *pinSource
+	mod     *module
+	size    int
+	import_ bool // accept imported keys
+	logger  *slog.Logger
+
+	conn   atomic.Pointer[connection] // nil while there is none
+	closed atomic.Bool
+	making chan struct{} // held by the one Generate at a time
+
+	gate    chan struct{} // held by whoever connects; guards the fields below
+	lastErr error         // result of the last connection that failed
+	lastAt  time.Time     // when it failed
+	suspect bool          // the module itself must be restarted before the next connection
+}
+
+// Open loads the module, finds the one token the URI matches and logs in. The
+// errors say what was tried: hsm.ErrUnsupported (URI or module refused),
+// hsm.ErrNotFound, hsm.ErrAmbiguous, hsm.ErrBadPIN, hsm.ErrUnavailable.
+func Open(c Config) (*Token, error) {
+	u, err := parseURI(c.URI)
+	if err != nil {
+		return nil, err
+	}
+	if c.AllowedModules == nil {
+		c.AllowedModules = DefaultModules()
+	}
+	path, err := u.module(c.AllowedModules)
+	if err != nil {
+		return nil, err
+	}
+	pin, err := newPINSource(c, u)
+	if err != nil {
+		return nil, err
+	}
+	if c.Sessions < 0 || c.Sessions > 1024 {
+		return nil, fmt.Errorf("session pool of %d, allowed are 1 to 1024", c.Sessions)
+	}
+	if c.Sessions == 0 {
+		c.Sessions = DefaultSessions
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	mod, err := loadModule(path, c.LibraryParameters)
+	if err != nil {
+		return nil, err
+	}
+	t := &Token{uri: u, pin: pin, mod: mod, size: c.Sessions, import_: c.AllowImported, logger: c.Logger, gate: make(chan struct{}, 1), making: make(chan struct{}, 1)}
+	ctx, cancel := context.WithTimeout(context.Background(), ConnectTimeout)
+	defer cancel()
+	conn, err := t.connect(ctx)
+	if err != nil {
+		mod.release()
+		return nil, fmt.Errorf("opening PKCS#11 token: %w", err)
+	}
+	// From now on the token is this one, even if another of that label appears.
+	u.token, u.serial = trim(conn.info.Label), trim(conn.info.SerialNumber)
+	u.manufacturer, u.model = trim(conn.info.ManufacturerID), trim(conn.info.Model)
+	return t, nil
+}
+
+// Close ends the sessions of this Token; the module is finalized when no other
+// Token of the process uses it. It waits a moment for signatures under way.
+func (t *Token) Close() error {
+	if t.closed.Swap(true) {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	if c := t.conn.Swap(nil); c != nil {
+		c.discard(ctx)
+	}
+	t.mod.release()
+	return nil
+}
+
+// connect returns the live connection, making one if there is none. One caller
+// connects, the others wait for it or for their context.
+func (t *Token) connect(ctx context.Context) (*connection, error) {
+	if t.closed.Load() {
+		return nil, fmt.Errorf("%w: token is closed", hsm.ErrUnavailable)
+	}
+	if c := t.conn.Load(); c != nil {
+		return c, nil
+	}
+	select {
+	case t.gate <- struct{}{}:
+		defer func() { <-t.gate }()
+	case <-ctx.Done():
+		return nil, fmt.Errorf("%w: waiting for the token: %w", hsm.ErrUnavailable, ctx.Err())
+	}
+	if c := t.conn.Load(); c != nil {
+		return c, nil
+	}
+	if t.lastErr != nil && time.Since(t.lastAt) < retryAfter {
+		return nil, t.lastErr
+	}
+	c, err := t.reach(ctx)
+	if err != nil {
+		if !isVerdict(err) {
+			err = fmt.Errorf("%w: %w", hsm.ErrUnavailable, err)
+		}
+		t.lastErr, t.lastAt = err, time.Now()
+		return nil, err
+	}
+	if t.lastErr != nil {
+		t.logger.Info("PKCS#11 token is back", "token", trim(c.info.Label), "serial", trim(c.info.SerialNumber))
+	}
+	t.lastErr, t.suspect = nil, false
+	t.conn.Store(c)
+	if t.closed.Load() { // Close ran meanwhile
+		if c := t.conn.Swap(nil); c != nil {
+			c.discard(ctx)
+		}
+		return nil, fmt.Errorf("%w: token is closed", hsm.ErrUnavailable)
+	}
+	return c, nil
+}
+
+// isVerdict reports errors that stand for themselves and are no outage.
+func isVerdict(err error) bool {
+	for _, v := range []error{hsm.ErrBadPIN, hsm.ErrNotFound, hsm.ErrAmbiguous, hsm.ErrUnsupported, hsm.ErrUnavailable} {
+		if errors.Is(err, v) {
+			return true
+		}
+	}
+	return false
+}
+
+// reach dials, and dials once more after restarting the module when that may
+// help: modules list their tokens once, at C_Initialize.
+func (t *Token) reach(ctx context.Context) (*connection, error) {
+	if t.suspect {
+		if err := t.mod.restart(ctx, t.mod.current()); err != nil {
+			return nil, err
+		}
+	}
+	seen := t.mod.current()
+	c, err := dial(ctx, t.mod, t.uri, t.pin, t.size)
+	if err == nil || errors.Is(err, hsm.ErrBadPIN) || errors.Is(err, hsm.ErrAmbiguous) || errors.Is(err, hsm.ErrUnsupported) || ctx.Err() != nil {
+		return c, err
+	}
+	if t.suspect {
+		return nil, err
+	}
+	if rerr := t.mod.restart(ctx, seen); rerr != nil {
+		return nil, errors.Join(err, rerr)
+	}
+	return dial(ctx, t.mod, t.uri, t.pin, t.size)
+}
+
+// lose gives up a connection that failed with err.
+func (t *Token) lose(ctx context.Context, c *connection, err error, suspect bool) {
+	if !t.conn.CompareAndSwap(c, nil) {
+		return // another caller was first
+	}
+	t.logger.Warn("PKCS#11 token lost, reconnecting", "token", trim(c.info.Label), "serial", trim(c.info.SerialNumber), "reason", err)
+	if suspect {
+		select {
+		case t.gate <- struct{}{}:
+			t.suspect, t.lastErr, t.lastAt = true, fmt.Errorf("%w: %w", hsm.ErrUnavailable, err), time.Now()
+			<-t.gate
+		case <-ctx.Done():
+		}
+	}
+	c.discard(ctx)
+}
+
+// with runs fn on a session of a live connection. When the session turns out to
+// be lost, the pool is discarded and fn runs once more on a new connection,
+// provided retry; fn looks its objects up through the connection each time.
+func (t *Token) with(ctx context.Context, retry bool, fn func(c *pkcs11.Ctx, conn *connection, s pkcs11.SessionHandle) error) error {
+	for attempt := 0; ; attempt++ {
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("%w: %w", hsm.ErrUnavailable, err)
+		}
+		conn, err := t.connect(ctx)
+		if err != nil {
+			return err
+		}
+		err = conn.use(ctx, fn)
+		var gone *goneError
+		switch {
+		case err == nil:
+			return nil
+		case errors.As(err, &gone): // reconnected, and the key is not there
+			t.lose(ctx, conn, err, true)
+			return fmt.Errorf("%w: %w", hsm.ErrUnavailable, err)
+		case errors.Is(err, errGone), isLost(err):
+			t.lose(ctx, conn, err, attempt > 0)
+			if attempt > 0 || !retry {
+				return fmt.Errorf("%w: %w", hsm.ErrUnavailable, err)
+			}
+		case ctx.Err() != nil:
+			return fmt.Errorf("%w: %w", hsm.ErrUnavailable, err)
+		case isCode(err, pkcs11.CKR_MECHANISM_INVALID, pkcs11.CKR_MECHANISM_PARAM_INVALID, pkcs11.CKR_KEY_FUNCTION_NOT_PERMITTED, pkcs11.CKR_KEY_TYPE_INCONSISTENT, pkcs11.CKR_FUNCTION_NOT_SUPPORTED):
+			return fmt.Errorf("%w: %w", hsm.ErrUnsupported, err)
+		default:
+			var e pkcs11.Error
+			if errors.As(err, &e) {
+				return fmt.Errorf("%w: %w", hsm.ErrUnavailable, err)
+			}
+			return err
+		}
+	}
+}
