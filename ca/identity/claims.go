@@ -185,6 +185,9 @@ func (p *Principal) takeExtensions(shape *x509.Certificate) error {
 	return nil
 }
 
+// maxSAN bounds the name of a certificate and its issuer, in bytes.
+const maxSAN = 1024
+
 // checkText refuses names that would read as something else: SAN and proof name
 // in printable ASCII (so no look-alikes), extension texts printable and valid
 // UTF-8 (so no NUL, no line break, no direction marks).
@@ -192,6 +195,9 @@ func (p *Principal) checkText() error {
 	for _, s := range []string{p.SAN.Value, p.Issuer} {
 		if s == "" || strings.IndexFunc(s, func(r rune) bool { return r <= ' ' || r >= 0x7f }) >= 0 {
 			return fmt.Errorf("name %q is empty or not printable ASCII", clip(s))
+		}
+		if len(s) > maxSAN {
+			return fmt.Errorf("name is longer than %d bytes", maxSAN)
 		}
 	}
 	if (p.Type == config.IssuerTypeURI || p.Type == config.IssuerTypeSpiffe) && p.SAN.Value != p.Subject {
