@@ -1,0 +1,114 @@
+package installer
+
+import (
+	"bytes"
+	"context"
+	"debug/buildinfo"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strings"
+)
+
+// licencePattern matches the names under which projects keep the texts that must travel with their code.
+var licencePattern = regexp.MustCompile(`(?i)^(licen[cs]e|copying|notice|patents|copyright|authors|contributors)([-._].*)?$`)
+
+// maxLicence bounds one text in bytes; the longest in use is under 100 KiB.
+const maxLicence = 1 << 20
+
+// collectLicences returns the licence texts of every module binary is linked from, of Go and of Redoubt, and how many
+// modules that are. A module without a text is an error: it could not be given to anybody.
+func collectLicences(ctx context.Context, source, binary string) (map[string]member, int, error) {
+	info, err := buildinfo.ReadFile(binary)
+	if err != nil {
+		return nil, 0, fmt.Errorf("reading what the binary is linked from: %w", err)
+	}
+	dirs, err := moduleDirs(ctx, source)
+	if err != nil {
+		return nil, 0, err
+	}
+	members := map[string]member{}
+	goroot, err := goroot(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	if err := addTexts(members, goroot, "go-"+runtime.Version()); err != nil {
+		return nil, 0, err
+	}
+	if err := addTexts(members, source, "redoubt"); err != nil {
+		return nil, 0, err
+	}
+	for _, d := range info.Deps {
+		if d.Replace != nil {
+			d = d.Replace
+		}
+		dir, ok := dirs[d.Path+"@"+d.Version]
+		if !ok {
+			return nil, 0, fmt.Errorf("licence of %s %s: the module is not in the module cache", d.Path, d.Version)
+		}
+		if err := addTexts(members, dir, d.Path+"@"+d.Version); err != nil {
+			return nil, 0, err
+		}
+	}
+	return members, len(info.Deps) + 2, nil
+}
+
+// moduleDirs maps path@version of every module of the build to its folder.
+func moduleDirs(ctx context.Context, source string) (map[string]string, error) {
+	command := exec.CommandContext(ctx, "go", "list", "-m", "-json", "all")
+	command.Dir = source
+	command.Env = append(os.Environ(), "GOWORK=off", "GOFLAGS=-mod=mod")
+	out, err := command.Output()
+	if err != nil {
+		return nil, fmt.Errorf("listing modules: %w", err)
+	}
+	dirs := map[string]string{}
+	for decoder := json.NewDecoder(bytes.NewReader(out)); ; {
+		var m struct{ Path, Version, Dir string }
+		if err := decoder.Decode(&m); errors.Is(err, io.EOF) {
+			return dirs, nil
+		} else if err != nil {
+			return nil, fmt.Errorf("listing modules: %w", err)
+		}
+		dirs[m.Path+"@"+m.Version] = m.Dir
+	}
+}
+
+func goroot(ctx context.Context) (string, error) {
+	out, err := exec.CommandContext(ctx, "go", "env", "GOROOT").Output()
+	return strings.TrimSpace(string(out)), err
+}
+
+// addTexts adds the licence texts in dir under licences/name.
+func addTexts(members map[string]member, dir, name string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("licence of %s: %w", name, err)
+	}
+	found := false
+	for _, e := range entries {
+		if !e.Type().IsRegular() || !licencePattern.MatchString(e.Name()) || strings.HasSuffix(e.Name(), ".go") {
+			continue
+		}
+		data, err := os.ReadFile(filepath.Join(dir, e.Name()))
+		if err != nil {
+			return fmt.Errorf("licence of %s: %w", name, err)
+		}
+		if len(data) > maxLicence {
+			return fmt.Errorf("licence of %s: %s has %d bytes", name, e.Name(), len(data))
+		}
+		members[path.Join("licences", name, e.Name())] = member{0o644, data}
+		found = true
+	}
+	if !found {
+		return fmt.Errorf("licence of %s: no text in its folder", name)
+	}
+	return nil
+}
