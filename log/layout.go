@@ -11,7 +11,7 @@ import (
 // The log in the store. Integers are big endian; every key begins with Config.Prefix + "log/".
 //
 //	"m"                 meta: version 1, SHA-256 of the signer's SPKI, origin. Written once.
-//	"e" uint64 last     chunk: the entries one commit put into one bundle; last is the index of its last entry, so that
+//	"e" uint64 last     chunk: entries one commit put into one bundle; last is the index of its last entry, so that
 //	                    the first key at or after an index holds it
 //	"e" 0xff x9         tip: uint64 size, root: everything durable, signed or not. Compared and swapped with each chunk
 //	"h" uint64 size     head record: root, int64 unix nanoseconds, the note's signature (key hash and bytes)
@@ -88,7 +88,30 @@ func extraDigest(index uint64, leaf [32]byte, extra []byte) [32]byte {
 	return out
 }
 
-const chunkHeader = 7
+const (
+	chunkHeader = 7
+	// chunkBytes ends a chunk early. bbolt rewrites the last leaf, three or four values, on each commit: with values as
+	// large as a batch it would write every entry three times.
+	chunkBytes = 16000
+)
+
+// splitChunks cuts rs, of consecutive indices, at bundle boundaries and at chunkBytes.
+func splitChunks(rs []*request) [][]*request {
+	var out [][]*request
+	from, size := 0, 0
+	for i, r := range rs {
+		n := 2 + len(r.leaf) + len(r.extra)
+		if i > from && (r.index%tileWidth == 0 || size+n > chunkBytes) {
+			out = append(out, rs[from:i])
+			from, size = i, 0
+		}
+		size += n
+	}
+	if from < len(rs) {
+		out = append(out, rs[from:])
+	}
+	return out
+}
 
 // encodeChunk frames rs, at most 256 requests of consecutive indices.
 func encodeChunk(rs []*request) []byte {

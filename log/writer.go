@@ -77,11 +77,12 @@ func (l *Log) run(ctx context.Context) error {
 
 // stage is what one transaction A is going to make true. It is computed anew on each run of the transaction.
 type stage struct {
-	tree  tree
-	root  [32]byte
-	full  []fullTile
-	added []*request
-	seen  map[[32]byte]uint64
+	tree   tree
+	root   [32]byte
+	full   []fullTile
+	added  []*request
+	chunks [][]*request // added, as stored
+	seen   map[[32]byte]uint64
 }
 
 // cycle is the commit path. b may be nil: then only the pending head is made durable.
@@ -204,12 +205,11 @@ func (l *Log) appendBatch(tx store.Tx, b *batch, st *stage) error {
 			st.seen[r.hash] = r.index
 		}
 	}
-	for from := 0; from < len(st.added); {
-		to := min(len(st.added), from+int(tileWidth-st.added[from].index%tileWidth))
-		if err := tx.Put(l.keys.chunk(st.added[to-1].index), encodeChunk(st.added[from:to])); err != nil {
+	st.chunks = splitChunks(st.added)
+	for _, rs := range st.chunks {
+		if err := tx.Put(l.keys.chunk(rs[len(rs)-1].index), encodeChunk(rs)); err != nil {
 			return err
 		}
-		from = to
 	}
 	for _, f := range st.full {
 		if err := tx.Put(l.keys.tile(f.level, f.index), f.tile.encode(tileWidth)); err != nil {
@@ -344,10 +344,8 @@ func (l *Log) keepFlight(st *stage) {
 // readBack compares the stored chunks and tiles of a stage with the tree that is about to be signed.
 func (l *Log) readBack(st *stage) error {
 	return l.c.DB.View(func(tx store.Tx) error {
-		for from := 0; from < len(st.added); {
-			first := st.added[from].index
-			to := min(len(st.added), from+int(tileWidth-first%tileWidth))
-			last := st.added[to-1].index
+		for _, rs := range st.chunks {
+			first, last := rs[0].index, rs[len(rs)-1].index
 			v, err := tx.Get(l.keys.chunk(last))
 			if err != nil {
 				return err
@@ -374,7 +372,6 @@ func (l *Log) readBack(st *stage) error {
 					return err
 				}
 			}
-			from = to
 		}
 		for _, f := range st.full {
 			v, err := tx.Get(l.keys.tile(f.level, f.index))

@@ -114,7 +114,7 @@ func open(path string) (d *DB, err error) {
 	b, err := bbolt.Open(path, 0o600, &bbolt.Options{
 		Timeout:         LockWait,
 		InitialMmapSize: mmapSize,
-		FreelistType:    bbolt.FreelistMapType,
+		FreelistType:    bbolt.FreelistArrayType,
 		NoStatistics:    true,
 	})
 	switch {

@@ -1,0 +1,102 @@
+package log
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"redoubt.internal/log/store/bolt"
+)
+
+// Run with: go test ./log -run '^$' -bench . -benchtime 2s
+// The figures of one run belong together; those of two runs do not (the disk and the neighbours differ).
+
+func cpuTime() time.Duration {
+	var ru syscall.Rusage
+	syscall.Getrusage(syscall.RUSAGE_SELF, &ru)
+	return time.Duration(ru.Utime.Nano() + ru.Stime.Nano())
+}
+
+// BenchmarkFlush is what the disk gives: one 4 KiB write into a written file and an fdatasync.
+func BenchmarkFlush(b *testing.B) {
+	f, err := os.Create(filepath.Join(b.TempDir(), "raw"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer f.Close()
+	const blocks = 4096
+	f.Write(make([]byte, blocks*4096))
+	f.Sync()
+	buf := make([]byte, 4096)
+	rand.Read(buf)
+	i := int64(0)
+	for b.Loop() {
+		f.WriteAt(buf, i%blocks*4096)
+		if err := syscall.Fdatasync(int(f.Fd())); err != nil {
+			b.Fatal(err)
+		}
+		i++
+	}
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "flush/s")
+}
+
+// BenchmarkAppend adds 1 KiB entries and waits for each receipt.
+func BenchmarkAppend(b *testing.B) {
+	for _, writers := range []int{1, 64, 256, 1024} {
+		b.Run(fmt.Sprintf("writers=%d", writers), func(b *testing.B) { benchAppend(b, writers, nil) })
+	}
+	b.Run("writers=1,no-mark", func(b *testing.B) {
+		benchAppend(b, 1, func(c *Config) { c.HighWater = nil })
+	})
+	b.Run("writers=256,unique", func(b *testing.B) {
+		benchAppend(b, 256, func(c *Config) { c.Unique = true })
+	})
+}
+
+func benchAppend(b *testing.B, writers int, change func(*Config)) {
+	r := newRig(b, nil)
+	if change != nil {
+		r.stop()
+		change(&r.c)
+		keep := r.c.HighWater == nil
+		r.db, _ = bolt.Open(r.path())
+		r.c.DB = r.db
+		r.openHW()
+		if keep {
+			r.c.HighWater = nil
+		}
+		r.open()
+	}
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	b.ResetTimer()
+	cpu := cpuTime()
+	for range writers {
+		wg.Go(func() {
+			leaf := make([]byte, 1024)
+			for {
+				i := next.Add(1)
+				if i > int64(b.N) {
+					return
+				}
+				binary.BigEndian.PutUint64(leaf, uint64(i))
+				if _, err := r.l.Add(context.Background(), leaf, nil, nil); err != nil {
+					b.Error(err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	b.StopTimer()
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "entries/s")
+	b.ReportMetric(float64((cpuTime()-cpu).Microseconds())/float64(b.N), "cpu-us/op")
+}
