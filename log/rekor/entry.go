@@ -149,6 +149,11 @@ func parseIntoto(ctx context.Context, version string, spec map[string]any) (*Ent
 	if err := atMost("spec.content.envelope.signatures", envelope["signatures"]); err != nil {
 		return nil, err
 	}
+	// The digest of the envelope is the client's word: the envelope as it was signed isn't here. It is held to its form.
+	hash, _ := content["hash"].(map[string]any)
+	if value, _ := hash["value"].(string); len(value) != 64 || strings.Trim(value, "0123456789abcdefABCDEF") != "" {
+		return nil, errors.New("spec.content.hash.value: 64 hexadecimal digits are required")
+	}
 	var v intoto.V002Entry
 	if err := v.Unmarshal(&models.Intoto{APIVersion: &version, Spec: spec}); err != nil {
 		return nil, err
