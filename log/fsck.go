@@ -48,7 +48,11 @@ func Fsck(ctx context.Context, c Config, progress func(done, total uint64)) (Fsc
 	if progress == nil {
 		progress = func(_, _ uint64) {}
 	}
-	f := &fsck{c: c, keys: newLayout(c.Prefix), progress: progress, marks: map[uint64][]Mark{}}
+	key, err := newNoteKey(c.Origin, c.Signer.Public())
+	if err != nil {
+		return FsckReport{}, fmt.Errorf("checking a log: %w", err)
+	}
+	f := &fsck{c: c, key: key, keys: newLayout(c.Prefix), progress: progress, marks: map[uint64][]Mark{}}
 	err = f.run(ctx)
 	if errors.Is(err, ErrCorrupt) || errors.Is(err, store.ErrCorrupt) {
 		f.problem("%v", err)
@@ -65,6 +69,7 @@ func Fsck(ctx context.Context, c Config, progress func(done, total uint64)) (Fsc
 
 type fsck struct {
 	c        Config
+	key      *noteKey
 	keys     layout
 	progress func(done, total uint64)
 	marks    map[uint64][]Mark // by size
@@ -108,7 +113,7 @@ func (f *fsck) run(ctx context.Context) error {
 		workers.Go(func() {
 			for s := range check {
 				heads.Add(1)
-				if err := verifyHead(f.c.Origin, f.c.Signer.Public(), s.h.Size, s.h.Root, s.sig); err != nil {
+				if err := f.key.verify(s.h.Size, s.h.Root, s.sig); err != nil {
 					f.problem("the head of size %d: %v", s.h.Size, err)
 				}
 			}
@@ -127,7 +132,7 @@ func (f *fsck) run(ctx context.Context) error {
 // begin reads where the log stands, and the marks.
 func (f *fsck) begin(ctx context.Context) error {
 	err := f.c.DB.View(func(tx store.Tx) error {
-		l := &Log{c: f.c, keys: f.keys, pub: f.c.Signer.Public()}
+		l := &Log{c: f.c, keys: f.keys} // without a key: signatures are checked with all the others
 		meta, err := tx.Get(f.keys.meta())
 		if err != nil {
 			return err
@@ -135,7 +140,7 @@ func (f *fsck) begin(ctx context.Context) error {
 		if meta == nil {
 			return ErrAbsent
 		}
-		want, err := metaRecord(f.c.Origin, l.pub)
+		want, err := metaRecord(f.c.Origin, f.key.pub)
 		if err != nil {
 			return err
 		}

@@ -145,7 +145,7 @@ func TestAddReopenProve(t *testing.T) {
 			if root, err := r.l.Root(t.Context(), rc.Checkpoint.Size); err != nil || root != rc.Checkpoint.Root {
 				t.Fatalf("root of %d: %v", rc.Checkpoint.Size, err)
 			}
-			size, root, err := VerifyNote(r.c.Origin, r.l.pub, rc.Checkpoint.Note)
+			size, root, err := VerifyNote(r.c.Origin, r.l.key.pub, rc.Checkpoint.Note)
 			if err != nil || size != rc.Checkpoint.Size || root != rc.Checkpoint.Root {
 				t.Fatal(err)
 			}

@@ -37,12 +37,16 @@ const MaxNote = 64 << 10
 //
 // The signature is verified before the note is returned.
 func SignNote(origin string, s crypto.Signer, size uint64, root [32]byte) ([]byte, error) {
-	sig, err := signHead(origin, s, size, root)
+	k, err := newNoteKey(origin, s.Public())
 	if err != nil {
 		return nil, err
 	}
-	if err := verifyHead(origin, s.Public(), size, root, sig); err != nil {
+	sig, err := k.sign(s, size, root)
+	if err != nil {
 		return nil, err
+	}
+	if err := k.verify(size, root, sig); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrSigning, err)
 	}
 	return renderNote(origin, size, root, sig), nil
 }
@@ -55,42 +59,47 @@ func unverified(s crypto.Signer) crypto.Signer {
 	return s
 }
 
-// signHead returns the key hash followed by the signature, the payload of a signature line.
-func signHead(origin string, s crypto.Signer, size uint64, root [32]byte) ([]byte, error) {
-	kh, err := noteKeyHash(origin, s.Public())
+// noteKey is a public key under an origin.
+type noteKey struct {
+	origin string
+	pub    crypto.PublicKey
+	hash   [4]byte // of the signature line
+}
+
+func newNoteKey(origin string, pub crypto.PublicKey) (*noteKey, error) {
+	kh, err := noteKeyHash(origin, pub)
 	if err != nil {
 		return nil, err
 	}
-	msg, opts := noteDigest(s.Public(), noteText(origin, size, root))
+	return &noteKey{origin, pub, [4]byte(kh)}, nil
+}
+
+// sign returns the key hash followed by the signature, the payload of a signature line. The caller verifies it.
+func (k *noteKey) sign(s crypto.Signer, size uint64, root [32]byte) ([]byte, error) {
+	msg, opts := noteDigest(k.pub, noteText(k.origin, size, root))
 	sig, err := unverified(s).Sign(rand.Reader, msg, opts)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrSigning, err)
 	}
-	return append(kh[:4:4], sig...), nil
+	return append(k.hash[:4:4], sig...), nil
 }
 
-// verifyHead checks what signHead made.
-func verifyHead(origin string, pub crypto.PublicKey, size uint64, root [32]byte, sig []byte) error {
-	kh, err := noteKeyHash(origin, pub)
-	if err != nil {
-		return err
-	}
-	bad := fmt.Errorf("%w: size %d of %s", ErrNote, size, origin)
-	if len(sig) < 5 || !bytes.Equal(sig[:4], kh[:4]) {
-		return bad
-	}
-	msg, opts := noteDigest(pub, noteText(origin, size, root))
+// verify checks what sign made.
+func (k *noteKey) verify(size uint64, root [32]byte, sig []byte) error {
 	ok := false
-	switch p := pub.(type) {
-	case *ecdsa.PublicKey:
-		ok = ecdsa.VerifyASN1(p, msg, sig[4:])
-	case *rsa.PublicKey:
-		ok = rsa.VerifyPKCS1v15(p, opts.HashFunc(), msg, sig[4:]) == nil
-	case ed25519.PublicKey:
-		ok = ed25519.Verify(p, msg, sig[4:])
+	if len(sig) > 4 && bytes.Equal(sig[:4], k.hash[:]) {
+		msg, opts := noteDigest(k.pub, noteText(k.origin, size, root))
+		switch p := k.pub.(type) {
+		case *ecdsa.PublicKey:
+			ok = ecdsa.VerifyASN1(p, msg, sig[4:])
+		case *rsa.PublicKey:
+			ok = rsa.VerifyPKCS1v15(p, opts.HashFunc(), msg, sig[4:]) == nil
+		case ed25519.PublicKey:
+			ok = ed25519.Verify(p, msg, sig[4:])
+		}
 	}
 	if !ok {
-		return bad
+		return fmt.Errorf("%w: size %d of %s", ErrNote, size, k.origin)
 	}
 	return nil
 }
@@ -124,6 +133,10 @@ func VerifyNote(origin string, pub crypto.PublicKey, note []byte) (size uint64, 
 	if len(lines) > 3 {
 		return bad("it has extension lines")
 	}
+	k, err := newNoteKey(origin, pub)
+	if err != nil {
+		return 0, [32]byte{}, err
+	}
 	for _, line := range strings.Split(strings.TrimSuffix(sigs, "\n"), "\n") {
 		name, b64, ok := strings.Cut(strings.TrimPrefix(line, "\u2014 "), " ")
 		if !strings.HasPrefix(line, "\u2014 ") || !ok {
@@ -133,7 +146,7 @@ func VerifyNote(origin string, pub crypto.PublicKey, note []byte) (size uint64, 
 		if err != nil || len(sig) < 5 {
 			return bad("it has a line that is no signature")
 		}
-		if name == noteName(origin) && verifyHead(origin, pub, size, root, sig) == nil {
+		if name == noteName(origin) && k.verify(size, root, sig) == nil {
 			return size, root, nil
 		}
 	}

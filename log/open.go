@@ -19,7 +19,7 @@ import (
 type Log struct {
 	c    Config
 	keys layout
-	pub  crypto.PublicKey
+	key  *noteKey // of the signer; nil without one
 
 	queue   *queue
 	running atomic.Bool
@@ -120,11 +120,15 @@ func create(ctx context.Context, c Config) error {
 	if err != nil {
 		return err
 	}
-	sig, err := signHead(c.Origin, c.Signer, 0, emptyRoot)
+	k, err := newNoteKey(c.Origin, c.Signer.Public())
 	if err != nil {
 		return err
 	}
-	if err := verifyHead(c.Origin, c.Signer.Public(), 0, emptyRoot, sig); err != nil {
+	sig, err := k.sign(c.Signer, 0, emptyRoot)
+	if err == nil {
+		err = k.verify(0, emptyRoot, sig)
+	}
+	if err != nil {
 		return err
 	}
 	h := Head{Root: emptyRoot, Time: c.Now().UTC()}
@@ -157,7 +161,9 @@ func Open(ctx context.Context, c Config) (*Log, error) {
 	l := &Log{c: c, keys: newLayout(c.Prefix), queue: newQueue(), at: func(string) {}}
 	l.w.flight = map[[32]byte]uint64{}
 	if c.Signer != nil {
-		l.pub = c.Signer.Public()
+		if l.key, err = newNoteKey(c.Origin, c.Signer.Public()); err != nil {
+			return nil, fmt.Errorf("opening a log: %w", err)
+		}
 	}
 	if err := l.open(ctx); err != nil {
 		return nil, fmt.Errorf("opening the log %s: %w", c.Origin, err)
@@ -185,7 +191,7 @@ func (l *Log) open(ctx context.Context) error {
 		l.latch(errors.New("it was opened without its key"))
 		return nil
 	}
-	if l.Err() == nil && l.w.tree.size > l.w.last.Size {
+	if l.Err() == nil && l.w.uncovered() {
 		l.c.Logger.Info("covering entries stored before the last stop", "origin", l.c.Origin, "from", l.w.last.Size, "to", l.w.tree.size)
 		// Without a signature now the log still opens: the first batch tries again.
 		if err := l.signHead(nil); err == nil {
@@ -212,8 +218,8 @@ func (l *Log) load(tx store.Tx) (tail []*request, err error) {
 	if string(meta[33:]) != l.c.Origin {
 		return nil, fmt.Errorf("%w: the log there is %q", ErrConfig, meta[33:])
 	}
-	if l.pub != nil {
-		if want, err := metaRecord(l.c.Origin, l.pub); err != nil {
+	if l.key != nil {
+		if want, err := metaRecord(l.c.Origin, l.key.pub); err != nil {
 			return nil, err
 		} else if !bytes.Equal(want, meta) {
 			return nil, ErrWrongKey
@@ -225,6 +231,12 @@ func (l *Log) load(tx store.Tx) (tail []*request, err error) {
 		l.latch(fmt.Errorf("halted: %s", reason))
 	}
 	h, err := l.loadLast(tx)
+	if errors.Is(err, errBadSignature) {
+		// Signatures are verified while their transaction runs, so this one was perhaps never published. Its size and root
+		// are checked below; signing the same again forks nothing.
+		l.c.Logger.Warn("the last head's signature does not verify; signing it again", "origin", l.c.Origin, "size", h.Size)
+		l.w.resign, err = true, nil
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -240,7 +252,9 @@ func (l *Log) load(tx store.Tx) (tail []*request, err error) {
 	return l.loadTail(tx, t.fork())
 }
 
-// loadLast returns the last durable head, checked.
+var errBadSignature = fmt.Errorf("%w: the last head", ErrCorrupt)
+
+// loadLast returns the last durable head, checked. With errBadSignature everything but its signature is good.
 func (l *Log) loadLast(tx store.Tx) (Head, error) {
 	b, err := tx.Get(l.keys.last())
 	if err != nil {
@@ -260,9 +274,9 @@ func (l *Log) loadLast(tx store.Tx) (Head, error) {
 	if h.Root != root {
 		return h, fmt.Errorf("%w: two roots for the head of size %d", ErrCorrupt, size)
 	}
-	if l.pub != nil {
-		if err := verifyHead(l.c.Origin, l.pub, size, root, sig); err != nil {
-			return h, fmt.Errorf("%w: %w", ErrCorrupt, err)
+	if l.key != nil {
+		if err := l.key.verify(size, root, sig); err != nil {
+			return h, fmt.Errorf("%w: %w", errBadSignature, err)
 		}
 	}
 	h.Note = renderNote(l.c.Origin, size, root, sig)

@@ -149,7 +149,9 @@ func splitPoint(n uint64) uint64 { return 1 << (bits.Len64(n-1) - 1) }
 
 // inclusion is PATH(index, D[size]) of RFC 6962 2.1.1.
 func (n nodes) inclusion(index, size uint64) ([][]byte, error) {
-	proof := make([][]byte, 0, bits.Len64(size))
+	depth := bits.Len64(size)
+	proof := make([][]byte, 0, depth)
+	room := make([]byte, 0, 32*depth) // of all hashes in one piece
 	var from, to uint64 = 0, size
 	for to-from > 1 {
 		k := splitPoint(to - from)
@@ -165,7 +167,8 @@ func (n nodes) inclusion(index, size uint64) ([][]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		proof = append(proof, h[:])
+		room = append(room, h[:]...)
+		proof = append(proof, room[len(room)-32:len(room):len(room)])
 	}
 	reverse(proof)
 	return proof, nil

@@ -19,7 +19,8 @@ type view struct {
 type signed struct {
 	v     *view
 	sig   []byte
-	batch *batch // who waits for it; nil after a restart or a failed attempt
+	check chan error // gives the verdict on sig once
+	batch *batch     // who waits for it; nil after a restart or a failed attempt
 }
 
 // writer is the state of the one goroutine that runs Run. Nobody else touches it while Run runs.
@@ -33,7 +34,12 @@ type writer struct {
 	fresh  []*request // the entries durable but not yet published, for the index
 	// headFirst asks for a transaction with the pending head alone: there was no room for more.
 	headFirst bool
+	// resign asks for another signature over the last head: its own did not verify.
+	resign bool
 }
+
+// uncovered says that something durable lacks a good head.
+func (w *writer) uncovered() bool { return w.resign || w.tree.size > w.last.Size }
 
 // Run is the one writer. It returns ctx's error when ctx ends, after the batch in work is answered, or the reason when
 // the log latches; Adds still waiting then get ErrClosed, or ErrReadOnly with the reason. One Run at a time.
@@ -95,7 +101,7 @@ func (l *Log) cycle(ctx context.Context, b *batch) {
 	w := &l.w
 
 	// 1. A head that could not be signed or stored earlier comes first: entries must not pile up without one.
-	if w.pending == nil && w.tree.size > w.last.Size {
+	if w.pending == nil && w.uncovered() {
 		if err := l.signHead(nil); err != nil {
 			if b != nil {
 				b.fail(err)
@@ -126,24 +132,25 @@ func (l *Log) cycle(ctx context.Context, b *batch) {
 		return
 	}
 
+	if b != nil {
+		w.tree, w.root = st.tree, st.root
+	}
+
 	// 5. (of the batch before) The head is durable: raise the marks outside, publish, answer.
 	if head != nil {
-		w.last, w.pending = head.v.head, nil
-		if err := l.publish(ctx, head); err != nil {
-			if b != nil {
-				b.fail(err)
-			}
-			return
-		}
+		w.last, w.pending, w.resign = head.v.head, nil, false
+		l.publish(ctx, head)
 	}
 	if b == nil {
 		return
 	}
-	w.tree, w.root = st.tree, st.root
 	l.keepFlight(&st)
-	if len(st.added) == 0 {
-		// Nothing was added: refusals and duplicates of published entries are answered now. A duplicate of an entry in
-		// flight cannot be here: the head above published all that was in flight.
+	if err := l.Err(); err != nil {
+		b.fail(err)
+		return
+	}
+	if !w.uncovered() {
+		// Nothing was added: refusals and duplicates of published entries are answered now.
 		b.covered = l.view.Load()
 		close(b.done)
 		return
@@ -289,32 +296,38 @@ func (l *Log) signHead(b *batch) error {
 	if h.Time.Before(w.last.Time) {
 		h.Time = w.last.Time
 	}
-	sig, err := signHead(l.c.Origin, l.c.Signer, h.Size, h.Root)
-	if err == nil {
-		if err = verifyHead(l.c.Origin, l.pub, h.Size, h.Root, sig); err != nil {
-			err = fmt.Errorf("%w: %w", ErrSigning, err)
-		}
-	}
+	sig, err := l.key.sign(l.c.Signer, h.Size, h.Root)
 	if err != nil {
 		// The key may heal (a token put back): the entries stay durable and the next batch tries again first.
 		l.c.Logger.Error("signing a head", "origin", l.c.Origin, "size", h.Size, "err", err)
 		return err
 	}
 	h.Note = renderNote(l.c.Origin, h.Size, h.Root, sig)
-	w.pending = &signed{v: &view{tree: w.tree.fork(), head: h}, sig: sig, batch: b}
+	w.pending = &signed{v: &view{tree: w.tree.fork(), head: h}, sig: sig, check: make(chan error, 1), batch: b}
+	// Verifying takes as long as half a flush, so it runs beside the transaction. Nothing is published before its verdict.
+	go func(s *signed) { s.check <- l.key.verify(h.Size, h.Root, s.sig) }(w.pending)
 	return nil
 }
 
 // publish raises the marks over a durable head, shows the head to readers and answers its batch.
-func (l *Log) publish(ctx context.Context, s *signed) error {
+func (l *Log) publish(ctx context.Context, s *signed) {
 	h := s.v.head
+	if err := <-s.check; err != nil {
+		err = fmt.Errorf("%w: %w", ErrSigning, err)
+		l.c.Logger.Error("signing a head", "origin", l.c.Origin, "size", h.Size, "err", err)
+		l.w.resign = true
+		if s.batch != nil {
+			s.batch.fail(err)
+		}
+		return
+	}
 	for _, m := range l.c.HighWater {
 		if err := m.Raise(context.WithoutCancel(ctx), Mark{Origin: l.c.Origin, Size: h.Size, Root: h.Root}); err != nil {
 			err = l.latch(fmt.Errorf("raising the high-water mark: %w", err))
 			if s.batch != nil {
 				s.batch.fail(err)
 			}
-			return err
+			return
 		}
 	}
 	l.at("raised")
@@ -328,7 +341,6 @@ func (l *Log) publish(ctx context.Context, s *signed) error {
 		s.batch.covered = s.v
 		close(s.batch.done)
 	}
-	return nil
 }
 
 // keepFlight notes entries that are durable and not yet published.
