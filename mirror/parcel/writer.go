@@ -175,7 +175,9 @@ func (w *Writer) closeVolume() error {
 	return err
 }
 
-func (w *Writer) hidden(n int, what string) string { return fmt.Sprintf(".%s.%s", fileName(w.name, n), what) }
+func (w *Writer) hidden(n int, what string) string {
+	return fmt.Sprintf(".%s.%s", fileName(w.name, n), what)
+}
 
 func fileName(name string, n int) string { return fmt.Sprintf("%s.%03d.rdp", name, n) }
 
@@ -265,8 +267,8 @@ func (w *Writer) assemble(n int, head []byte) error {
 func (p *Packed) Publish() error {
 	for _, f := range p.Files {
 		err := p.root.Rename("."+f+".partial", f)
-		if errors.Is(err, os.ErrNotExist) {
-			_, err = p.root.Stat(f)
+		if p.Note == nil && errors.Is(err, os.ErrNotExist) { // reopened: named before, and perhaps carried away since
+			continue
 		}
 		if err != nil {
 			return fmt.Errorf("naming %s: %w", f, err)

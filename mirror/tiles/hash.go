@@ -14,6 +14,19 @@ type Hash [HashSize]byte
 
 func (h Hash) String() string { return hex.EncodeToString(h[:]) }
 
+// MarshalText writes the hash as 64 hex digits.
+func (h Hash) MarshalText() ([]byte, error) { return hex.AppendEncode(nil, h[:]), nil }
+
+// UnmarshalText reads 64 hex digits.
+func (h *Hash) UnmarshalText(b []byte) error {
+	raw, err := hex.DecodeString(string(b))
+	if err != nil || len(raw) != HashSize {
+		return fmt.Errorf("%.80q is no hash", b)
+	}
+	*h = Hash(raw)
+	return nil
+}
+
 // ErrBundle says that bytes are not an entry bundle of the width they should have.
 var ErrBundle = errors.New("this is not an entry bundle of the right width")
 

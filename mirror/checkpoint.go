@@ -1,0 +1,118 @@
+package mirror
+
+import (
+	"encoding/base64"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"redoubt.internal/mirror/parcel"
+	"redoubt.internal/mirror/tiles"
+)
+
+// LogConfig names a log to mirror and the one key it is believed by.
+type LogConfig struct {
+	// Origin is the first line of the log's checkpoints. A log is told from others by it, never by its key: one key may
+	// sign for several logs.
+	Origin string
+	// FormerOrigins are first lines under which the same log signed earlier.
+	FormerOrigins []string
+	// VKey is the key that signs the checkpoints, as NAME+HASH+BASE64 (see parcel.NewVerifier).
+	VKey string
+	// Scope is parcel.ScopeFull (the default) or parcel.ScopeHeads. An importer refuses a parcel of a lesser scope.
+	Scope string
+	// Records are single leaves to carry proofs of at ScopeHeads. Exporter only.
+	Records []uint64
+	// Source is where the exporter reads the log: an http or https URL, or a directory. Exporter only.
+	Source string
+	// Layout is "tiles" (C2SP tlog-tiles, the default) or "sumdb" (the Go checksum database). Exporter only.
+	Layout string
+	// MaxAge is how old the last observed state may be before Status and Reconcile call the log stale; 0 sets no limit.
+	MaxAge time.Duration
+}
+
+// knownLog is a LogConfig that was checked.
+type knownLog struct {
+	LogConfig
+	key *parcel.Verifier
+}
+
+func knownLogs(configs []LogConfig) (map[string]*knownLog, error) {
+	out := make(map[string]*knownLog)
+	for _, c := range configs {
+		if c.Origin == "" || len(c.Origin) > 255 || strings.ContainsAny(c.Origin, "\n\r\x00") {
+			return nil, fmt.Errorf("%w: log origin %.80q", ErrConfig, c.Origin)
+		}
+		if out[c.Origin] != nil {
+			return nil, fmt.Errorf("%w: log %q is configured twice", ErrConfig, c.Origin)
+		}
+		if c.Scope == "" {
+			c.Scope = parcel.ScopeFull
+		}
+		if c.Scope != parcel.ScopeFull && c.Scope != parcel.ScopeHeads {
+			return nil, fmt.Errorf("%w: log %q: scope %q; %q or %q is needed", ErrConfig, c.Origin, c.Scope, parcel.ScopeFull, parcel.ScopeHeads)
+		}
+		key, err := parcel.NewVerifier(c.VKey)
+		if err != nil {
+			return nil, fmt.Errorf("%w: log %q: %w", ErrConfig, c.Origin, err)
+		}
+		c.Records = slices.Compact(slices.Sorted(slices.Values(c.Records)))
+		out[c.Origin] = &knownLog{c, key}
+	}
+	return out, nil
+}
+
+// Checkpoint is what a log signs: the root of its first Size leaves (C2SP tlog-checkpoint).
+type Checkpoint struct {
+	Origin string
+	Size   uint64
+	Root   tiles.Hash
+}
+
+// ParseCheckpoint reads the text of a checkpoint, without its signature lines. Extension lines are allowed and ignored.
+// Errors match ErrProof.
+func ParseCheckpoint(text []byte) (Checkpoint, error) {
+	lines := strings.Split(string(text), "\n")
+	if len(lines) < 4 || lines[len(lines)-1] != "" || lines[0] == "" || len(text) > parcel.MaxCheckpoint || slices.Contains(lines[3:len(lines)-1], "") {
+		return Checkpoint{}, fmt.Errorf("%w: this is no checkpoint", ErrProof)
+	}
+	c := Checkpoint{Origin: lines[0]}
+	var err error
+	if c.Size, err = strconv.ParseUint(lines[1], 10, 63); err != nil || strconv.FormatUint(c.Size, 10) != lines[1] || c.Size > tiles.MaxSize {
+		return Checkpoint{}, fmt.Errorf("%w: a checkpoint of size %.40q", ErrProof, lines[1])
+	}
+	root, err := base64.StdEncoding.Strict().DecodeString(lines[2])
+	if err != nil || len(root) != tiles.HashSize {
+		return Checkpoint{}, fmt.Errorf("%w: a checkpoint with root %.80q", ErrProof, lines[2])
+	}
+	c.Root = tiles.Hash(root)
+	if c.Size == 0 && c.Root != tiles.EmptyRoot() {
+		return Checkpoint{}, fmt.Errorf("%w: a checkpoint of no leaves with root %s", ErrProof, c.Root)
+	}
+	return c, nil
+}
+
+// open verifies the signature of a checkpoint by the log's key and reads it. A wrong or missing signature is ErrProof, an
+// unknown key ErrUnknownOrigin, another origin ErrUnknownOrigin.
+func (l *knownLog) open(note []byte) (Checkpoint, error) {
+	if len(note) > parcel.MaxCheckpoint {
+		return Checkpoint{}, fmt.Errorf("%w: a checkpoint of %d bytes", ErrProof, len(note))
+	}
+	text, _, err := parcel.OpenNote(note, []*parcel.Verifier{l.key})
+	if isForeign(err) {
+		return Checkpoint{}, fmt.Errorf("checkpoint of %q: %w: not signed by %s", l.Origin, ErrUnknownOrigin, l.key.ID())
+	}
+	if err != nil {
+		return Checkpoint{}, fmt.Errorf("checkpoint of %q: %w: %v", l.Origin, ErrProof, err)
+	}
+	c, err := ParseCheckpoint(text)
+	if err != nil {
+		return Checkpoint{}, fmt.Errorf("checkpoint of %q: %w", l.Origin, err)
+	}
+	if c.Origin != l.Origin && !slices.Contains(l.FormerOrigins, c.Origin) {
+		return Checkpoint{}, fmt.Errorf("checkpoint of %q: %w: its first line is %.100q", l.Origin, ErrUnknownOrigin, c.Origin)
+	}
+	return c, nil
+}

@@ -1,0 +1,127 @@
+package mirror
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"time"
+
+	"redoubt.internal/log/store"
+	"redoubt.internal/mirror/parcel"
+	"redoubt.internal/mirror/tiles"
+)
+
+// Evidence proves on its own that a log showed two histories: two checkpoints it signed that cannot both be true.
+//
+// Of two checkpoints of one size with different roots nothing more is needed. Of a smaller and a larger one, Proof (as
+// tiles.PrefixRoots reads it) gives the larger one's root and, for the smaller size, another root than the log signed.
+type Evidence struct {
+	Origin  string       `json:"origin"`
+	Former  []string     `json:"former_origins,omitempty"`
+	VKey    string       `json:"vkey"`    // of the log, as it was pinned here; check it against your own
+	Smaller string       `json:"smaller"` // the signed checkpoint of the smaller size: the one held here
+	Larger  string       `json:"larger"`  // the signed checkpoint that contradicts it
+	Proof   []tiles.Hash `json:"proof,omitempty"`
+	Parcel  string       `json:"parcel,omitempty"` // what brought it
+}
+
+// CheckEvidence tells whether data proves that the log with the given key signed two histories. It needs nothing else.
+func CheckEvidence(data []byte, vkey string) (*Evidence, error) {
+	var e Evidence
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&e); err != nil {
+		return nil, fmt.Errorf("%w: reading evidence: %v", ErrProof, err)
+	}
+	known, err := knownLogs([]LogConfig{{Origin: e.Origin, FormerOrigins: e.Former, VKey: vkey}})
+	if err != nil {
+		return nil, err
+	}
+	a, err := known[e.Origin].open([]byte(e.Smaller))
+	if err != nil {
+		return nil, err
+	}
+	b, err := known[e.Origin].open([]byte(e.Larger))
+	if err != nil {
+		return nil, err
+	}
+	if a.Size == b.Size {
+		if a.Root == b.Root {
+			return nil, fmt.Errorf("%w: both checkpoints say the same", ErrProof)
+		}
+		return &e, nil
+	}
+	root1, root2, err := tiles.PrefixRoots(a.Size, b.Size, e.Proof)
+	if err != nil {
+		return nil, err
+	}
+	if root2 != b.Root || root1 == a.Root {
+		return nil, fmt.Errorf("%w: the proof does not show a fork", ErrProof)
+	}
+	return &e, nil
+}
+
+// writeEvidence stores evidence durably, after checking that it proves what it says, and returns the file's name below the
+// folder. The name depends on the content alone, so that a repeated import finds the same file.
+func writeEvidence(root *os.Root, e Evidence) (string, error) {
+	data, err := json.MarshalIndent(e, "", "  ")
+	if err != nil {
+		return "", err
+	}
+	if _, err := CheckEvidence(data, e.VKey); err != nil {
+		return "", fmt.Errorf("checking evidence: %w", err)
+	}
+	e.Parcel = ""
+	stable, err := json.Marshal(e)
+	if err != nil {
+		return "", err
+	}
+	name := "evidence/" + escape(e.Origin) + "-" + parcel.Sum(stable).String()[:16] + ".json"
+	if err := root.MkdirAll("evidence", 0o755); err != nil {
+		return "", err
+	}
+	if _, err := root.Stat(name); err == nil {
+		return name, nil
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return "", err
+	}
+	if err := writeDurably(root, name, append(data, '\n')); err != nil {
+		return "", fmt.Errorf("writing evidence: %w", err)
+	}
+	return name, nil
+}
+
+// writeDurably writes a file whole or not at all.
+func writeDurably(root *os.Root, name string, data []byte) error {
+	tmp := name + ".tmp"
+	f, err := root.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := root.Rename(tmp, name); err != nil {
+		return err
+	}
+	return syncfs(root)
+}
+
+// freezeLog writes the evidence, then the record that the log stands still, under prefix.
+func freezeLog(ctx context.Context, root *os.Root, e Evidence, now time.Time, record func(Event, func(store.Tx) error) error, prefix string) (Freeze, error) {
+	file, err := writeEvidence(root, e)
+	if err != nil {
+		return Freeze{}, err
+	}
+	f := Freeze{Origin: e.Origin, Since: now, Reason: "two roots of one size", Evidence: file}
+	if len(e.Proof) > 0 {
+		f.Reason = "the newer tree does not hold the older one"
+	}
+	event := Event{Action: "mirror.freeze", Object: e.Origin, Outcome: "success", Detail: map[string]string{"reason": f.Reason, "evidence": file}}
+	return f, record(event, func(tx store.Tx) error { return put(tx, prefix+e.Origin, f) })
+}

@@ -1,0 +1,321 @@
+package mirror
+
+import (
+	"context"
+	"crypto"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/http"
+	"os"
+	"slices"
+	"time"
+
+	"redoubt.internal/log/store"
+	"redoubt.internal/mirror/parcel"
+	"redoubt.internal/mirror/tiles"
+)
+
+// ExporterConfig says what an Exporter collects and how it signs.
+type ExporterConfig struct {
+	// DB holds the exporter's state under the prefix "exporter/".
+	DB store.DB
+	// Dir is the exporter's own folder: the collection of tiles. It is made if it is not there.
+	Dir string
+	// Stream names the stream of parcels. One exporter feeds it.
+	Stream string
+	// Name and Signer are the exporter's key: Ed25519 or ECDSA P-256. Pull needs neither.
+	Name   string
+	Signer crypto.Signer
+	// Logs are the logs to collect, each with its Source.
+	Logs []LogConfig
+	// Client fetches http and https sources; nil means one with a timeout of a minute.
+	Client *http.Client
+	// Progress is called as a transfer goes on, from one goroutine at a time. It must not block.
+	Progress func(Progress)
+	// Now is the clock; nil means time.Now.
+	Now func() time.Time
+	// Logger takes messages for the operator; nil drops them.
+	Logger *slog.Logger
+}
+
+// Exporter is the outside end of a stream.
+type Exporter struct {
+	c    ExporterConfig
+	logs map[string]*knownLog
+	root *os.Root
+}
+
+// Keys of the exporter's state, each with a JSON value.
+//
+//	exporter/head/<origin>     Head          the last head collected and verified
+//	exporter/sent/<origin>     Head          the head the last parcel ends at
+//	exporter/stream            streamState   the last parcel exported
+//	exporter/packed/<sequence> packedState   how to name and make each parcel again
+//	exporter/frozen/<origin>   Freeze        the log showed two histories
+const (
+	keyCollected = "exporter/head/"
+	keySent      = "exporter/sent/"
+	keyExported  = "exporter/stream"
+	keyPacked    = "exporter/packed/"
+	keyStopped   = "exporter/frozen/"
+)
+
+type packedState struct {
+	Sequence uint64        `json:"sequence"`
+	Digest   parcel.Digest `json:"digest"`
+	Created  time.Time     `json:"created"`
+	Dir      string        `json:"dir"`
+	Files    []string      `json:"files"`
+	Note     []byte        `json:"note"` // the signed manifest
+}
+
+// OpenExporter opens the exporter in c.Dir. It starts nothing and fetches nothing.
+func OpenExporter(c ExporterConfig) (*Exporter, error) {
+	if !parcel.IsStream(c.Stream) {
+		return nil, fmt.Errorf("%w: stream %.80q; 1 to 64 of a-z, 0-9, dot and hyphen are allowed", ErrConfig, c.Stream)
+	}
+	if c.DB == nil || c.Dir == "" {
+		return nil, fmt.Errorf("%w: no database or no folder", ErrConfig)
+	}
+	e := &Exporter{c: c}
+	var err error
+	if e.logs, err = knownLogs(c.Logs); err != nil {
+		return nil, err
+	}
+	setDefaults(&e.c.Now, &e.c.Logger)
+	if e.root, err = openDir(c.Dir); err != nil {
+		return nil, err
+	}
+	return e, nil
+}
+
+// Close closes the exporter's folder, not the database.
+func (e *Exporter) Close() error { return e.root.Close() }
+
+func (e *Exporter) progress(p Progress) {
+	if e.c.Progress != nil {
+		e.c.Progress(p)
+	}
+}
+
+func (e *Exporter) shelf(origin string) (*shelf, error) { return openShelf(e.root, logDir(origin)) }
+
+// exporterState is what an export is judged by, read in one transaction.
+type exporterState struct {
+	stream    streamState
+	collected map[string]Head
+	sent      map[string]Head
+	frozen    map[string]Freeze
+	packed    packedState // of the last parcel
+}
+
+func (e *Exporter) state() (*exporterState, error) {
+	s := &exporterState{collected: make(map[string]Head), sent: make(map[string]Head), frozen: make(map[string]Freeze)}
+	err := e.c.DB.View(func(tx store.Tx) error {
+		if _, err := get(tx, keyExported, &s.stream); err != nil {
+			return err
+		}
+		if _, err := get(tx, packedKey(s.stream.Sequence), &s.packed); err != nil {
+			return err
+		}
+		return errors.Join(
+			scan(tx, keyCollected, func(_ string, h Head) error { s.collected[h.Origin] = h; return nil }),
+			scan(tx, keySent, func(_ string, h Head) error { s.sent[h.Origin] = h; return nil }),
+			scan(tx, keyStopped, func(_ string, f Freeze) error { s.frozen[f.Origin] = f; return nil }))
+	})
+	return s, err
+}
+
+func packedKey(sequence uint64) string { return fmt.Sprintf("%s%020d", keyPacked, sequence) }
+
+func (s *exporterState) head(m map[string]Head, origin string) Head {
+	if h, ok := m[origin]; ok {
+		return h
+	}
+	return Head{Origin: origin, Root: tiles.EmptyRoot()}
+}
+
+// Packed says what an export made. Its JSON form is stable.
+type Packed struct {
+	Stream   string         `json:"stream"`
+	Sequence uint64         `json:"sequence"`
+	Digest   parcel.Digest  `json:"digest"`
+	Files    []string       `json:"files"` // names in the folder exported to
+	Bytes    int64          `json:"bytes"`
+	Logs     []TransferStep `json:"logs"`
+}
+
+// ExportOptions are the inputs of an export beside the collection.
+type ExportOptions struct {
+	// Out is the folder the volumes are written to; it exists.
+	Out string
+	// Name is the first part of the volumes' names; empty means <stream>-<sequence>.
+	Name string
+	// VolumeSize is the largest size of a volume in bytes; 0 makes one volume.
+	VolumeSize int64
+	// Created is the time written into the manifest; zero means now.
+	Created time.Time
+	// Refresh packs a parcel though no log grew, so that the inside learns that the logs stand where they stood.
+	Refresh bool
+}
+
+// Export packs what was collected since the last parcel. ErrNothing when nothing was. Every file is verified once more on
+// its way from the collection, so that a damaged collection is named here and not inside.
+//
+// The parcel is complete and durable under hidden names before the state advances, and named after; a crash between the two
+// is made good by the next call.
+func (e *Exporter) Export(ctx context.Context, o ExportOptions) (Packed, error) {
+	out := Packed{Stream: e.c.Stream}
+	unlock, err := lockDir(e.root)
+	if err != nil {
+		return out, err
+	}
+	defer unlock()
+	if e.c.Signer == nil || e.c.Name == "" {
+		return out, fmt.Errorf("%w: no exporter key", ErrConfig)
+	}
+	s, err := e.state()
+	if err != nil {
+		return out, err
+	}
+	if len(s.packed.Files) > 0 {
+		if err := e.finishNaming(s.packed); err != nil {
+			return out, fmt.Errorf("naming the volumes of parcel %d: %w", s.packed.Sequence, err)
+		}
+	}
+	if o.Created.IsZero() {
+		o.Created = e.c.Now()
+	}
+	m := parcel.Manifest{
+		Stream: e.c.Stream, Sequence: s.stream.Sequence + 1, Previous: s.stream.Digest, Created: parcel.Time{Time: o.Created.UTC().Truncate(time.Second)},
+	}
+	grew := false
+	for _, origin := range sortedKeys(e.logs) {
+		log, to, from := e.logs[origin], s.head(s.collected, origin), s.head(s.sent, origin)
+		_, frozen := s.frozen[origin]
+		if to.Note == nil || frozen || to.Scope != log.Scope {
+			continue
+		}
+		grew = grew || from.Note == nil || from.Size != to.Size || !slices.Equal(from.Records, to.Records)
+		m.Logs = append(m.Logs, parcel.Log{Origin: origin, Scope: log.Scope, From: from.state(), To: to.state(), Records: to.Records})
+	}
+	if len(m.Logs) == 0 || !grew && !o.Refresh {
+		return out, fmt.Errorf("%w: nothing was collected since parcel %d", ErrNothing, s.stream.Sequence)
+	}
+	if o.Name == "" {
+		o.Name = fmt.Sprintf("%s-%06d", e.c.Stream, m.Sequence)
+	}
+	return e.pack(ctx, s, m, o)
+}
+
+func (e *Exporter) pack(ctx context.Context, s *exporterState, m parcel.Manifest, o ExportOptions) (out Packed, err error) {
+	w, err := parcel.NewWriter(o.Out, o.Name, m, o.VolumeSize)
+	if err != nil {
+		return out, err
+	}
+	for i, l := range m.Logs {
+		step, err := e.packLog(ctx, w, i, l, s)
+		if err != nil {
+			w.Abandon()
+			return out, full(fmt.Errorf("packing %q: %w", l.Origin, err))
+		}
+		out.Logs = append(out.Logs, step)
+	}
+	p, err := w.Finish(e.c.Name, e.c.Signer)
+	if err != nil {
+		w.Abandon()
+		return out, full(err)
+	}
+	defer p.Close()
+	state := packedState{Sequence: m.Sequence, Digest: p.Digest, Created: m.Created.Time, Dir: o.Out, Files: p.Files, Note: p.Note}
+	err = e.c.DB.Update(func(tx store.Tx) error {
+		if err := put(tx, keyExported, streamState{Sequence: m.Sequence, Digest: p.Digest, Floor: e.c.Now().UTC()}); err != nil {
+			return err
+		}
+		if err := put(tx, packedKey(m.Sequence), state); err != nil {
+			return err
+		}
+		for _, l := range m.Logs {
+			if err := put(tx, keySent+l.Origin, s.collected[l.Origin]); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return out, full(err)
+	}
+	out.Stream, out.Sequence, out.Digest, out.Files = m.Stream, m.Sequence, p.Digest, p.Files
+	for _, v := range p.Manifest.Volumes {
+		out.Bytes += v.Bytes
+	}
+	return out, p.Publish()
+}
+
+// packLog adds a log's files in the order of its plan.
+func (e *Exporter) packLog(ctx context.Context, w *parcel.Writer, i int, l parcel.Log, s *exporterState) (TransferStep, error) {
+	from, to := s.head(s.sent, l.Origin), s.collected[l.Origin]
+	sh, err := e.shelf(l.Origin)
+	if err != nil {
+		return TransferStep{}, err
+	}
+	defer sh.close()
+	step, err := prove(ctx, e.logs[l.Origin], from, to.Note, l.Scope, l.Records, sh.fetch)
+	if err != nil {
+		return TransferStep{}, err
+	}
+	if err := w.Add(parcel.Name{Log: i, Checkpoint: true}, to.Note); err != nil {
+		return TransferStep{}, err
+	}
+	for _, t := range step.plan.spine {
+		if err := w.Add(parcel.Name{Log: i, Tile: t}, step.spine[t]); err != nil {
+			return TransferStep{}, err
+		}
+	}
+	hashes := make([]byte, 0, tiles.Width*tiles.HashSize)
+	for k := step.plan.first; k < step.plan.after; k++ {
+		t := step.plan.bundle(k)
+		b, err := sh.fetch(ctx, t)
+		if err != nil {
+			return TransferStep{}, err
+		}
+		if err := step.take(ctx, t, b, hashes, func(tiles.Tile, []byte) error { return nil }); err != nil {
+			return TransferStep{}, err
+		}
+		if err := w.Add(parcel.Name{Log: i, Tile: t}, b); err != nil {
+			return TransferStep{}, err
+		}
+		if done := k + 1 - step.plan.first; done%syncEvery == 0 || k+1 == step.plan.after {
+			e.progress(Progress{Stage: "export", Origin: l.Origin, Done: done, Total: step.plan.packages()})
+		}
+	}
+	done := TransferStep{Origin: l.Origin, Scope: l.Scope, From: from.Size, To: to.Size, Root: to.Root.String()}
+	if l.Scope == parcel.ScopeFull {
+		done.Entries = to.Size - from.Size
+	}
+	return done, nil
+}
+
+// finishNaming names the volumes of the last parcel if a crash came between the state and their names.
+func (e *Exporter) finishNaming(s packedState) error {
+	p, err := parcel.Reopen(s.Dir, s.Files)
+	if errors.Is(err, fs.ErrNotExist) { // the medium was taken away
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	return p.Publish()
+}
+
+func sortedKeys(m map[string]*knownLog) []string {
+	var out []string
+	for k := range m {
+		out = append(out, k)
+	}
+	slices.Sort(out)
+	return out
+}

@@ -1,0 +1,370 @@
+package mirror
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"redoubt.internal/log/store"
+	"redoubt.internal/mirror/parcel"
+)
+
+const (
+	clockSlack = 5 * time.Minute // how far the local clock may lie behind the last commit
+	clockAhead = 24 * time.Hour  // how far a parcel may come from the future
+)
+
+// Report says what an import did. Its JSON form is stable.
+type Report struct {
+	Stream    string     `json:"stream"`
+	Transfers []Transfer `json:"transfers"`
+}
+
+// Import imports the parcels whose volumes, or folders of volumes, are named. Several parcels are taken in the order of their
+// numbers; those imported before are passed over if a newer one is among them. The report holds what was committed, also
+// beside an error. ExitCode tells errors apart.
+//
+// The steps are those of docs/cycle.md, "One parcel". A crash between any two of them, and a second run, end in the same
+// state: until step 8 everything new lies in a staging folder nobody reads; step 8 only renames and is repeated at the next
+// start; step 9 is one transaction.
+func (m *Mirror) Import(ctx context.Context, paths []string) (Report, error) {
+	report := Report{Stream: m.c.Stream, Transfers: []Transfer{}}
+	// 1. One import at a time, and what the last one had proven is finished first.
+	unlock, err := lockDir(m.root)
+	if err != nil {
+		return report, err
+	}
+	defer unlock()
+	if err := m.finishPublish(ctx); err != nil {
+		return report, full(err)
+	}
+	// 2. RECEIVED: every manifest is signed by a known exporter. Nothing else of a volume was read.
+	parcels, err := parcel.Scan(paths, m.exporters)
+	if err != nil {
+		return report, m.refuse(ctx, nil, err)
+	}
+	defer func() {
+		for _, p := range parcels {
+			p.Close()
+		}
+	}()
+	if len(parcels) == 0 {
+		return report, fmt.Errorf("%w: no volumes (*.rdp) there", ErrNothing)
+	}
+	m.progress(Progress{Stage: "received"})
+	var forks []error
+	for i, p := range parcels {
+		t, err := m.importParcel(ctx, p, i < len(parcels)-1)
+		if t != nil {
+			report.Transfers = append(report.Transfers, *t)
+		}
+		if t != nil && errors.Is(err, ErrFork) { // committed for the other logs
+			forks = append(forks, err)
+			continue
+		}
+		if err != nil {
+			return report, m.refuse(ctx, p, full(err))
+		}
+	}
+	return report, errors.Join(forks...)
+}
+
+func (m *Mirror) importParcel(ctx context.Context, p *parcel.Parcel, newerFollows bool) (*Transfer, error) {
+	s, err := m.snapshot()
+	if err != nil {
+		return nil, err
+	}
+	// 3. The manifest continues the stream and names known logs at our own heads.
+	done, err := m.judge(p, s, newerFollows)
+	if done != nil || err != nil {
+		return done, err
+	}
+	if err := m.room(p.Manifest); err != nil {
+		return nil, err
+	}
+	// 4. QUARANTINED: every volume is there and has the digest that was signed.
+	if err := p.Check(ctx); err != nil {
+		return nil, err
+	}
+	m.progress(Progress{Stage: "quarantined"})
+	in := &importing{m: m, p: p, s: s}
+	defer in.close()
+	if err := in.resume(ctx); err != nil {
+		return nil, err
+	}
+	// 5 to 7, per log: checkpoint and consistency; PENDING; packages.
+	if err := in.readLogs(ctx); err != nil {
+		return nil, err
+	}
+	if in.moved == 0 {
+		return nil, errors.Join(in.forks...)
+	}
+	// 8 and 9: publish and COMMIT.
+	if err := in.publish(ctx); err != nil {
+		return nil, err
+	}
+	return in.pending.Transfer, errors.Join(in.forks...)
+}
+
+// judge decides by the manifest alone. It returns a Transfer when there is nothing to do.
+func (m *Mirror) judge(p *parcel.Parcel, s *snapshot, newerFollows bool) (*Transfer, error) {
+	n, last := p.Manifest, s.stream
+	if n.Stream != m.c.Stream {
+		return nil, fmt.Errorf("%w: %q instead of %q", ErrWrongStream, n.Stream, m.c.Stream)
+	}
+	switch {
+	case n.Sequence <= last.Sequence:
+		var t Transfer
+		if err := m.c.DB.View(func(tx store.Tx) error { _, err := get(tx, transferKey(n.Sequence), &t); return err }); err != nil {
+			return nil, err
+		}
+		if !t.Digest.Equal(p.Digest) {
+			return nil, fmt.Errorf("%w: parcel %d has digest %s, the one imported %s", ErrForkedStream, n.Sequence, p.Digest, t.Digest)
+		}
+		if n.Sequence < last.Sequence && !newerFollows {
+			return nil, fmt.Errorf("%w: parcel %d, the last is %d", ErrReplay, n.Sequence, last.Sequence)
+		}
+		t.Outcome = "already imported"
+		return &t, nil
+	case n.Sequence > last.Sequence+1:
+		return nil, &GapError{Stream: n.Stream, First: last.Sequence + 1, Last: n.Sequence - 1, Offered: n.Sequence}
+	case !n.Previous.Equal(last.Digest):
+		return nil, fmt.Errorf("%w: parcel %d follows %s, the last one imported is %s", ErrForkedStream, n.Sequence, n.Previous, last.Digest)
+	}
+	now := m.c.Now()
+	if now.Before(last.Floor.Add(-clockSlack)) {
+		return nil, fmt.Errorf("%w: it is %s, but the last import was at %s", ErrClock, now.UTC().Format(time.RFC3339), last.Floor.UTC().Format(time.RFC3339))
+	}
+	if n.Created.After(now.Add(clockAhead)) {
+		return nil, fmt.Errorf("%w: it is %s, but the parcel was made at %s", ErrClock, now.UTC().Format(time.RFC3339), n.Created.Format(time.RFC3339))
+	}
+	for _, l := range n.Logs {
+		known := m.logs[l.Origin]
+		if known == nil {
+			return nil, fmt.Errorf("%w: %q", ErrUnknownOrigin, l.Origin)
+		}
+		if l.Scope != known.Scope {
+			return nil, fmt.Errorf("log %q: %w: scope %q is carried, %q is required", l.Origin, ErrProof, l.Scope, known.Scope)
+		}
+		if _, frozen := s.frozen[l.Origin]; frozen {
+			continue
+		}
+		switch own := s.head(l.Origin); {
+		case l.From.Size > own.Size:
+			return nil, fmt.Errorf("log %q: %w: the parcel starts at %d leaves, %d are held", l.Origin, ErrProof, l.From.Size, own.Size)
+		case l.From.Size < own.Size:
+			return nil, fmt.Errorf("log %q: %w: the parcel starts at %d leaves, %d are held", l.Origin, ErrReplay, l.From.Size, own.Size)
+		}
+	}
+	return nil, nil
+}
+
+// room refuses a parcel that would not fit, before anything is unpacked.
+func (m *Mirror) room(n *parcel.Manifest) error {
+	var need int64
+	for _, v := range n.Volumes {
+		need += v.Unpacked
+	}
+	if m.c.Quota > 0 && need > m.c.Quota {
+		return fmt.Errorf("%w: the parcel unpacks to %d bytes, the quota is %d", ErrFull, need, m.c.Quota)
+	}
+	d, err := m.root.Open(".")
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	var fsStat unix.Statfs_t
+	if err := unix.Fstatfs(int(d.Fd()), &fsStat); err != nil {
+		return nil // not every file system tells; writing will
+	}
+	if free := fsStat.Bavail * uint64(fsStat.Bsize); uint64(need) > free {
+		return fmt.Errorf("%w: the parcel unpacks to %d bytes, %d are free", ErrFull, need, free)
+	}
+	return nil
+}
+
+// full marks errors of a full disk.
+func full(err error) error {
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) || errors.Is(err, store.ErrFull) {
+		return fmt.Errorf("%w: %w", ErrFull, err)
+	}
+	return err
+}
+
+// publish moves what is staged and proven onto the shelves and commits it.
+func (in *importing) publish(ctx context.Context) error {
+	m, p := in.m, in.pending
+	p.Publish, p.Heads, p.Transfer = true, in.heads, &Transfer{
+		Sequence: in.p.Manifest.Sequence, Digest: in.p.Digest, Exporter: in.p.By.ID(), Created: in.p.Manifest.Created.Time,
+		Imported: m.c.Now().UTC(), Outcome: "committed", Logs: in.steps,
+	}
+	if err := in.savePending(); err != nil {
+		return err
+	}
+	m.progress(Progress{Stage: "publish"})
+	return m.commit(ctx, p)
+}
+
+// finishPublish repeats steps 8 and 9 of an import that had proven everything when it was cut short.
+func (m *Mirror) finishPublish(ctx context.Context) error {
+	s, err := m.snapshot()
+	if err != nil || s.pending == nil || !s.pending.Publish {
+		return err
+	}
+	m.c.Logger.InfoContext(ctx, "finishing an import that was cut short", "sequence", s.pending.Sequence)
+	return m.commit(ctx, s.pending)
+}
+
+// commit renames the staged files into place (step 8) and moves heads, stream and history in one transaction (step 9).
+// Files beyond a head are invisible to readers, so a crash between the two shows nothing.
+func (m *Mirror) commit(ctx context.Context, p *pendingState) error {
+	for _, h := range p.Heads {
+		if err := moveTree(m.root, path.Join(stagingDir(p.Digest), escape(h.Origin)), logDir(h.Origin)); err != nil {
+			return fmt.Errorf("publishing %q: %w", h.Origin, err)
+		}
+	}
+	if err := syncfs(m.root); err != nil {
+		return err
+	}
+	m.progress(Progress{Stage: "commit"})
+	detail := map[string]string{"sequence": fmt.Sprint(p.Sequence), "exporter": p.Transfer.Exporter}
+	for i, l := range p.Transfer.Logs {
+		detail[fmt.Sprintf("log.%d", i)] = fmt.Sprintf("%s: %d to %d, root %s", l.Origin, l.From, l.To, l.Root)
+	}
+	e := Event{Action: "mirror.import", Object: p.Digest.String(), Outcome: "success", Detail: detail}
+	err := m.record(ctx, e, func(tx store.Tx) error {
+		var last streamState
+		if _, err := get(tx, keyStream, &last); err != nil {
+			return err
+		}
+		if last.Sequence+1 != p.Sequence {
+			return fmt.Errorf("committing parcel %d after %d: %w", p.Sequence, last.Sequence, store.ErrConflict)
+		}
+		last = streamState{Sequence: p.Sequence, Digest: p.Digest, Floor: laterOf(last.Floor, p.Transfer.Imported)}
+		if err := put(tx, keyStream, last); err != nil {
+			return err
+		}
+		if err := put(tx, transferKey(p.Sequence), p.Transfer); err != nil {
+			return err
+		}
+		for i, h := range p.Heads {
+			if err := put(tx, keyHead+h.Origin, h); err != nil {
+				return err
+			}
+			from := p.Transfer.Logs[slices.IndexFunc(p.Transfer.Logs, func(s TransferStep) bool { return s.Origin == p.Heads[i].Origin })].From
+			if err := put(tx, seenKey(h.Origin, h.Size), seenHead{Size: h.Size, Root: h.Root, Note: h.Note, From: from, Scope: h.Scope, Sequence: h.Sequence}); err != nil {
+				return err
+			}
+		}
+		return tx.Delete([]byte(keyPending))
+	})
+	if err != nil {
+		return err
+	}
+	m.progress(Progress{Stage: "committed"})
+	if err := m.root.RemoveAll(stagingDir(p.Digest)); err != nil {
+		m.c.Logger.WarnContext(ctx, "removing staged files", "error", err)
+	}
+	m.c.Logger.InfoContext(ctx, "parcel imported", "stream", m.c.Stream, "sequence", p.Sequence, "digest", p.Digest.String())
+	return nil
+}
+
+func laterOf(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+// refuse remembers why a parcel was refused, for status and reconcile, and returns err. The mirrored state does not move.
+func (m *Mirror) refuse(ctx context.Context, p *parcel.Parcel, err error) error {
+	kind := kindOf(err)
+	if kind == "" {
+		return err
+	}
+	i := Incident{Kind: kind, Detail: oneLine(err), Seen: m.c.Now().UTC()}
+	name := parcel.Sum([]byte(i.Detail)).String()[:16]
+	if p != nil {
+		i.Digest, i.Sequence = p.Digest, p.Manifest.Sequence
+		name = p.Digest.String()[:16]
+	}
+	var gap *GapError
+	if errors.As(err, &gap) {
+		i.First, i.Last = gap.First, gap.Last
+	}
+	key := keyIncident + kind + "/" + name
+	e := Event{Action: "mirror.refuse", Object: i.Digest.String(), Outcome: "refused", Detail: map[string]string{"reason": kind, "error": i.Detail}}
+	rerr := m.record(ctx, e, func(tx store.Tx) error {
+		var old Incident
+		if _, err := get(tx, key, &old); err != nil {
+			return err
+		}
+		now := i
+		now.Times = old.Times + 1
+		if old.Times == 0 {
+			if err := dropOldest(tx); err != nil {
+				return err
+			}
+		}
+		return put(tx, key, now)
+	})
+	if rerr != nil {
+		return errors.Join(err, fmt.Errorf("recording the refusal: %w", rerr))
+	}
+	return err
+}
+
+// dropOldest makes room for one more incident.
+func dropOldest(tx store.Tx) error {
+	var oldest string
+	var when time.Time
+	n := 0
+	err := scan(tx, keyIncident, func(key string, i Incident) error {
+		if n++; oldest == "" || i.Seen.Before(when) {
+			oldest, when = key, i.Seen
+		}
+		return nil
+	})
+	if err != nil || n < maxIncidents {
+		return err
+	}
+	return tx.Delete([]byte(oldest))
+}
+
+func stagingDir(d parcel.Digest) string { return "staging/" + d.String() }
+
+// savePending writes the pending record.
+func (in *importing) savePending() error {
+	b, err := json.Marshal(in.pending)
+	if err != nil {
+		return err
+	}
+	return in.m.c.DB.Update(func(tx store.Tx) error { return tx.Put([]byte(keyPending), b) })
+}
+
+// resume finds out how far an earlier run came with this very parcel, or starts anew.
+func (in *importing) resume(ctx context.Context) error {
+	m, dir := in.m, stagingDir(in.p.Digest)
+	_, err := m.root.Stat(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if in.s.pending != nil && in.s.pending.Digest.Equal(in.p.Digest) && err == nil && len(in.s.pending.Done) == len(in.p.Manifest.Logs) {
+		in.pending = in.s.pending
+		m.c.Logger.InfoContext(ctx, "resuming an import", "sequence", in.pending.Sequence, "packages", in.pending.Done)
+		return nil
+	}
+	// Whatever else lies in staging belongs to a parcel that was never committed.
+	if err := m.root.RemoveAll("staging"); err != nil {
+		return fmt.Errorf("clearing staging: %w", err)
+	}
+	in.pending = &pendingState{Digest: in.p.Digest, Sequence: in.p.Manifest.Sequence, Done: make([]uint64, len(in.p.Manifest.Logs))}
+	return m.root.MkdirAll(dir, 0o755)
+}

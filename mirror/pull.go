@@ -1,0 +1,231 @@
+package mirror
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"runtime"
+	"sync"
+
+	"redoubt.internal/log/store"
+	"redoubt.internal/mirror/parcel"
+	"redoubt.internal/mirror/tiles"
+)
+
+// PullReport says what a pull collected. Its JSON form is stable.
+type PullReport struct {
+	Logs []PullStep `json:"logs"`
+}
+
+// PullStep is what a pull did for one log.
+type PullStep struct {
+	TransferStep
+	Fetched uint64 `json:"fetched"` // entry bundles fetched
+	Kept    uint64 `json:"kept"`    // entry bundles that an earlier, unfinished pull had fetched
+	Error   string `json:"error,omitempty"`
+}
+
+// Pull brings every log of the configuration up to date from its source, verifying all of it. One log that fails does not
+// stop the others; the errors are joined. ErrNothing when no log has anything new. A pull that was cut short goes on where it
+// stopped: what lies in the collection is verified again and not fetched again.
+func (e *Exporter) Pull(ctx context.Context) (PullReport, error) {
+	report := PullReport{Logs: []PullStep{}}
+	unlock, err := lockDir(e.root)
+	if err != nil {
+		return report, err
+	}
+	defer unlock()
+	s, err := e.state()
+	if err != nil {
+		return report, err
+	}
+	var errs []error
+	moved := false
+	for _, origin := range sortedKeys(e.logs) {
+		from := s.head(s.collected, origin)
+		step := PullStep{TransferStep: TransferStep{Origin: origin, Scope: e.logs[origin].Scope, From: from.Size, To: from.Size, Root: from.Root.String()}}
+		if f, ok := s.frozen[origin]; ok {
+			err = &ForkError{Origin: origin, Evidence: f.Evidence, Frozen: true}
+		} else {
+			err = e.pullLog(ctx, e.logs[origin], from, &step)
+		}
+		if err != nil {
+			step.Error = oneLine(err)
+			errs = append(errs, full(err))
+		}
+		moved = moved || step.To != step.From || from.Note == nil && err == nil
+		report.Logs = append(report.Logs, step)
+	}
+	if len(errs) == 0 && !moved {
+		return report, fmt.Errorf("%w: no log has anything new", ErrNothing)
+	}
+	return report, errors.Join(errs...)
+}
+
+func (e *Exporter) pullLog(ctx context.Context, log *knownLog, from Head, out *PullStep) error {
+	if from.Note != nil && from.Scope != log.Scope {
+		return fmt.Errorf("%w: log %q was collected at scope %q; a new stream is needed for %q", ErrConfig, log.Origin, from.Scope, log.Scope)
+	}
+	src, err := OpenSource(log.Source, log.Layout, e.c.Client)
+	if err != nil {
+		return err
+	}
+	note, err := src.Checkpoint(ctx)
+	if err != nil {
+		return remoteErr("reading the checkpoint", err)
+	}
+	sh, err := e.shelf(log.Origin)
+	if err != nil {
+		return err
+	}
+	defer sh.close()
+	step, err := prove(ctx, log, from, note, log.Scope, recordsBelow(log, note), func(ctx context.Context, t tiles.Tile) ([]byte, error) {
+		b, err := src.Tile(ctx, t)
+		return b, remoteErr("", err)
+	})
+	if errors.Is(err, ErrReplay) {
+		err = e.olderHead(ctx, log, from, note, sh, err)
+	}
+	var fork *forkFound
+	if errors.As(err, &fork) {
+		f, err := freezeLog(ctx, e.root, fork.evidence, e.c.Now().UTC(), func(_ Event, with func(store.Tx) error) error { return e.c.DB.Update(with) }, keyStopped)
+		if err != nil {
+			return err
+		}
+		out.Frozen = true
+		return &ForkError{Origin: log.Origin, Evidence: f.Evidence}
+	}
+	if err != nil {
+		return err
+	}
+	for _, t := range step.plan.spine {
+		if err := sh.write(t, step.spine[t]); err != nil {
+			return err
+		}
+	}
+	if err := e.pullPackages(ctx, src, step, sh, out); err != nil {
+		return err
+	}
+	if err := sh.sync(); err != nil {
+		return err
+	}
+	head := Head{Origin: log.Origin, Scope: log.Scope, Size: step.to.Size, Root: step.to.Root, Note: note, Observed: e.c.Now().UTC(), Imported: e.c.Now().UTC(), Records: recordsBelow(log, note)}
+	if err := e.c.DB.Update(func(tx store.Tx) error { return put(tx, keyCollected+log.Origin, head) }); err != nil {
+		return err
+	}
+	out.To, out.Root = step.to.Size, step.to.Root.String()
+	if log.Scope == parcel.ScopeFull {
+		out.Entries = step.to.Size - from.Size
+	}
+	return nil
+}
+
+// recordsBelow are the configured records that the tree of a checkpoint has.
+func recordsBelow(log *knownLog, note []byte) []uint64 {
+	c, err := log.open(note)
+	if err != nil {
+		return nil
+	}
+	var out []uint64
+	for _, r := range log.Records {
+		if r < c.Size {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// olderHead tells a log that shows an old checkpoint from one that shows another history: a full collection has the root of
+// every size.
+func (e *Exporter) olderHead(ctx context.Context, log *knownLog, from Head, note []byte, sh *shelf, older error) error {
+	to, err := log.open(note)
+	if err != nil || log.Scope != parcel.ScopeFull {
+		return older
+	}
+	tree := tiles.NewTree(from.Size, from.Root, sh.fetch)
+	root, err := tree.RootAt(ctx, to.Size)
+	if err != nil || root == to.Root {
+		return older
+	}
+	proof, err := tree.Consistency(ctx, to.Size)
+	if err != nil {
+		return older
+	}
+	return &forkFound{Evidence{Origin: log.Origin, Former: log.FormerOrigins, VKey: log.VKey, Smaller: string(note), Larger: string(from.Note), Proof: tiles.Seeded(to.Size, root, proof)}}
+}
+
+// pullPackages fetches, verifies and keeps the entry bundles, several at once.
+func (e *Exporter) pullPackages(ctx context.Context, src Source, s *step, sh *shelf, out *PullStep) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	work := make(chan tiles.Tile)
+	var workers sync.WaitGroup
+	var mu sync.Mutex
+	for range max(atOnce, runtime.GOMAXPROCS(0)) {
+		workers.Go(func() {
+			hashes := make([]byte, 0, tiles.Width*tiles.HashSize)
+			for t := range work {
+				fetched, err := pullBundle(ctx, src, s, sh, t, hashes)
+				if err != nil {
+					cancel(err)
+					continue
+				}
+				mu.Lock()
+				if fetched {
+					out.Fetched++
+				} else {
+					out.Kept++
+				}
+				if n := out.Fetched + out.Kept; n%syncEvery == 0 || n == s.plan.packages() {
+					e.progress(Progress{Stage: "pull", Origin: s.log.Origin, Done: n, Total: s.plan.packages()})
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	for k := s.plan.first; k < s.plan.after && ctx.Err() == nil; k++ {
+		select {
+		case work <- s.plan.bundle(k):
+		case <-ctx.Done():
+		}
+	}
+	close(work)
+	workers.Wait()
+	return context.Cause(ctx)
+}
+
+// pullBundle makes sure that a verified bundle and its hash tile are in the collection.
+func pullBundle(ctx context.Context, src Source, s *step, sh *shelf, t tiles.Tile, hashes []byte) (fetched bool, err error) {
+	if b, err := sh.readFile(t); err == nil {
+		if s.take(ctx, t, b, hashes, func(k tiles.Tile, data []byte) error {
+			if k.Level == tiles.Entries {
+				return nil
+			}
+			return sh.write(k, data)
+		}) == nil {
+			return false, nil
+		}
+	}
+	b, err := src.Tile(ctx, t)
+	if err != nil {
+		return false, remoteErr("reading "+t.Path(), err)
+	}
+	return true, s.take(ctx, t, b, hashes, sh.write)
+}
+
+// remoteErr says that it was the source that failed.
+func remoteErr(doing string, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, context.Canceled):
+		return err
+	case errors.Is(err, fs.ErrNotExist) && !errors.Is(err, ErrRemote):
+		err = fmt.Errorf("%w: %w", ErrRemote, err)
+	}
+	if doing == "" {
+		return err
+	}
+	return fmt.Errorf("%s: %w", doing, err)
+}

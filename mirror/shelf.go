@@ -1,0 +1,207 @@
+package mirror
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"strconv"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"redoubt.internal/mirror/tiles"
+)
+
+// shelf keeps the tiles of one log as files in the layout of C2SP tlog-tiles: tile/0/x001/234, tile/entries/000.p/7. A file is
+// written once, whole. What may be read is decided by the log's head in the database, never by what lies on the shelf.
+type shelf struct {
+	root *os.Root
+	dirs sync.Map // folders known to exist
+}
+
+// openShelf opens, and if need be makes, the shelf in folder dir below base.
+func openShelf(base *os.Root, dir string) (*shelf, error) {
+	if err := base.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	root, err := base.OpenRoot(dir)
+	if err != nil {
+		return nil, err
+	}
+	return &shelf{root: root}, nil
+}
+
+func (s *shelf) close() error { return s.root.Close() }
+
+func (s *shelf) mkdir(dir string) error {
+	if _, ok := s.dirs.Load(dir); ok {
+		return nil
+	}
+	if err := s.root.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	s.dirs.Store(dir, true)
+	return nil
+}
+
+// write puts a file on the shelf. It is durable after sync.
+func (s *shelf) write(t tiles.Tile, data []byte) error {
+	name := t.Path()
+	if err := s.mkdir(path.Dir(name)); err != nil {
+		return fmt.Errorf("writing %s: %w", name, err)
+	}
+	f, err := s.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
+	if err != nil {
+		return fmt.Errorf("writing %s: %w", name, err)
+	}
+	_, err = f.Write(data)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("writing %s: %w", name, err)
+	}
+	return nil
+}
+
+// read returns the tile as wide as asked for, cut from a wider one if that is what the shelf has. ErrNotFound otherwise.
+func (s *shelf) read(t tiles.Tile) ([]byte, error) {
+	b, err := s.readFile(t)
+	if err == nil || !errors.Is(err, fs.ErrNotExist) || t.Full() {
+		return b, notFound(t, err)
+	}
+	wider := t
+	wider.Width = tiles.Width
+	b, err = s.readFile(wider)
+	if errors.Is(err, fs.ErrNotExist) {
+		if wider, err = s.widest(t); err == nil {
+			b, err = s.readFile(wider)
+		}
+	}
+	if err != nil {
+		return nil, notFound(t, err)
+	}
+	return cut(wider, b, t.Width)
+}
+
+// cut returns the first width hashes or entries of a tile.
+func cut(t tiles.Tile, b []byte, width int) ([]byte, error) {
+	if t.Level == tiles.Entries {
+		return tiles.CutBundle(b, width)
+	}
+	if len(b) != t.Width*tiles.HashSize {
+		return nil, fmt.Errorf("%w: %s has %d bytes", ErrDamaged, t.Path(), len(b))
+	}
+	return b[:width*tiles.HashSize], nil
+}
+
+// widest finds a partial tile of at least the width of t.
+func (s *shelf) widest(t tiles.Tile) (tiles.Tile, error) {
+	dir, err := s.root.Open(path.Dir(t.Path()))
+	if err != nil {
+		return t, err
+	}
+	defer dir.Close()
+	names, err := dir.Readdirnames(tiles.Width)
+	for _, n := range names {
+		if w, err := strconv.Atoi(n); err == nil && w >= t.Width && w < tiles.Width {
+			t.Width = w
+			return t, nil
+		}
+	}
+	return t, errors.Join(fs.ErrNotExist, err)
+}
+
+func (s *shelf) readFile(t tiles.Tile) ([]byte, error) {
+	f, err := s.root.Open(t.Path())
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !st.Mode().IsRegular() || st.Size() > tiles.MaxBundle {
+		return nil, fmt.Errorf("%w: %s is no tile", ErrDamaged, t.Path())
+	}
+	b := make([]byte, st.Size())
+	n, err := f.ReadAt(b, 0)
+	if n < len(b) {
+		return nil, fmt.Errorf("%w: %s: %v", ErrDamaged, t.Path(), err)
+	}
+	return b, nil
+}
+
+func notFound(t tiles.Tile, err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w: %s", ErrNotFound, t.Path())
+	}
+	return err
+}
+
+// fetch is the shelf as a tiles.Fetch.
+func (s *shelf) fetch(_ context.Context, t tiles.Tile) ([]byte, error) {
+	b, err := s.read(t)
+	if errors.Is(err, ErrNotFound) {
+		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	return b, err
+}
+
+// sync makes everything written to the shelf's file system durable, one flush for all files.
+func (s *shelf) sync() error { return syncfs(s.root) }
+
+func syncfs(root *os.Root) error {
+	d, err := root.Open(".")
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	if err := unix.Syncfs(int(d.Fd())); err != nil {
+		return fmt.Errorf("flushing files: %w", err)
+	}
+	return nil
+}
+
+// moveTree renames every file below dir of from to the same name below dir of to. It may be repeated after a crash.
+func moveTree(base *os.Root, from, to string) error {
+	made := make(map[string]bool)
+	return fs.WalkDir(base.FS(), from, func(name string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) && name == from {
+			return fs.SkipAll
+		}
+		if err != nil || d.IsDir() {
+			return err
+		}
+		target := to + strings.TrimPrefix(name, from)
+		if dir := path.Dir(target); !made[dir] {
+			if err := base.MkdirAll(dir, 0o755); err != nil {
+				return err
+			}
+			made[dir] = true
+		}
+		return base.Rename(name, target)
+	})
+}
+
+// escape turns an origin into the name of a folder: letters, digits, '.', '_' and '-' stay, a leading dot and everything else
+// become %XX. Two origins never share a name.
+func escape(origin string) string {
+	var b strings.Builder
+	for i := range len(origin) {
+		c := origin[i]
+		switch {
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', c == '_', c == '-', c == '.' && i > 0:
+			b.WriteByte(c)
+		default:
+			fmt.Fprintf(&b, "%%%02X", c)
+		}
+	}
+	if b.Len() > 200 { // file names end at 255 bytes
+		h := tiles.LeafHash([]byte(origin))
+		return b.String()[:160] + "%%" + h.String()[:32]
+	}
+	return b.String()
+}
