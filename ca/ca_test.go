@@ -528,4 +528,3 @@ func otherKeyCSR(t testing.TB, der []byte) []byte {
 	}
 	return out
 }
-
