@@ -33,6 +33,9 @@ func (t *boltTx) Put(key, value []byte) error {
 	if len(value) > store.MaxValue {
 		return fmt.Errorf("%w: a value of %d bytes", store.ErrInvalid, len(value))
 	}
+	if value == nil {
+		value = []byte{} // bbolt keeps a nil apart from an empty value until the commit
+	}
 	if err := t.b.Put(key, value); err != nil {
 		return fmt.Errorf("putting a key: %w", err)
 	}
