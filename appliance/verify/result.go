@@ -1,0 +1,188 @@
+package verify
+
+import (
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"slices"
+	"time"
+
+	sgverify "github.com/sigstore/sigstore-go/pkg/verify"
+)
+
+// SchemaID names the schema of Result and Failure in JSON. Within it, fields
+// may be added and never change their meaning.
+const SchemaID = "redoubt.verify/v1"
+
+// Result is the proof that a bundle verified. Only a Verifier makes one that
+// says so; the zero Result says no and does not marshal.
+type Result struct{ report report }
+
+// Verified tells a Result of a Verifier from a zero value.
+func (r *Result) Verified() bool { return r != nil && r.report.Verified }
+
+// Root is the name of the trusted root that vouched.
+func (r *Result) Root() string { return r.report.Root.Name }
+
+// Signer is the certificate's identity and issuer, empty in key mode.
+func (r *Result) Signer() (san, issuer string) {
+	return r.report.Signer.Identity, r.report.Signer.Issuer
+}
+
+// Times are the verified signed times.
+func (r *Result) Times() []SignedTime { return slices.Clone(r.report.Times) }
+
+// Log are the verified log entries.
+func (r *Result) Log() []LogProof { return slices.Clone(r.report.Log.Proven) }
+
+// PredicateType is the attestation's, "" for a plain signature.
+func (r *Result) PredicateType() string { return r.report.Signature.PredicateType }
+
+// Statement is the verified in-toto statement as signed, nil for a plain
+// signature. The caller owns the copy.
+func (r *Result) Statement() []byte { return slices.Clone(r.report.payload) }
+
+// MarshalJSON writes the documented schema; it fails for a zero Result.
+func (r *Result) MarshalJSON() ([]byte, error) {
+	if !r.Verified() {
+		return nil, errors.New("not the result of a verification")
+	}
+	return json.Marshal(r.report)
+}
+
+// report is the schema. Everything in it was verified.
+type report struct {
+	Schema       string         `json:"schema"`
+	Verified     bool           `json:"verified"`
+	Root         rootReport     `json:"root"`
+	Artifact     artifactReport `json:"artifact"`
+	BundleSHA256 string         `json:"bundleSHA256"`
+	MediaType    string         `json:"bundleMediaType"`
+	Signature    signatureInfo  `json:"signature"`
+	Signer       signerReport   `json:"signer"`
+	Times        []SignedTime   `json:"times"`
+	TimesIgnored int            `json:"timesIgnored"` // tokens of authorities the root does not know
+	Log          logProofs      `json:"log"`
+	Checked      []string       `json:"checked"`
+
+	payload []byte
+}
+
+type rootReport struct {
+	Name   string     `json:"name"`
+	SHA256 string     `json:"sha256"`
+	AsOf   *time.Time `json:"asOf,omitempty"`
+}
+
+type artifactReport struct {
+	Algorithm string `json:"algorithm"`
+	Digest    string `json:"digest"`
+	Bytes     bool   `json:"bytesSeen"` // false: only the digest was given
+}
+
+type signatureInfo struct {
+	Kind          string `json:"kind"` // "message" or "attestation"
+	StatementType string `json:"statementType,omitempty"`
+	PredicateType string `json:"predicateType,omitempty"`
+	Subjects      int    `json:"subjects,omitempty"`
+}
+
+type signerReport struct {
+	Kind        string            `json:"kind"` // "certificate" or "key"
+	Identity    string            `json:"identity,omitempty"`
+	Issuer      string            `json:"issuer,omitempty"`
+	Certificate string            `json:"certificateSHA256,omitempty"`
+	NotBefore   *time.Time        `json:"notBefore,omitempty"`
+	NotAfter    *time.Time        `json:"notAfter,omitempty"`
+	Extensions  map[string]string `json:"extensions,omitempty"` // Fulcio's, by name
+	Key         string            `json:"keySHA256,omitempty"`  // of the SubjectPublicKeyInfo
+}
+
+// SignedTime is a time that an authority signed.
+type SignedTime struct {
+	Time   time.Time `json:"time"`
+	Source string    `json:"source"` // "log" or "timestampAuthority"
+	URI    string    `json:"uri"`    // as the trusted root names it
+}
+
+// LogProof is an entry proven to be in a log, or promised by it.
+type LogProof struct {
+	LogID          string     `json:"logID"` // hex
+	BaseURL        string     `json:"baseURL"`
+	Origin         string     `json:"origin,omitempty"` // of the checkpoint
+	Kind           string     `json:"kind"`
+	Version        string     `json:"version"`
+	Index          *int64     `json:"index,omitempty"` // in the tree of the proof
+	TreeSize       uint64     `json:"treeSize,omitempty"`
+	RootHash       string     `json:"rootHash,omitempty"` // hex
+	Promise        bool       `json:"promise"`
+	EntryIndex     *int64     `json:"entryIndex,omitempty"` // across shards; only as promised
+	IntegratedTime *time.Time `json:"integratedTime,omitempty"`
+}
+
+type logProofs struct {
+	Proven  []LogProof `json:"proven"`
+	Ignored int        `json:"ignored"` // entries of logs the root does not know
+}
+
+func newReport(r *trustedRoot, b *decoded, a artifact, p *policy, v *sgverify.VerificationResult, logs logProofs) *report {
+	out := &report{
+		Schema: SchemaID, Verified: true,
+		Root:      rootReport{Name: r.name, SHA256: hex.EncodeToString(r.sum[:])},
+		Artifact:  artifactReport{Algorithm: a.use, Digest: hex.EncodeToString(a.digests[a.use]), Bytes: !a.given},
+		MediaType: b.GetMediaType(),
+		Signature: signatureInfo{Kind: "message"},
+		Log:       logs,
+		Times:     []SignedTime{},
+		Checked:   []string{"signature", "artifact"},
+	}
+	if !r.asOf.IsZero() {
+		at := r.asOf.UTC()
+		out.Root.AsOf = &at
+	}
+	if b.statement != nil {
+		out.Signature = signatureInfo{"attestation", b.statement.GetType(), b.statement.GetPredicateType(), len(b.subjects)}
+		out.payload = b.GetDsseEnvelope().GetPayload()
+	}
+	for _, t := range v.VerifiedTimestamps {
+		source := "timestampAuthority"
+		if t.Type == "Tlog" {
+			source = "log"
+		}
+		out.Times = append(out.Times, SignedTime{t.Timestamp.UTC(), source, t.URI})
+	}
+	if c := b.content.Certificate(); c != nil {
+		s := v.Signature.Certificate
+		from, to := c.NotBefore.UTC(), c.NotAfter.UTC()
+		out.Signer = signerReport{Kind: "certificate", Identity: s.SubjectAlternativeName, Issuer: s.Issuer, Certificate: hexSum(c.Raw), NotBefore: &from, NotAfter: &to, Extensions: extensions(s.Extensions)}
+		out.Checked = append(out.Checked, "certificate path", "certificate transparency", "identity")
+	} else {
+		out.Signer = signerReport{Kind: "key", Key: hexSum(p.keySPKI)}
+	}
+	if !p.WithoutLog {
+		out.Checked = append(out.Checked, "log entry")
+	}
+	if len(out.Times) > 0 {
+		out.Checked = append(out.Checked, "signed time")
+	}
+	return out
+}
+
+// extensions flattens Fulcio's certificate extensions to their JSON names.
+func extensions(v any) map[string]string {
+	raw, err := json.Marshal(v)
+	if err != nil {
+		return nil
+	}
+	all := map[string]any{}
+	if json.Unmarshal(raw, &all) != nil {
+		return nil
+	}
+	out := map[string]string{}
+	for k, v := range all {
+		if s, ok := v.(string); ok && s != "" {
+			out[k] = s
+		}
+	}
+	return out
+}

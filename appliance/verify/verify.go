@@ -1,0 +1,197 @@
+// Package verify judges Sigstore bundles offline. It rests on sigstore-go for
+// the cryptography and closes what that leaves open.
+//
+// It guarantees:
+//   - no socket is opened and no file is read: everything comes in the Request;
+//   - a Result exists only for a bundle that verified in full under one trusted
+//     root: signature over the artifact, certificate path, SCT, log entry, signed
+//     time and identity; a caller cannot make one;
+//   - one root at a time: a certificate under one root is never combined with a
+//     log of another;
+//   - every byte of a bundle that bears meaning is bound to the signature or the
+//     log, or the bundle is refused. What stays unbound is listed in
+//     docs/adr/0017-verify-closes-the-gaps.md and is never reported as verified;
+//   - an error wraps exactly one reason of errors.go.
+//
+// It does not fetch trust, does not ask whether a certificate was revoked
+// elsewhere than in Policy.Deny, and takes the clock for nothing but the age of
+// trust: the times that count are signed ones.
+//
+// Start reading at Verifier.Verify.
+package verify
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/sigstore/sigstore-go/pkg/root"
+	sgverify "github.com/sigstore/sigstore-go/pkg/verify"
+)
+
+// Config holds what a Verifier trusts.
+type Config struct {
+	// Roots are the trusted roots, tried in order, each for itself.
+	Roots []Root
+	// Now is the clock for Policy.MaxTrustAge; nil means time.Now.
+	Now func() time.Time
+}
+
+// Root is one trusted root.
+type Root struct {
+	// Name is shown in results and may be named by an Identity: a file name.
+	Name string
+	// JSON is trusted_root.json.
+	JSON []byte
+	// AsOf is when the document was obtained or confirmed, for
+	// Policy.MaxTrustAge; zero means unknown.
+	AsOf time.Time
+}
+
+// Verifier verifies bundles. It is immutable and safe for concurrent use.
+type Verifier struct {
+	roots []trustedRoot
+	now   func() time.Time
+}
+
+// New reads the trusted roots.
+func New(c Config) (*Verifier, error) {
+	if len(c.Roots) == 0 {
+		return nil, fmt.Errorf("%w: no trusted root", ErrUsage)
+	}
+	v := &Verifier{now: c.Now}
+	if v.now == nil {
+		v.now = time.Now
+	}
+	for _, r := range c.Roots {
+		t, err := parseRoot(r)
+		if err != nil {
+			return nil, fmt.Errorf("reading trusted root %s: %w", r.Name, err)
+		}
+		v.roots = append(v.roots, t)
+	}
+	return v, nil
+}
+
+// Verify judges req.Bundle. The Result is non-nil exactly when the error is nil.
+func (v *Verifier) Verify(ctx context.Context, req Request) (res *Result, err error) {
+	// The libraries below parse what strangers sent. A panic there is no verdict.
+	defer func() {
+		if p := recover(); p != nil {
+			res, err = nil, fmt.Errorf("%w: %v", ErrInternal, p)
+		}
+	}()
+	policy, err := req.Policy.compile()
+	if err != nil {
+		return nil, err
+	}
+	// 1. Read the bundle: strict JSON, known fields, limits.
+	b, err := decode(req.Bundle)
+	if err != nil {
+		return nil, err
+	}
+	// 2. Is there a signature of the kind asked for?
+	if err := policy.checkKind(b); err != nil {
+		return nil, err
+	}
+	// 3. Digest the artifact with what the signature was made over.
+	a, err := readArtifact(ctx, req.Artifact, b)
+	if err != nil {
+		return nil, err
+	}
+	// 4. Each root alone. The refusal that got furthest explains best.
+	var best error
+	for i := range v.roots {
+		r := &v.roots[i]
+		res, err := v.verifyUnder(r, b, a, policy)
+		if err == nil {
+			res.BundleSHA256 = hexSum(req.Bundle)
+			return &Result{report: *res}, nil
+		}
+		if len(v.roots) > 1 {
+			err = fmt.Errorf("under root %s: %w", r.name, err)
+		}
+		if best == nil || rank(err) > rank(best) {
+			best = err
+		}
+	}
+	return nil, best
+}
+
+// rank orders refusals by how far verification went under that root.
+func rank(err error) int {
+	for i, e := range []error{ErrUntrusted, ErrStale, ErrLogProof, ErrTime, ErrSignature, ErrIdentity, ErrPolicy, ErrDenied} {
+		if errors.Is(err, e) {
+			return i
+		}
+	}
+	return -1
+}
+
+func (v *Verifier) verifyUnder(r *trustedRoot, b *decoded, a artifact, p *policy) (*report, error) {
+	if p.MaxTrustAge > 0 && (r.asOf.IsZero() || v.now().Sub(r.asOf) > p.MaxTrustAge) {
+		return nil, fmt.Errorf("%w: obtained %s, at most %s old", ErrStale, r.asOf.Format(time.RFC3339), p.MaxTrustAge)
+	}
+	material := root.TrustedMaterial(r.TrustedRoot)
+	if p.Key != nil {
+		material = root.TrustedMaterialCollection{p.keyMaterial, r.TrustedRoot}
+	}
+	stamps, ignored, err := readTimestamps(r, b)
+	if err != nil {
+		return nil, err
+	}
+	options, err := p.options(b, len(stamps) > 0)
+	if err != nil {
+		return nil, err
+	}
+	// 5. sigstore-go: log entry, signed times, certificate path, SCT, signature,
+	// artifact, identity.
+	sv, err := sgverify.NewVerifier(material, options...)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrInternal, err)
+	}
+	identities, err := p.policyOptions(r.name)
+	if err != nil {
+		return nil, err
+	}
+	verified, err := sv.Verify(b.Bundle, sgverify.NewPolicy(a.option(), identities...))
+	if err != nil {
+		return nil, explain(err, sv, material, r, b, a, p)
+	}
+	// 6. What sigstore-go leaves unbound.
+	logs, err := bindEntries(r, b, verified.VerifiedTimestamps, material, p)
+	if err != nil {
+		return nil, err
+	}
+	if err := bindTimestamps(r, b, stamps); err != nil {
+		return nil, err
+	}
+	if err := bindChain(r, b); err != nil {
+		return nil, err
+	}
+	// 7. Our own policy on top.
+	if err := p.check(b, verified); err != nil {
+		return nil, err
+	}
+	out := newReport(r, b, a, p, verified, logs)
+	out.TimesIgnored = ignored
+	return out, nil
+}
+
+func hexSum(data []byte) string {
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:])
+}
+
+func containsRaw(all [][]byte, raw []byte) bool {
+	for _, c := range all {
+		if bytes.Equal(c, raw) {
+			return true
+		}
+	}
+	return false
+}
