@@ -1,6 +1,12 @@
 package main
 
-import "time"
+import (
+	"time"
+
+	fulcio "github.com/sigstore/fulcio/pkg/config"
+
+	"redoubt.internal/ca/identity"
+)
 
 // Config is redoubt.yaml and the operator's manual of it: one file, strictly decoded. A key that does not stand here, or
 // stands twice, is an error with its line; every relative path counts from the state directory. Comments here are what
@@ -28,12 +34,15 @@ type Config struct {
 	TSA TSA `yaml:"tsa,omitempty"`
 	// Issuer is the built-in OIDC issuer of the dev profile; anybody who can reach the control socket can mint any identity.
 	Issuer BuiltinIssuer `yaml:"issuer,omitempty"`
-	// OIDCIssuers are the issuers whose tokens are accepted, by URL; the block of a Fulcio configuration, plus jwks.
-	OIDCIssuers map[string]OIDCIssuer `yaml:"oidc-issuers,omitempty"`
+	// Define is where a Fulcio configuration keeps its YAML anchors; its values mean nothing by themselves.
+	Define []any `yaml:"define,omitempty"`
+	// OIDCIssuers are the issuers whose tokens are accepted, by URL: the block of a Fulcio configuration, plus jwks, the
+	// issuer's pinned keys inline or as a file, with which no discovery and no network are needed.
+	OIDCIssuers map[string]identity.IssuerRules `yaml:"oidc-issuers,omitempty"`
 	// MetaIssuers are issuers by URL pattern, where * stands for one name; as in Fulcio.
-	MetaIssuers map[string]OIDCIssuer `yaml:"meta-issuers,omitempty"`
+	MetaIssuers map[string]identity.IssuerRules `yaml:"meta-issuers,omitempty"`
 	// CIIssuerMetadata are claim templates of CI providers, by provider name; as in Fulcio.
-	CIIssuerMetadata map[string]CIMetadata `yaml:"ci-issuer-metadata,omitempty"`
+	CIIssuerMetadata map[string]fulcio.IssuerMetadata `yaml:"ci-issuer-metadata,omitempty"`
 	// TUF is the trust repository clients initialise from.
 	TUF TUF `yaml:"tuf,omitempty"`
 	// Mirror is what is carried across the gap.
@@ -58,6 +67,8 @@ type Services struct {
 	OIDC *Service `yaml:"oidc,omitempty"`
 	// Console is the read-only status page.
 	Console *Service `yaml:"console,omitempty"`
+	// Mirror serves the logs that were carried here, each under its origin.
+	Mirror *Service `yaml:"mirror,omitempty"`
 	// Metrics serves /metrics, /healthz and /readyz; loopback only.
 	Metrics *Service `yaml:"metrics,omitempty"`
 }
@@ -129,78 +140,45 @@ type BuiltinIssuer struct {
 	Audience string `yaml:"audience,omitempty"`
 }
 
-// OIDCIssuer is one issuer; the keys are Fulcio's, plus jwks.
-type OIDCIssuer struct {
-	// IssuerURL is the iss claim; must equal the map key when given.
-	IssuerURL string `yaml:"issuer-url,omitempty"`
-	// ClientID is the audience a token must carry.
-	ClientID string `yaml:"client-id,omitempty"`
-	// Type is email, uri, spiffe, kubernetes, username, ci-provider or one of Fulcio's older names.
-	Type string `yaml:"type,omitempty"`
-	// CIProvider is the entry of ci-issuer-metadata that applies.
-	CIProvider string `yaml:"ci-provider,omitempty"`
-	// IssuerClaim is a JSONPath to the claim that replaces the issuer in the certificate.
-	IssuerClaim string `yaml:"issuer-claim,omitempty"`
-	// SubjectDomain bounds uri and username subjects.
-	SubjectDomain string `yaml:"subject-domain,omitempty"`
-	// SPIFFETrustDomain bounds spiffe subjects.
-	SPIFFETrustDomain string `yaml:"spiffe-trust-domain,omitempty"`
-	// ChallengeClaim is the claim the proof of possession is made over.
-	ChallengeClaim string `yaml:"challenge-claim,omitempty"`
-	// Description is shown by /api/v2/configuration.
-	Description string `yaml:"description,omitempty"`
-	// Contact is whom to ask about this issuer.
-	Contact string `yaml:"contact,omitempty"`
-	// CACert is the PEM text of the CA that signed the issuer's TLS certificate.
-	CACert string `yaml:"ca-cert,omitempty"`
-	// SkipEmailVerification accepts tokens whose email is not verified; clients still refuse them.
-	SkipEmailVerification bool `yaml:"skip-email-verification,omitempty"`
-	// JWKS is a file with the issuer's key set, pinned: no discovery and no network are needed.
-	JWKS string `yaml:"jwks,omitempty"`
-}
-
-// CIMetadata are the claim templates of one CI provider; the keys are Fulcio's.
-type CIMetadata struct {
-	// DefaultTemplateValues are used where a token lacks the claim.
-	DefaultTemplateValues map[string]string `yaml:"default-template-values,omitempty"`
-	// ExtensionTemplates maps certificate extensions to Go templates over the claims, or to claim names.
-	ExtensionTemplates map[string]string `yaml:"extension-templates,omitempty"`
-	// SubjectAlternativeNameTemplate makes the URI of the certificate.
-	SubjectAlternativeNameTemplate string `yaml:"subject-alternative-name-template,omitempty"`
-}
-
 // TUF is the trust repository.
 type TUF struct {
-	// Expiry is how long the timestamp role is valid after it was signed (default 2160h); clients refuse afterwards.
+	// Expiry is how long the timestamp role is valid after it was signed (default one year); clients refuse afterwards. The
+	// server renews it while it runs.
 	Expiry Duration `yaml:"expiry,omitempty"`
 }
 
-// Mirror is what crosses the gap.
+// Mirror is what crosses the gap, in both directions.
 type Mirror struct {
-	// Stream is the name of the stream of parcels this instance exports (default the domain).
+	// Stream is the stream of parcels taken in; left out, nothing is imported.
 	Stream string `yaml:"stream,omitempty"`
-	// Exporters are the keys whose parcels are accepted: files with one C2SP note verifier line each.
+	// Exporters are the keys whose parcels are taken: C2SP note verifier lines, as `redoubt mirror key` prints them outside.
 	Exporters []string `yaml:"exporters,omitempty"`
-	// Inbox is the directory parcels arrive in (default inbox).
-	Inbox string `yaml:"inbox,omitempty"`
+	// ExportStream names the stream of parcels made here (default the domain).
+	ExportStream string `yaml:"export-stream,omitempty"`
+	// Logs are the public logs that are carried or kept.
+	Logs []MirrorLog `yaml:"logs,omitempty"`
 	// Interval is how often the running server reconciles (0: only by verb or timer).
 	Interval Duration `yaml:"interval,omitempty"`
-	// Sources are the public logs that are carried.
-	Sources []MirrorSource `yaml:"sources,omitempty"`
-	// Quota bounds the bytes one import may write (default 68719476736).
+	// Quota bounds the bytes one parcel may unpack to (0: the free space of the disk).
 	Quota int64 `yaml:"quota,omitempty"`
 }
 
-// MirrorSource is one public log.
-type MirrorSource struct {
+// MirrorLog is one public log and the one key it is believed by.
+type MirrorLog struct {
 	// Origin is the first line of the log's checkpoints.
 	Origin string `yaml:"origin"`
-	// Kind is rekor2, sumdb or ct.
-	Kind string `yaml:"kind"`
-	// URL is an http(s) URL or a directory with the log's tiles.
-	URL string `yaml:"url"`
-	// Key is a file with the log's public key: PEM, or a C2SP note verifier line.
+	// FormerOrigins are first lines under which the same log signed earlier.
+	FormerOrigins []string `yaml:"former-origins,omitempty"`
+	// Key is the log's public key: a C2SP note verifier line, or the PEM text of an ECDSA or Ed25519 key.
 	Key string `yaml:"key"`
+	// Scope is full (every entry, the default) or heads.
+	Scope string `yaml:"scope,omitempty"`
+	// Source is where the outside reads the log: an http(s) URL or a directory. Left out inside.
+	Source string `yaml:"source,omitempty"`
+	// Layout is tiles (C2SP tlog-tiles, the default) or sumdb (the Go checksum database).
+	Layout string `yaml:"layout,omitempty"`
+	// MaxAge is how old the last state may be before the log is called stale (0: no limit).
+	MaxAge Duration `yaml:"max-age,omitempty"`
 }
 
 // Limits bound one request.

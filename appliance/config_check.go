@@ -79,13 +79,6 @@ func (c *Config) check() error {
 	if c.Services.OIDC == nil && c.Issuer.Enabled {
 		bad("issuer.enabled: needs services.oidc")
 	}
-	for _, issuers := range []map[string]OIDCIssuer{c.OIDCIssuers, c.MetaIssuers} {
-		for _, key := range slices.Sorted(maps.Keys(issuers)) {
-			if u := issuers[key].IssuerURL; u != "" && u != key {
-				bad("oidc-issuers: %s: issuer-url is %s", key, u)
-			}
-		}
-	}
 	if c.Limits.Body < 0 || c.Mirror.Quota < 0 || c.Keys.Sessions < 0 {
 		bad("limits.body, mirror.quota and keys.sessions must not be negative")
 	}
@@ -97,7 +90,7 @@ func (c *Config) check() error {
 
 // all yields the configured services by name, in the order of the ready file.
 func (s *Services) all() map[string]*Service {
-	m := map[string]*Service{"fulcio": s.Fulcio, "rekor": s.Rekor, "tsa": s.TSA, "ct": s.CT, "tuf": s.TUF, "oidc": s.OIDC, "console": s.Console, "metrics": s.Metrics}
+	m := map[string]*Service{"fulcio": s.Fulcio, "rekor": s.Rekor, "tsa": s.TSA, "ct": s.CT, "tuf": s.TUF, "oidc": s.OIDC, "console": s.Console, "mirror": s.Mirror, "metrics": s.Metrics}
 	maps.DeleteFunc(m, func(_ string, s *Service) bool { return s == nil })
 	return m
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -33,7 +34,12 @@ func loadConfig(path string) (*Config, error) {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	if cfg.Dir == "" {
-		if cfg.Dir, err = filepath.Abs(filepath.Dir(path)); err != nil {
+		// /etc/redoubt/redoubt.yaml may be a link into the state directory.
+		real, err := filepath.EvalSymlinks(path)
+		if err != nil {
+			return nil, fmt.Errorf("reading the configuration: %w", err)
+		}
+		if cfg.Dir, err = filepath.Abs(filepath.Dir(real)); err != nil {
 			return nil, err
 		}
 	}
@@ -43,7 +49,7 @@ func loadConfig(path string) (*Config, error) {
 	return cfg, nil
 }
 
-// parseConfig decodes one strict YAML document: unknown keys, duplicate keys, aliases and further documents are errors.
+// parseConfig decodes one strict YAML document: unknown keys, duplicate keys and further documents are errors.
 func parseConfig(data []byte) (*Config, error) {
 	if len(data) > maxConfigBytes {
 		return nil, fmt.Errorf("%w: larger than %d bytes", errConfig, maxConfigBytes)
@@ -61,8 +67,9 @@ func parseConfig(data []byte) (*Config, error) {
 	if len(doc.Content) != 1 {
 		return nil, fmt.Errorf("%w: the file is empty", errConfig)
 	}
-	if problems := checkKeys(doc.Content[0], reflect.TypeFor[Config](), "", nil); len(problems) > 0 {
-		return nil, fmt.Errorf("%w: %s", errConfig, strings.Join(problems, "; "))
+	var keys keyChecker
+	if keys.check(doc.Content[0], reflect.TypeFor[Config](), ""); len(keys.problems) > 0 {
+		return nil, fmt.Errorf("%w: %s", errConfig, strings.Join(keys.problems, "; "))
 	}
 	var cfg Config
 	if err := doc.Decode(&cfg); err != nil {
@@ -71,58 +78,80 @@ func parseConfig(data []byte) (*Config, error) {
 	return &cfg, nil
 }
 
-// checkKeys walks node beside the type it will be decoded into and returns one line per unknown or duplicate key.
-func checkKeys(node *yaml.Node, t reflect.Type, path string, problems []string) []string {
+// keyChecker walks YAML beside the type it will be decoded into and collects one line per unknown or duplicate key.
+type keyChecker struct {
+	problems []string
+	visited  int // nodes seen, aliases followed: bounds what a small file can unfold to
+}
+
+const maxConfigNodes = 100_000
+
+func (k *keyChecker) check(node *yaml.Node, t reflect.Type, path string) {
 	for t.Kind() == reflect.Pointer {
 		t = t.Elem()
 	}
+	for node.Kind == yaml.AliasNode {
+		node = node.Alias
+	}
+	if k.visited++; k.visited > maxConfigNodes {
+		if k.visited == maxConfigNodes+1 {
+			k.problems = append(k.problems, fmt.Sprintf("more than %d values", maxConfigNodes))
+		}
+		return
+	}
 	switch {
-	case node.Kind == yaml.AliasNode:
-		return append(problems, fmt.Sprintf("line %d: %s: aliases are not accepted", node.Line, path))
+	case reflect.PointerTo(t).Implements(reflect.TypeFor[yaml.Unmarshaler]()):
+		return // reads its own keys
 	case node.Kind == yaml.SequenceNode && t.Kind() == reflect.Slice:
 		for i, item := range node.Content {
-			problems = checkKeys(item, t.Elem(), fmt.Sprintf("%s[%d]", path, i), problems)
+			k.check(item, t.Elem(), fmt.Sprintf("%s[%d]", path, i))
 		}
 	case node.Kind == yaml.MappingNode && (t.Kind() == reflect.Struct || t.Kind() == reflect.Map):
-		fields := yamlFields(t)
-		seen := map[string]int{}
-		for i := 0; i+1 < len(node.Content); i += 2 {
-			key, value := node.Content[i], node.Content[i+1]
-			name := strings.TrimPrefix(path+"."+key.Value, ".")
-			if first, twice := seen[key.Value]; twice {
-				problems = append(problems, fmt.Sprintf("line %d: %s stands twice (first on line %d)", key.Line, name, first))
-				continue
-			}
-			seen[key.Value] = key.Line
-			if t.Kind() == reflect.Map {
-				problems = checkKeys(value, t.Elem(), name, problems)
-			} else if field, ok := fields[key.Value]; ok {
-				problems = checkKeys(value, field, name, problems)
-			} else {
-				problems = append(problems, fmt.Sprintf("line %d: unknown key %s%s", key.Line, name, nearest(key.Value, fields)))
-			}
-		}
+		k.checkMapping(node, t, path)
 	}
-	return problems
 }
 
-// yamlFields maps the YAML names of a struct's fields to their types; nil for a map.
+func (k *keyChecker) checkMapping(node *yaml.Node, t reflect.Type, path string) {
+	fields, seen := yamlFields(t), map[string]int{}
+	for i := 0; i+1 < len(node.Content); i += 2 {
+		key, value := node.Content[i], node.Content[i+1]
+		name := strings.TrimPrefix(path+"."+key.Value, ".")
+		first, twice := seen[key.Value]
+		seen[key.Value] = key.Line
+		field, known := fields[key.Value]
+		switch {
+		case twice:
+			k.problems = append(k.problems, fmt.Sprintf("line %d: %s stands twice (first on line %d)", key.Line, name, first))
+		case key.Tag == "!!merge":
+			k.check(value, t, path)
+		case t.Kind() == reflect.Map:
+			k.check(value, t.Elem(), name)
+		case known:
+			k.check(value, field, name)
+		default:
+			k.problems = append(k.problems, fmt.Sprintf("line %d: unknown key %s%s", key.Line, name, nearest(key.Value, fields)))
+		}
+	}
+}
+
+// yamlFields maps the YAML names of a struct's fields, inlined ones included, to their types; nil for a map.
 func yamlFields(t reflect.Type) map[string]reflect.Type {
 	if t.Kind() != reflect.Struct {
 		return nil
 	}
 	fields := make(map[string]reflect.Type, t.NumField())
 	for f := range t.Fields() {
-		if name := yamlName(f); name != "" {
+		name, options, _ := strings.Cut(f.Tag.Get("yaml"), ",")
+		switch {
+		case strings.Contains(options, "inline"):
+			maps.Copy(fields, yamlFields(f.Type))
+		case name == "" && f.IsExported():
+			fields[strings.ToLower(f.Name)] = f.Type // how the decoder names a field without a tag
+		case name != "" && name != "-":
 			fields[name] = f.Type
 		}
 	}
 	return fields
-}
-
-func yamlName(f reflect.StructField) string {
-	name, _, _ := strings.Cut(f.Tag.Get("yaml"), ",")
-	return name
 }
 
 // nearest suggests the known key with the smallest edit distance, when that is small enough to be a slip.

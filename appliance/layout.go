@@ -25,18 +25,20 @@ import (
 //	../<dir>.highwater      the highest heads ever signed; outside, so that restoring the directory does not rewind it
 type layout struct{ root string }
 
-func (l layout) path(elem ...string) string { return filepath.Join(append([]string{l.root}, elem...)...) }
-func (l layout) config() string             { return l.path("redoubt.yaml") }
-func (l layout) keys() string               { return l.path("keys") }
-func (l layout) pki(name string) string     { return l.path("pki", name) }
-func (l layout) rekorDB() string            { return l.path("db", "rekor.db") }
-func (l layout) authorityDB() string        { return l.path("db", "authority.db") }
-func (l layout) tuf() string                { return l.path("tuf") }
-func (l layout) mirror() string             { return l.path("mirror") }
-func (l layout) inbox() string              { return l.path("inbox") }
-func (l layout) socket() string             { return l.path("run", "redoubt.sock") }
-func (l layout) lock() string               { return l.path("run", "lock") }
-func (l layout) highWater() string          { return filepath.Clean(l.root) + ".highwater" }
+func (l layout) path(elem ...string) string {
+	return filepath.Join(append([]string{l.root}, elem...)...)
+}
+func (l layout) config() string         { return l.path("redoubt.yaml") }
+func (l layout) keys() string           { return l.path("keys") }
+func (l layout) pki(name string) string { return l.path("pki", name) }
+func (l layout) rekorDB() string        { return l.path("db", "rekor.db") }
+func (l layout) authorityDB() string    { return l.path("db", "authority.db") }
+func (l layout) tuf() string            { return l.path("tuf") }
+func (l layout) mirror() string         { return l.path("mirror") }
+func (l layout) inbox() string          { return l.path("inbox") }
+func (l layout) socket() string         { return l.path("run", "redoubt.sock") }
+func (l layout) lock() string           { return l.path("run", "lock") }
+func (l layout) highWater() string      { return filepath.Clean(l.root) + ".highwater" }
 
 // resolve makes a path of the configuration absolute: relative ones count from the state directory.
 func (l layout) resolve(path string) string {

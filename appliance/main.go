@@ -87,10 +87,21 @@ func globalFlags() []cli.Flag {
 
 // newLogger builds the one logger of the process from the global flags; rooms are handed it, none reaches for a global.
 func newLogger(c *cli.Context) (*slog.Logger, error) {
-	var level slog.Level
+	return loggerAt(c, slog.LevelInfo)
+}
+
+// loggerAt is newLogger with another level where --log-level was not given.
+func loggerAt(c *cli.Context, level slog.Level) (*slog.Logger, error) {
+	if !c.IsSet("log-level") {
+		return newHandler(c, level)
+	}
 	if err := level.UnmarshalText([]byte(c.String("log-level"))); err != nil {
 		return nil, usage("--log-level %q: want debug, info, warn or error", c.String("log-level"))
 	}
+	return newHandler(c, level)
+}
+
+func newHandler(c *cli.Context, level slog.Level) (*slog.Logger, error) {
 	options := &slog.HandlerOptions{Level: level}
 	switch format := c.String("log-format"); format {
 	case "text":
@@ -109,7 +120,6 @@ func progress(c *cli.Context) io.Writer {
 	}
 	return c.App.ErrWriter
 }
-
 
 // showHelp prints the help of c's level to stderr: it answers a mistake, and stdout is for results.
 func showHelp(c *cli.Context) error {

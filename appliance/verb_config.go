@@ -78,6 +78,8 @@ func schemaOf(t reflect.Type, docs map[string]string) map[string]any {
 		t = t.Elem()
 	}
 	switch {
+	case t.Kind() == reflect.Interface || reflect.PointerTo(t).Implements(reflect.TypeFor[yaml.Unmarshaler]()):
+		return map[string]any{}
 	case t == reflect.TypeFor[Duration](), t.Kind() == reflect.String:
 		return map[string]any{"type": "string"}
 	case t.Kind() == reflect.Bool:
@@ -90,12 +92,16 @@ func schemaOf(t reflect.Type, docs map[string]string) map[string]any {
 		return map[string]any{"type": "integer"}
 	}
 	properties, required := map[string]any{}, []string{}
+	for name, fieldType := range yamlFields(t) {
+		properties[name] = schemaOf(fieldType, docs)
+	}
 	for f := range t.Fields() {
-		property := schemaOf(f.Type, docs)
-		property["description"] = docs[t.Name()+"."+f.Name]
-		properties[yamlName(f)] = property
-		if !strings.Contains(f.Tag.Get("yaml"), ",omitempty") {
-			required = append(required, yamlName(f))
+		name, options, _ := strings.Cut(f.Tag.Get("yaml"), ",")
+		if doc := docs[t.Name()+"."+f.Name]; doc != "" {
+			properties[name].(map[string]any)["description"] = doc
+		}
+		if name != "" && name != "-" && options == "" {
+			required = append(required, name)
 		}
 	}
 	return map[string]any{"type": "object", "additionalProperties": false, "properties": properties, "required": required}
@@ -143,11 +149,19 @@ func configManual(w io.Writer) error {
 
 func manualOf(w io.Writer, t reflect.Type, docs map[string]string, indent string) {
 	for f := range t.Fields() {
-		fmt.Fprintf(w, "%s%s:  # %s\n", indent, yamlName(f), docs[t.Name()+"."+f.Name])
+		name, options, _ := strings.Cut(f.Tag.Get("yaml"), ",")
 		inner := f.Type
 		for inner.Kind() == reflect.Pointer || inner.Kind() == reflect.Slice || inner.Kind() == reflect.Map {
 			inner = inner.Elem()
 		}
+		switch {
+		case strings.Contains(options, "inline"):
+			manualOf(w, inner, docs, indent)
+			continue
+		case name == "" || name == "-":
+			continue
+		}
+		fmt.Fprintf(w, "%s%s:  # %s\n", indent, name, docs[t.Name()+"."+f.Name])
 		if inner.Kind() == reflect.Struct {
 			manualOf(w, inner, docs, indent+"  ")
 		}

@@ -1,0 +1,113 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"slices"
+	"time"
+
+	"redoubt.internal/ca/trust"
+	"redoubt.internal/hsm"
+	"redoubt.internal/log"
+	"redoubt.internal/log/store/bolt"
+)
+
+// build fills the new state directory dir: configuration, keys and certificates by a ceremony, the three logs with their
+// high-water marks, the first audit record, the trust repository. A failure leaves nothing but keys made inside a token.
+func build(ctx context.Context, cfg *Config, dir layout, request initRequest, logger *slog.Logger, out io.Writer) (*initResult, error) {
+	for _, sub := range []string{"keys", "pki", "db", "mirror", "inbox", "run"} {
+		if err := os.MkdirAll(dir.path(sub), 0o700); err != nil {
+			return nil, err
+		}
+	}
+	result := &initResult{URLs: cfg.urls()}
+	if path := cfg.Keys.PassphraseFile; path != "" {
+		result.PassphraseFile = path
+		if request.PassphraseFile == "" {
+			if err := writePassphrase(dir.resolve(path)); err != nil {
+				return nil, fmt.Errorf("writing the passphrase: %w", err)
+			}
+		}
+	}
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	written := *cfg
+	written.Dir = ""
+	if err := writeConfig(dir, &written); err != nil {
+		return nil, err
+	}
+	keys := newKeyring(cfg.Keys, dir, logger)
+	defer keys.close()
+	fmt.Fprintln(out, "key ceremony")
+	if err := firstCeremony(ctx, cfg, dir, keys); err != nil {
+		return nil, err
+	}
+	fmt.Fprintln(out, "logs and trust repository")
+	if err := createState(ctx, cfg, dir, keys, logger); err != nil {
+		return nil, err
+	}
+	in, err := openWith(ctx, cfg, logger, keys)
+	if err != nil {
+		return nil, err
+	}
+	defer in.close()
+	root := sha256.Sum256(in.caChain[len(in.caChain)-1].Raw)
+	result.RootFingerprint = hex.EncodeToString(root[:])
+	if err := in.record(ctx, request.Actor, "init", cfg.Domain, map[string]string{"root": result.RootFingerprint, "profile": cfg.Profile}); err != nil {
+		return nil, err
+	}
+	if result.Keys, err = listKeys.run(ctx, in, request.Actor, struct{}{}); err != nil {
+		return nil, err
+	}
+	result.Software = slices.ContainsFunc(result.Keys, func(k keyRecord) bool { return k.Software })
+	return result, nil
+}
+
+// createState makes both databases and the empty logs in them, each with its signed head of size 0 and its high-water mark,
+// then the trust repository.
+func createState(ctx context.Context, cfg *Config, dir layout, keys *keyring, logger *slog.Logger) (err error) {
+	in := &instance{cfg: cfg, dir: dir, logger: logger, now: time.Now, keys: keys, roleKeys: map[string]*hsm.Key{}}
+	defer in.close()
+	if err := in.openKeys(ctx); err != nil {
+		return err
+	}
+	if err := in.openHighWater(); err != nil {
+		return err
+	}
+	rekorDB, err := bolt.Create(dir.rekorDB())
+	if err != nil {
+		return fmt.Errorf("creating the databases: %w", err)
+	}
+	defer rekorDB.Close()
+	authorityDB, err := bolt.Create(dir.authorityDB())
+	if err != nil {
+		return fmt.Errorf("creating the databases: %w", err)
+	}
+	defer authorityDB.Close()
+	for role, c := range in.logConfigs(rekorDB, authorityDB) {
+		if err := log.Create(ctx, c); err != nil {
+			return fmt.Errorf("creating the %s log: %w", role, err)
+		}
+	}
+	if err := in.openChains(ctx); err != nil {
+		return err
+	}
+	m, err := in.material()
+	if err != nil {
+		return err
+	}
+	targets, err := m.Targets()
+	if err != nil {
+		return err
+	}
+	if _, err = trust.Create(ctx, in.tufConfig(), targets); err != nil {
+		return fmt.Errorf("creating the trust repository: %w", err)
+	}
+	return nil
+}

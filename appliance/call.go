@@ -1,0 +1,243 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/user"
+	"strconv"
+	"syscall"
+
+	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
+)
+
+// verb is one thing that can be done to a state directory. Run is the same function on both sides: the serving process
+// calls it for a request on the control socket, and a process that finds no server calls it under the directory's lock.
+// actor names who asked, for the audit log: the socket peer's user, or the user of this process.
+type verb[A, R any] struct {
+	name string
+	run  func(ctx context.Context, in *instance, actor string, args A) (R, error)
+}
+
+// operation is a verb with its types taken off, as the control socket sees it.
+type operation struct {
+	name string
+	run  func(ctx context.Context, in *instance, actor string, args json.RawMessage) (any, error)
+}
+
+func (v verb[A, R]) operation() operation {
+	return operation{v.name, func(ctx context.Context, in *instance, actor string, raw json.RawMessage) (any, error) {
+		var args A
+		decoder := json.NewDecoder(bytes.NewReader(raw))
+		decoder.DisallowUnknownFields()
+		if err := decoder.Decode(&args); err != nil {
+			return nil, usage("arguments of %s: %v", v.name, err)
+		}
+		return v.run(ctx, in, actor, args)
+	}}
+}
+
+// failure is how an error travels over the control socket: its sentence, its hint and its exit code.
+type failure struct {
+	Error string `json:"error"`
+	Hint  string `json:"hint,omitempty"`
+	Code  int    `json:"code"`
+}
+
+// call runs the verb where the state is: in the server that holds c's state directory, else here under the lock.
+func (v verb[A, R]) call(c *cli.Context, args A) (R, error) {
+	var result R
+	cfg, dir, err := configured(c)
+	if err != nil {
+		return result, err
+	}
+	raw, err := json.Marshal(args)
+	if err != nil {
+		return result, fmt.Errorf("encoding the arguments: %w", err)
+	}
+	answer, err := callSocket(c.Context, dir, v.name, raw)
+	if err == nil {
+		if err := json.Unmarshal(answer, &result); err != nil {
+			return result, fmt.Errorf("reading the server's answer: %w", err)
+		}
+		return result, nil
+	}
+	if !errors.Is(err, errNoServer) {
+		return result, err
+	}
+	logger, err := loggerAt(c, slog.LevelError) // the result speaks; a verb is no server
+	if err != nil {
+		return result, err
+	}
+	in, err := openInstance(c.Context, cfg, logger)
+	if err != nil {
+		return result, err
+	}
+	defer in.close()
+	return v.run(c.Context, in, localActor(), args)
+}
+
+var errNoServer = errors.New("no server answers on the control socket")
+
+// callSocket posts one operation to the server of dir. errNoServer means that nobody listens.
+func callSocket(ctx context.Context, dir layout, name string, args []byte) ([]byte, error) {
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return dialSocket(ctx, dir)
+	}}}
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://redoubt/"+name, bytes.NewReader(args))
+	if err != nil {
+		return nil, err
+	}
+	response, err := client.Do(request)
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+		return nil, errNoServer
+	case errors.Is(err, fs.ErrPermission):
+		return nil, hinted(fmt.Errorf("calling the server: %w", err), "the socket answers root and the user the server runs as")
+	case err != nil:
+		return nil, unavailable(fmt.Errorf("calling the server: %w", err))
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if err != nil {
+		return nil, unavailable(fmt.Errorf("reading the server's answer: %w", err))
+	}
+	if response.StatusCode == http.StatusOK {
+		return body, nil
+	}
+	var f failure
+	if err := json.Unmarshal(body, &f); err != nil || f.Error == "" {
+		return nil, unavailable(fmt.Errorf("the server answered %s", response.Status))
+	}
+	return nil, &coded{code: f.Code, hint: f.Hint, err: errors.New(f.Error)}
+}
+
+// dialSocket connects to the control socket. A socket address holds 107 bytes, state directories may be longer: the
+// directory is opened and the socket named through /proc/self/fd.
+func dialSocket(ctx context.Context, dir layout) (net.Conn, error) {
+	run, err := os.Open(dir.path("run"))
+	if err != nil {
+		return nil, err
+	}
+	defer run.Close()
+	var d net.Dialer
+	return d.DialContext(ctx, "unix", fmt.Sprintf("/proc/self/fd/%d/redoubt.sock", run.Fd()))
+}
+
+// listenSocket binds the control socket with mode 0600. The caller holds the directory's lock, so a socket that stands
+// there is a leftover of a process that was killed.
+func listenSocket(dir layout) (net.Listener, error) {
+	if err := os.Remove(dir.socket()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	run, err := os.Open(dir.path("run"))
+	if err != nil {
+		return nil, err
+	}
+	defer run.Close()
+	listener, err := net.Listen("unix", fmt.Sprintf("/proc/self/fd/%d/redoubt.sock", run.Fd()))
+	if err != nil {
+		return nil, fmt.Errorf("binding the control socket: %w", err)
+	}
+	listener.(*net.UnixListener).SetUnlinkOnClose(false)
+	if err := os.Chmod(dir.socket(), 0o600); err != nil {
+		listener.Close()
+		return nil, err
+	}
+	return listener, nil
+}
+
+const maxCallBytes = 1 << 20
+
+type peerKey struct{}
+
+// controlServer answers verbs on the control socket. The run directory is 0700, so nobody reaches the socket between bind
+// and chmod; the kernel names the peer and that name is the actor in the audit log.
+func controlServer(in *instance) *http.Server {
+	table := map[string]operation{}
+	for _, o := range operations() {
+		table[o.name] = o
+	}
+	handler := func(w http.ResponseWriter, r *http.Request) {
+		o, ok := table[r.URL.Path[1:]]
+		if !ok || r.Method != http.MethodPost {
+			writeFailure(w, usage("the server knows no operation %q; client and server differ in version", r.URL.Path[1:]))
+			return
+		}
+		args, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxCallBytes))
+		if err != nil {
+			writeFailure(w, usage("arguments of %s: %v", o.name, err))
+			return
+		}
+		actor, _ := r.Context().Value(peerKey{}).(string)
+		result, err := o.run(r.Context(), in, actor, args)
+		if err != nil {
+			writeFailure(w, err)
+			return
+		}
+		writeJSON(w, http.StatusOK, result)
+	}
+	return &http.Server{
+		Handler:           http.HandlerFunc(handler),
+		ReadHeaderTimeout: defaultHeaderTimeout,
+		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
+			return context.WithValue(ctx, peerKey{}, peerActor(conn))
+		},
+	}
+}
+
+func writeFailure(w http.ResponseWriter, err error) {
+	f := failure{Error: err.Error(), Code: exitCode(err)}
+	var c *coded
+	if errors.As(err, &c) {
+		f.Hint = c.hint
+	}
+	writeJSON(w, http.StatusUnprocessableEntity, f)
+}
+
+func writeJSON(w http.ResponseWriter, status int, v any) {
+	body, err := json.Marshal(v)
+	if err != nil {
+		status, body = http.StatusInternalServerError, []byte(`{"error":"the answer cannot be encoded","code":1}`)
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	w.Write(append(body, '\n'))
+}
+
+// peerActor asks the kernel who is at the other end.
+func peerActor(conn net.Conn) string {
+	u, ok := conn.(*net.UnixConn)
+	if !ok {
+		return "unknown"
+	}
+	raw, err := u.SyscallConn()
+	if err != nil {
+		return "unknown"
+	}
+	actor := "unknown"
+	raw.Control(func(fd uintptr) {
+		if peer, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
+			actor = userActor(int(peer.Uid))
+		}
+	})
+	return actor
+}
+
+func localActor() string { return userActor(os.Getuid()) }
+
+func userActor(uid int) string {
+	if u, err := user.LookupId(strconv.Itoa(uid)); err == nil {
+		return fmt.Sprintf("uid:%d(%s)", uid, u.Username)
+	}
+	return fmt.Sprintf("uid:%d", uid)
+}

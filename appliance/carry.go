@@ -1,0 +1,184 @@
+package main
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"redoubt.internal/log/audit"
+	"redoubt.internal/log/store"
+	"redoubt.internal/mirror"
+	"redoubt.internal/mirror/parcel"
+)
+
+// The mirror's two ends as this instance configures them. Inside, mirror/in holds what was carried here; outside, mirror/out
+// holds what was collected to be carried.
+
+var errNoStream = errors.New("no stream of parcels is configured")
+
+// openMirror opens the inside end, when a stream is configured.
+func (in *instance) openMirror(ctx context.Context) error {
+	if in.cfg.Mirror.Stream == "" {
+		return nil
+	}
+	logs, err := in.cfg.Mirror.logs()
+	if err != nil {
+		return err
+	}
+	key, err := in.keys.role(ctx, roleExporter)
+	if err != nil {
+		return err
+	}
+	in.roleKeys[roleExporter] = key
+	in.mirror, err = mirror.Open(mirror.Config{
+		DB: in.authorityDB, Dir: in.dir.path("mirror", "in"), Stream: in.cfg.Mirror.Stream, Exporters: in.cfg.Mirror.Exporters, Logs: logs,
+		Quota: in.cfg.Mirror.Quota, Signer: key, Name: "mirror." + in.cfg.Domain, Record: in.recordMirror, Now: in.now, Logger: in.logger,
+	})
+	if err != nil {
+		return fmt.Errorf("opening the mirror: %w", err)
+	}
+	in.onClose(func() { in.mirror.Close() })
+	return nil
+}
+
+// recordMirror writes what the mirror did to the audit log, in one transaction with the mirror's own state.
+func (in *instance) recordMirror(ctx context.Context, e mirror.Event, with func(store.Tx) error) error {
+	_, err := in.audit.Add(ctx, audit.Event{Actor: "mirror", Action: e.Action, Object: e.Object, Outcome: e.Outcome, Detail: e.Detail}, with)
+	return err
+}
+
+// exporter opens the outside end for one verb; the caller closes it.
+func (in *instance) exporter(ctx context.Context) (*mirror.Exporter, error) {
+	logs, err := in.cfg.Mirror.logs()
+	if err != nil {
+		return nil, err
+	}
+	key, err := in.keys.role(ctx, roleExporter)
+	if err != nil {
+		return nil, err
+	}
+	for i := range logs {
+		if !strings.Contains(logs[i].Source, "://") {
+			logs[i].Source = in.dir.resolve(logs[i].Source)
+		}
+	}
+	return mirror.OpenExporter(mirror.ExporterConfig{
+		DB: in.authorityDB, Dir: in.dir.path("mirror", "out"), Stream: in.cfg.exportStream(), Name: in.cfg.exporterName(), Signer: key,
+		Logs: logs, Now: in.now, Logger: in.logger,
+	})
+}
+
+func (c *Config) exportStream() string { return orDefault(c.Mirror.ExportStream, c.Domain) }
+func (c *Config) exporterName() string { return "exporter." + c.Domain }
+
+// logs are the configured logs in the mirror's own form.
+func (m Mirror) logs() (logs []mirror.LogConfig, err error) {
+	for _, l := range m.Logs {
+		key, err := verifierLine(l.Origin, l.Key)
+		if err != nil {
+			return nil, fmt.Errorf("mirror.logs: %s: %w", l.Origin, err)
+		}
+		logs = append(logs, mirror.LogConfig{Origin: l.Origin, FormerOrigins: l.FormerOrigins, VKey: key, Scope: l.Scope, Source: l.Source, Layout: l.Layout, MaxAge: time.Duration(l.MaxAge)})
+	}
+	return logs, nil
+}
+
+// verifierLine turns PEM text into a C2SP note verifier line for a log; a line passes as it is.
+func verifierLine(origin, key string) (string, error) {
+	block, _ := pem.Decode([]byte(key))
+	if block == nil {
+		return strings.TrimSpace(key), nil
+	}
+	public, err := x509.ParsePKIXPublicKey(block.Bytes)
+	if err != nil {
+		return "", err
+	}
+	return parcel.VerifierKey(origin, public)
+}
+
+// exportArgs are what `mirror export` asks for.
+type exportArgs struct {
+	Out        string `json:"out"`
+	VolumeSize int64  `json:"volumeSize"`
+	Refresh    bool   `json:"refresh"`
+}
+
+var mirrorPull = verb[struct{}, mirror.PullReport]{"mirror.pull", func(ctx context.Context, in *instance, _ string, _ struct{}) (mirror.PullReport, error) {
+	e, err := in.exporter(ctx)
+	if err != nil {
+		return mirror.PullReport{}, err
+	}
+	defer e.Close()
+	report, err := e.Pull(ctx)
+	return report, withCode(mirror.ExitCode(err), err)
+}}
+
+var mirrorExport = verb[exportArgs, mirror.Packed]{"mirror.export", func(ctx context.Context, in *instance, actor string, a exportArgs) (mirror.Packed, error) {
+	e, err := in.exporter(ctx)
+	if err != nil {
+		return mirror.Packed{}, err
+	}
+	defer e.Close()
+	if err := in.record(ctx, actor, "mirror.export", in.cfg.exportStream(), map[string]string{"out": a.Out}); err != nil {
+		return mirror.Packed{}, err
+	}
+	packed, err := e.Export(ctx, mirror.ExportOptions{Out: a.Out, VolumeSize: a.VolumeSize, Refresh: a.Refresh})
+	return packed, withCode(mirror.ExitCode(err), err)
+}}
+
+var mirrorImport = verb[[]string, mirror.Report]{"mirror.import", func(ctx context.Context, in *instance, actor string, paths []string) (mirror.Report, error) {
+	m, err := in.inside()
+	if err != nil {
+		return mirror.Report{}, err
+	}
+	if err := in.record(ctx, actor, "mirror.import", in.cfg.Mirror.Stream, map[string]string{"volumes": strings.Join(paths, " ")}); err != nil {
+		return mirror.Report{}, err
+	}
+	report, err := m.Import(ctx, paths)
+	return report, withCode(mirror.ExitCode(err), err)
+}}
+
+// inside returns the inside end, or says that there is none.
+func (in *instance) inside() (*mirror.Mirror, error) {
+	if in.mirror == nil {
+		return nil, hinted(errNoStream, "set mirror.stream, mirror.exporters and mirror.logs; `redoubt docs config` explains them")
+	}
+	return in.mirror, nil
+}
+
+// keyLine is the JSON of `redoubt mirror key -o json`.
+type keyLine struct {
+	Stream string `json:"stream"`
+	Key    string `json:"key"` // C2SP note verifier line; goes into mirror.exporters inside
+}
+
+var mirrorKey = verb[struct{}, keyLine]{"mirror.key", func(ctx context.Context, in *instance, _ string, _ struct{}) (keyLine, error) {
+	key, err := in.keys.role(ctx, roleExporter)
+	if err != nil {
+		return keyLine{}, err
+	}
+	line, err := parcel.VerifierKey(in.cfg.exporterName(), key.Public())
+	return keyLine{in.cfg.exportStream(), line}, err
+}}
+
+// absolute makes operands absolute, because the server that will read them has another working directory.
+func absolute(paths []string) (out []string, err error) {
+	for _, p := range paths {
+		if p, err = filepath.Abs(p); err != nil {
+			return nil, err
+		}
+		out = append(out, p)
+	}
+	return out, nil
+}
+
+// mirrorHandler serves what was carried here; without a stream there is nothing to serve.
+func (in *instance) mirrorHandler() http.Handler {
+	return http.NotFoundHandler()
+}

@@ -1,0 +1,150 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
+)
+
+func doctorCommand() *cli.Command {
+	return &cli.Command{
+		Name: "doctor", Usage: "named checks of configuration, files, keys, logs, clock and listeners, with a fix for each failure",
+		Flags: append(stateFlags(), outputFlag()),
+		Action: func(c *cli.Context) error {
+			checks := diagnose(c)
+			if err := printResult(c, checks, func(w io.Writer) { printChecks(w, checks) }); err != nil {
+				return err
+			}
+			if !ready(checks) {
+				return fmt.Errorf("something needs attention")
+			}
+			return nil
+		},
+	}
+}
+
+const (
+	minFreeBytes    = 1 << 30
+	certWarning     = 30 * 24 * time.Hour
+	probeTimeout    = 3 * time.Second
+	maxClockErrorUS = 1_000_000
+)
+
+// diagnose runs every check it can reach: without a valid configuration only that one.
+func diagnose(c *cli.Context) []check {
+	cfg, dir, err := configured(c)
+	checks := []check{result("configuration", err, "`redoubt config validate`; `redoubt docs config` is the manual")}
+	if err != nil {
+		return checks
+	}
+	checks = append(checks,
+		result("state directory", checkModes(dir), "chown it to the service user; chmod 0700 keys and run"),
+		result("free space", checkFreeSpace(dir.root), "free or add space: a log that cannot write latches read-only"),
+		result("high-water file", checkHighWater(cfg, dir), "restore it from outside the backup; never make a new one for a log that has signed"),
+		result("clock", checkClock(), "run chrony or another time service; inside a gap, discipline the clock from a local source"),
+	)
+	report, err := readStatus.call(c, struct{}{})
+	if err != nil {
+		return append(checks, result("instance", err, "`redoubt serve` and read its first error"))
+	}
+	checks = append(checks, report.Checks...)
+	for name, until := range map[string]time.Time{"issuing certificate": report.CAExpires, "timestamp certificate": report.TSAExpires} {
+		var err error
+		if left := time.Until(until); left < certWarning {
+			err = fmt.Errorf("ends in %d days", int(left.Hours()/24))
+		}
+		checks = append(checks, result(name, err, "plan a ceremony for the next one"))
+	}
+	slices.SortStableFunc(checks[5+len(report.Checks):], func(a, b check) int { return len(a.Name) - len(b.Name) })
+	return append(checks, checkListeners(c.Context, cfg, dir)...)
+}
+
+// checkModes refuses private folders that others can read.
+func checkModes(dir layout) error {
+	for _, path := range []string{dir.keys(), dir.path("run")} {
+		info, err := os.Stat(path)
+		if err != nil {
+			return err
+		}
+		if info.Mode().Perm()&0o077 != 0 {
+			return fmt.Errorf("%s has mode %04o", path, info.Mode().Perm())
+		}
+	}
+	return nil
+}
+
+func checkFreeSpace(path string) error {
+	var st unix.Statfs_t
+	if err := unix.Statfs(path, &st); err != nil {
+		return err
+	}
+	if free := st.Bavail * uint64(st.Bsize); free < minFreeBytes {
+		return fmt.Errorf("%d MiB left", free>>20)
+	}
+	return nil
+}
+
+func checkHighWater(cfg *Config, dir layout) error {
+	paths := cfg.Log.HighWater
+	if len(paths) == 0 {
+		paths = []string{dir.highWater()}
+	}
+	for _, path := range paths {
+		if _, err := os.Stat(dir.resolve(path)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkClock asks the kernel whether something disciplines the clock (adjtimex(2)).
+func checkClock() error {
+	var t unix.Timex
+	state, err := unix.Adjtimex(&t)
+	if err != nil {
+		if errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOSYS) {
+			return nil // a sandbox that hides the clock's state says nothing about it
+		}
+		return fmt.Errorf("asking the kernel: %w", err)
+	}
+	if state == unix.TIME_ERROR && t.Maxerror > maxClockErrorUS {
+		return fmt.Errorf("not synchronised; the kernel's bound on its error is %d s", t.Maxerror/1_000_000)
+	}
+	return nil
+}
+
+// checkListeners asks every service for its liveness, when a server holds the directory.
+func checkListeners(ctx context.Context, cfg *Config, dir layout) (checks []check) {
+	conn, err := dialSocket(ctx, dir)
+	if err != nil {
+		return nil // nothing serves, nothing to reach
+	}
+	conn.Close()
+	client := http.Client{Timeout: probeTimeout}
+	for _, name := range serviceNames {
+		s := cfg.Services.all()[name]
+		if s == nil || !isLoopback(s.Listen) {
+			continue
+		}
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.Listen+"/healthz", nil)
+		if err == nil {
+			var response *http.Response
+			if response, err = client.Do(request); err == nil {
+				response.Body.Close()
+				if response.StatusCode != http.StatusOK {
+					err = fmt.Errorf("answers %s", response.Status)
+				}
+			}
+		}
+		checks = append(checks, result("listener "+name, err, "is "+s.Listen+" taken by another process?"))
+	}
+	return checks
+}

@@ -1,0 +1,99 @@
+package main
+
+import (
+	"errors"
+	"net"
+	"net/http"
+	"runtime/debug"
+	"time"
+)
+
+// guard is what every request of every service passes before its room: the body is bounded, the request is counted, a
+// panic becomes a 500 and a line in the log, and /healthz and /readyz are answered beside the service's own routes.
+func (s *server) guard(service string, room http.Handler) http.Handler {
+	limit := s.cfg.Limits.Body
+	if limit == 0 {
+		limit = defaultBodyBytes
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		started, out := time.Now(), &recorder{ResponseWriter: w, status: http.StatusOK}
+		defer func() {
+			if p := recover(); p != nil {
+				if err, ok := p.(error); ok && errors.Is(err, http.ErrAbortHandler) {
+					panic(p)
+				}
+				s.logger.Error("a request handler panicked", "service", service, "panic", p, "stack", string(debug.Stack()))
+				if !out.wrote {
+					http.Error(out, `{"code":500,"message":"internal error"}`, http.StatusInternalServerError)
+				}
+			}
+			s.metrics.observe(service, r, out.status, time.Since(started))
+		}()
+		out.Header().Set("X-Content-Type-Options", "nosniff")
+		switch r.URL.Path {
+		case "/healthz":
+			s.health.serveHealthz(out, r)
+			return
+		case "/readyz":
+			s.health.serveReadyz(out, r)
+			return
+		}
+		if r.ContentLength > limit {
+			out.Header().Set("Connection", "close")
+			http.Error(out, `{"code":413,"message":"the request body is larger than this service accepts"}`, http.StatusRequestEntityTooLarge)
+			return
+		}
+		r.Body = http.MaxBytesReader(out, r.Body, limit)
+		room.ServeHTTP(out, r)
+	})
+}
+
+// recorder remembers the status for the counters.
+type recorder struct {
+	http.ResponseWriter
+	status int
+	wrote  bool
+}
+
+func (r *recorder) WriteHeader(status int) {
+	if !r.wrote {
+		r.status, r.wrote = status, true
+	}
+	r.ResponseWriter.WriteHeader(status)
+}
+
+func (r *recorder) Write(b []byte) (int, error) {
+	r.wrote = true
+	return r.ResponseWriter.Write(b)
+}
+
+// Flush is what streaming answers (gRPC) ask the writer for.
+func (r *recorder) Flush() {
+	r.wrote = true
+	if f, ok := r.ResponseWriter.(http.Flusher); ok {
+		f.Flush()
+	}
+}
+
+// Unwrap lets http.ResponseController reach the connection.
+func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
+
+// byHost sends a request to the service its Host header names; with one service on the address, the name does not matter.
+func byHost(hosts map[string]http.Handler) http.Handler {
+	if len(hosts) == 1 {
+		for _, h := range hosts {
+			return h
+		}
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		host := r.Host
+		if h, _, err := net.SplitHostPort(host); err == nil {
+			host = h
+		}
+		if h, ok := hosts[host]; ok {
+			h.ServeHTTP(w, r)
+			return
+		}
+		http.Error(w, "no service has this host name", http.StatusMisdirectedRequest)
+	})
+}

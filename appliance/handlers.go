@@ -1,0 +1,103 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"time"
+
+	"redoubt.internal/log"
+)
+
+// handlers are the rooms' HTTP faces by service name. The CA's is looked up at each request, because a reload replaces it.
+func (in *instance) handlers(s *server) map[string]http.Handler {
+	h := map[string]http.Handler{
+		"fulcio": http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			in.issuance.Load().handler.ServeHTTP(w, r)
+		}),
+		"rekor":   in.rekor.Handler(),
+		"tsa":     in.tsa.Handler(),
+		"ct":      in.ct.Handler(),
+		"tuf":     in.tuf.Handler(),
+		"console": s.consoleHandler(),
+		"mirror":  in.mirrorHandler(),
+		"metrics": s.metricsHandler(),
+	}
+	if in.issuer != nil {
+		h["oidc"] = in.issuer.Handler()
+	}
+	return h
+}
+
+func (s *server) metricsHandler() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", s.metrics.handler())
+	return mux
+}
+
+// checks are the conditions of readiness: every key signs, every log takes entries, the trust repository is fresh, the
+// clock is sane.
+func (in *instance) checks(ctx context.Context) (checks []check) {
+	for _, role := range allRoles {
+		if key, ok := in.roleKeys[role]; ok {
+			checks = append(checks, result("key "+role, key.Check(ctx), "is the token there and unlocked? `redoubt keys check`"))
+		}
+	}
+	for _, l := range in.logs() {
+		fix := "`redoubt log fsck`; the reason decides: free the disk and restart, or restore the newest copy"
+		if errors.Is(l.log.Err(), log.ErrRolledBack) {
+			fix = "restore the copy that has the highest head, or retire the log; signing on would fork it"
+		}
+		checks = append(checks, result("log "+l.role, l.log.Err(), fix))
+	}
+	checks = append(checks, result("trust repository", in.tufFresh(), "`redoubt trust renew`"))
+	checks = append(checks, result("clock", in.clockSane(), "set the clock: a certificate or a head lies in the future"))
+	return checks
+}
+
+type namedLog struct {
+	role string
+	log  *log.Log
+}
+
+func (in *instance) logs() []namedLog {
+	return []namedLog{{roleRekor, in.rekorLog}, {roleCT, in.ctLog}, {roleAudit, in.auditLog}}
+}
+
+// clockSane holds when now is not before anything this instance has signed.
+func (in *instance) clockSane() error {
+	const tolerance = 2 * time.Second
+	now := in.now()
+	for _, l := range in.logs() {
+		if head := l.log.Head().Time; head.After(now.Add(tolerance)) {
+			return fmt.Errorf("the last head of the %s log was signed at %s, the clock says %s", l.role, head.Format(time.RFC3339), now.UTC().Format(time.RFC3339))
+		}
+	}
+	if first := in.caChain[0].NotBefore; now.Before(first) {
+		return fmt.Errorf("the issuing certificate is valid from %s", first.Format(time.RFC3339))
+	}
+	if last := in.caChain[0].NotAfter; now.After(last) {
+		return fmt.Errorf("the issuing certificate ended at %s", last.Format(time.RFC3339))
+	}
+	return nil
+}
+
+// registerGauges adds what is read from the instance when the metrics page is fetched.
+func (in *instance) registerGauges(m *metrics) {
+	for _, l := range in.logs() {
+		m.gauge("redoubt_"+l.role+"_log_size", "Entries under the last signed head.", func() float64 { return float64(l.log.Head().Size) })
+		m.gauge("redoubt_"+l.role+"_log_writable", "1 when the log takes entries.", func() float64 {
+			if l.log.Err() != nil {
+				return 0
+			}
+			return 1
+		})
+	}
+}
+
+// ready reports whether every check holds.
+func ready(checks []check) bool {
+	return !slices.ContainsFunc(checks, func(c check) bool { return !c.OK })
+}

@@ -1,0 +1,62 @@
+package main
+
+import (
+	"context"
+	"net/http"
+	"sync"
+	"time"
+)
+
+// check is one named condition of readiness. Fix is the next thing to do when it does not hold.
+type check struct {
+	Name   string `json:"name"`
+	OK     bool   `json:"ok"`
+	Reason string `json:"reason,omitempty"`
+	Fix    string `json:"fix,omitempty"`
+}
+
+// health answers /healthz (this process is alive) and /readyz (every check holds). Checks sign with every key, so the
+// result is kept for a second: a flood of probes costs one round of signatures.
+type health struct {
+	checks func(ctx context.Context) []check
+
+	mu   sync.Mutex // guards last and at, and lets one caller at a time run the checks
+	last []check
+	at   time.Time
+}
+
+const (
+	healthAge     = time.Second
+	healthTimeout = 5 * time.Second
+)
+
+func (h *health) current(ctx context.Context) (checks []check, ready bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.last == nil || time.Since(h.at) > healthAge {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), healthTimeout)
+		defer cancel()
+		h.last, h.at = h.checks(ctx), time.Now()
+	}
+	ready = true
+	for _, c := range h.last {
+		ready = ready && c.OK
+	}
+	return h.last, ready
+}
+
+func (h *health) serveHealthz(w http.ResponseWriter, _ *http.Request) {
+	writeJSON(w, http.StatusOK, map[string]string{"status": "SERVING"})
+}
+
+func (h *health) serveReadyz(w http.ResponseWriter, r *http.Request) {
+	checks, ready := h.current(r.Context())
+	status := http.StatusOK
+	if !ready {
+		status = http.StatusServiceUnavailable
+	}
+	writeJSON(w, status, struct {
+		Ready  bool    `json:"ready"`
+		Checks []check `json:"checks"`
+	}{ready, checks})
+}

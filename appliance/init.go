@@ -1,0 +1,243 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"redoubt.internal/hsm"
+)
+
+func initCommand() *cli.Command {
+	return &cli.Command{
+		Name: "init", Usage: "make a state directory: keys, certificates, logs, trust repository, configuration",
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "dir", Required: true, Usage: "state directory to make; must not exist, or be empty", EnvVars: []string{"REDOUBT_DIR"}},
+			&cli.StringFlag{Name: "domain", Required: true, Usage: "DNS domain of this deployment; part of the log origins for good", EnvVars: []string{"REDOUBT_DOMAIN"}},
+			&cli.StringFlag{Name: "profile", Value: profileDev, Usage: "dev or production", EnvVars: []string{"REDOUBT_PROFILE"}},
+			&cli.StringFlag{Name: "keys", Value: "soft:", Usage: "token that holds the keys: soft: or pkcs11:token=NAME?module-path=PATH&pin-source=FILE", EnvVars: []string{"REDOUBT_KEYS"}},
+			&cli.StringFlag{Name: "passphrase-file", Usage: "passphrase of software keys (default: a random one in DIR/keys)", EnvVars: []string{"REDOUBT_PASSPHRASE_FILE"}},
+			&cli.BoolFlag{Name: "allow-software-keys", Usage: "accept software keys in the production profile", EnvVars: []string{"REDOUBT_ALLOW_SOFTWARE_KEYS"}},
+			&cli.StringFlag{Name: "tls-cert", Usage: "PEM certificate of the listeners (production)", EnvVars: []string{"REDOUBT_TLS_CERT"}},
+			&cli.StringFlag{Name: "tls-key", Usage: "PEM private key of the listeners (production)", EnvVars: []string{"REDOUBT_TLS_KEY"}},
+			&cli.StringFlag{Name: "owner", Usage: "user that will run the server; everything made is given to it", EnvVars: []string{"REDOUBT_OWNER"}},
+			&cli.BoolFlag{Name: "non-interactive", Usage: "never ask; every answer is a flag already", EnvVars: []string{"REDOUBT_NON_INTERACTIVE"}},
+			outputFlag(),
+		},
+		Action: func(c *cli.Context) error {
+			logger, err := newLogger(c)
+			if err != nil {
+				return err
+			}
+			request := initRequest{
+				Dir: c.String("dir"), Domain: c.String("domain"), Profile: c.String("profile"), Keys: c.String("keys"),
+				PassphraseFile: c.String("passphrase-file"), AllowSoftware: c.Bool("allow-software-keys"),
+				TLSCert: c.String("tls-cert"), TLSKey: c.String("tls-key"), Owner: c.String("owner"), Actor: localActor(),
+			}
+			result, err := initialise(c.Context, request, logger, progress(c))
+			if err != nil {
+				return err
+			}
+			return printResult(c, result, result.print)
+		},
+	}
+}
+
+// initRequest is what init needs to know.
+type initRequest struct {
+	Dir, Domain, Profile, Keys, PassphraseFile string
+	TLSCert, TLSKey, Owner, Actor              string
+	AllowSoftware                              bool
+}
+
+// initResult is the JSON of `redoubt init -o json`.
+type initResult struct {
+	Dir             string            `json:"dir"`
+	Config          string            `json:"config"`
+	HighWater       string            `json:"highwater"`
+	PassphraseFile  string            `json:"passphraseFile,omitempty"`
+	RootFingerprint string            `json:"rootFingerprint"` // SHA-256 of the root certificate, lower-case hex
+	Keys            []keyRecord       `json:"keys"`
+	URLs            map[string]string `json:"urls"`
+	Software        bool              `json:"softwareKeys"`
+}
+
+// keyRecord is one line of a key inventory.
+type keyRecord struct {
+	Role string `json:"role"`
+	hsm.Info
+}
+
+var errDirTaken = errors.New("the state directory is not empty")
+
+// initialise makes the whole state directory beside its final place and moves it there as the last step, so that DIR holds a
+// complete instance or nothing. Keys made inside a hardware token stay there when a later step fails; the error names them.
+func initialise(ctx context.Context, request initRequest, logger *slog.Logger, out io.Writer) (*initResult, error) {
+	final, err := filepath.Abs(request.Dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkFree(layout{final}); err != nil {
+		return nil, err
+	}
+	cfg, err := initialConfig(request)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(filepath.Dir(final), 0o755); err != nil {
+		return nil, err
+	}
+	building, err := os.MkdirTemp(filepath.Dir(final), filepath.Base(final)+".init-")
+	if err != nil {
+		return nil, fmt.Errorf("making the state directory: %w", err)
+	}
+	dir := layout{building}
+	defer os.RemoveAll(building)
+	defer os.Remove(dir.highWater())
+
+	cfg.Dir = building
+	result, err := build(ctx, cfg, dir, request, logger, out)
+	if err != nil {
+		return nil, err
+	}
+	if err := giveTo(request.Owner, dir); err != nil {
+		return nil, err
+	}
+	if err := settle(dir, layout{final}); err != nil {
+		return nil, err
+	}
+	result.Dir, result.Config, result.HighWater = final, layout{final}.config(), layout{final}.highWater()
+	if result.PassphraseFile != "" {
+		result.PassphraseFile = layout{final}.resolve(cfg.Keys.PassphraseFile)
+	}
+	return result, nil
+}
+
+// checkFree refuses a directory that holds anything, and a high-water file without its directory: that is what is left of
+// an instance whose directory went away, and making a new one under its name would put two histories behind one origin.
+func checkFree(final layout) error {
+	entries, err := os.ReadDir(final.root)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("looking at the state directory: %w", err)
+	}
+	if len(entries) > 0 {
+		return hinted(fmt.Errorf("%w: %s holds %s", errDirTaken, final.root, entries[0].Name()), "choose another --dir; init never overwrites")
+	}
+	if _, err := os.Stat(final.highWater()); err == nil {
+		return hinted(fmt.Errorf("%w: %s is left of an earlier instance", errDirTaken, final.highWater()),
+			"restore that instance, or move the file away if its logs are retired for good")
+	}
+	return nil
+}
+
+func initialConfig(request initRequest) (cfg *Config, err error) {
+	switch request.Profile {
+	case profileDev:
+		cfg, err = devConfig(request.Domain, request.Keys)
+	case profileProduction:
+		cfg, err = productionConfig(request.Domain, request.Keys, request.TLSCert, request.TLSKey, request.AllowSoftware)
+	default:
+		err = usage("--profile %q: want dev or production", request.Profile)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if strings.HasPrefix(request.Keys, "soft:") {
+		cfg.Keys.PassphraseFile = request.PassphraseFile
+		if cfg.Keys.PassphraseFile == "" {
+			cfg.Keys.PassphraseFile = filepath.Join("keys", "passphrase")
+		} else if cfg.Keys.PassphraseFile, err = filepath.Abs(cfg.Keys.PassphraseFile); err != nil {
+			return nil, err
+		}
+	} else if request.PassphraseFile != "" {
+		return nil, usage("--passphrase-file is for software keys; a PKCS#11 URI names its PIN file as pin-source")
+	}
+	return cfg, nil
+}
+
+// settle moves the finished directory and its high-water file to their names. The file goes first: a crash between the two
+// leaves a file that init names, never a directory without its mark.
+func settle(from, to layout) error {
+	if err := os.Rename(from.highWater(), to.highWater()); err != nil {
+		return fmt.Errorf("placing the high-water file: %w", err)
+	}
+	if err := os.Rename(from.root, to.root); err != nil {
+		os.Remove(to.highWater())
+		return fmt.Errorf("placing the state directory: %w", err)
+	}
+	return syncDir(filepath.Dir(to.root))
+}
+
+// giveTo makes the user called owner the owner of the directory and its high-water file; "" changes nothing.
+func giveTo(owner string, dir layout) error {
+	if owner == "" {
+		return nil
+	}
+	u, err := user.Lookup(owner)
+	if err != nil {
+		return fmt.Errorf("--owner: %w", err)
+	}
+	uid, err := strconv.Atoi(u.Uid)
+	if err != nil {
+		return err
+	}
+	gid, err := strconv.Atoi(u.Gid)
+	if err != nil {
+		return err
+	}
+	if err := os.Lchown(dir.highWater(), uid, gid); err != nil {
+		return fmt.Errorf("--owner: %w", err)
+	}
+	return filepath.WalkDir(dir.root, func(path string, _ fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		return os.Lchown(path, uid, gid)
+	})
+}
+
+func syncDir(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
+
+func (r *initResult) print(w io.Writer) {
+	if r.Software {
+		fmt.Fprint(w, softwareBanner)
+	}
+	fmt.Fprintf(w, "state directory   %s\nconfiguration     %s\nhigh-water file   %s\n", r.Dir, r.Config, r.HighWater)
+	if r.PassphraseFile != "" {
+		fmt.Fprintf(w, "passphrase file   %s\n", r.PassphraseFile)
+	}
+	fmt.Fprintf(w, "root certificate  SHA-256 %s\n\nkeys\n", r.RootFingerprint)
+	for _, k := range r.Keys {
+		fmt.Fprintf(w, "  %-9s %-11s %s\n", k.Role, k.Algorithm, k.URI)
+	}
+	fmt.Fprint(w, "\nservices\n")
+	for _, name := range serviceNames {
+		if u, ok := r.URLs[name]; ok {
+			fmt.Fprintf(w, "  %-9s %s\n", name, u)
+		}
+	}
+	fmt.Fprintf(w, "\nnext: redoubt serve --dir %s\n", r.Dir)
+}
+
+const softwareBanner = `********************************************************************************
+*  SOFTWARE KEYS. Whoever copies this disk and the passphrase has every key.   *
+*  Good for a trial; for production use an HSM: init --keys pkcs11:...         *
+********************************************************************************
+`

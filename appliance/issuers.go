@@ -1,0 +1,167 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"net/mail"
+	"reflect"
+	"strings"
+	"time"
+
+	fulcio "github.com/sigstore/fulcio/pkg/config"
+	"github.com/urfave/cli/v2"
+
+	"redoubt.internal/ca"
+	fulcioapi "redoubt.internal/ca/fulcio"
+	"redoubt.internal/ca/identity"
+)
+
+// The built-in issuer speaks under two names with one key: its URL for people (email tokens) and URL/workload for
+// workloads, whose certificates carry the token's subject, a URI.
+const (
+	workloadPath     = "/workload"
+	workloadProvider = "redoubt-builtin"
+)
+
+// identityConfig is what the verifier is told: the configured issuers, and the built-in one with its keys pinned, so that
+// the server never fetches from itself.
+func (in *instance) identityConfig(cfg *Config) identity.Config {
+	c := identity.Config{
+		OIDCIssuers: map[string]identity.IssuerRules{}, MetaIssuers: cfg.MetaIssuers, CIIssuerMetadata: map[string]fulcio.IssuerMetadata{},
+		Dir: in.dir.root, Now: in.now, Logger: in.logger,
+	}
+	maps.Copy(c.OIDCIssuers, cfg.OIDCIssuers)
+	maps.Copy(c.CIIssuerMetadata, cfg.CIIssuerMetadata)
+	if in.issuer == nil {
+		return c
+	}
+	pinned := identity.JWKS{Inline: in.issuer.JWKS()}
+	audience := orDefault(cfg.Issuer.Audience, "sigstore")
+	c.OIDCIssuers[in.issuer.URL()] = identity.IssuerRules{JWKS: pinned,
+		OIDCIssuer: fulcio.OIDCIssuer{ClientID: audience, Type: fulcio.IssuerTypeEmail, Description: "built-in issuer, people"}}
+	c.OIDCIssuers[in.issuer.URL()+workloadPath] = identity.IssuerRules{JWKS: pinned,
+		OIDCIssuer: fulcio.OIDCIssuer{ClientID: audience, Type: fulcio.IssuerTypeCIProvider, CIProvider: workloadProvider, Description: "built-in issuer, workloads"}}
+	c.CIIssuerMetadata[workloadProvider] = fulcio.IssuerMetadata{SubjectAlternativeNameTemplate: "{{ .sub }}"}
+	return c
+}
+
+// reloadIssuers replaces the verifier and the authority in one step, or changes nothing.
+func (in *instance) reloadIssuers(cfg *Config) error {
+	verifier, err := identity.New(in.identityConfig(cfg))
+	if err != nil {
+		return err
+	}
+	authority, err := ca.New(ca.Config{Chain: in.caChain, Signer: in.roleKeys[roleIssuing], CT: in.ct, Audit: in.audit, DB: in.authorityDB,
+		Identity: verifier, Now: in.now, Logger: in.logger})
+	if err != nil {
+		return err
+	}
+	in.issuance.Store(&issuance{authority, fulcioapi.Handler(authority, verifier, fulcioapi.Options{Logger: in.logger})})
+	return nil
+}
+
+// restartNeeded names the sections that differ and that a reload does not take.
+func restartNeeded(running, next *Config) (sections []string) {
+	a, b, t := reflect.ValueOf(*running), reflect.ValueOf(*next), reflect.TypeFor[Config]()
+	for i := range t.NumField() {
+		switch name, _, _ := strings.Cut(t.Field(i).Tag.Get("yaml"), ","); name {
+		case "oidc-issuers", "meta-issuers", "ci-issuer-metadata", "define", "tls":
+		default:
+			if !reflect.DeepEqual(a.Field(i).Interface(), b.Field(i).Interface()) {
+				sections = append(sections, name)
+			}
+		}
+	}
+	return sections
+}
+
+func identityCommand() *cli.Command {
+	return &cli.Command{
+		Name: "identity", Usage: "tokens of the built-in issuer",
+		Subcommands: []*cli.Command{{
+			Name: "token", Usage: "print a token of the built-in issuer (dev profile)",
+			Description: "With --email (or a subject that is an address) the token speaks for a person, with --subject URI for a workload.",
+			Flags: append(stateFlags(), outputFlag(),
+				&cli.StringFlag{Name: "subject", Usage: "sub claim", EnvVars: []string{"REDOUBT_SUBJECT"}},
+				&cli.StringFlag{Name: "email", Usage: "email claim, marked verified", EnvVars: []string{"REDOUBT_EMAIL"}},
+				&cli.StringFlag{Name: "audience", Usage: "aud claim (default: issuer.audience)", EnvVars: []string{"REDOUBT_AUDIENCE"}},
+				&cli.StringSliceFlag{Name: "claim", Usage: "further claim k=v; true and false become booleans", EnvVars: []string{"REDOUBT_CLAIM"}},
+				&cli.DurationFlag{Name: "ttl", Value: 5 * time.Minute, Usage: "life of the token", EnvVars: []string{"REDOUBT_TTL"}},
+			),
+			Action: func(c *cli.Context) error {
+				args := tokenArgs{Subject: c.String("subject"), Email: c.String("email"), Audience: c.String("audience"), TTL: c.Duration("ttl"), Extra: map[string]any{}}
+				for _, kv := range c.StringSlice("claim") {
+					k, v, ok := strings.Cut(kv, "=")
+					if !ok || k == "" {
+						return usage("--claim %q: want name=value", kv)
+					}
+					args.Extra[k] = claimValue(v)
+				}
+				token, err := mintToken.call(c, args)
+				if err != nil {
+					return err
+				}
+				return printResult(c, token, func(w io.Writer) { fmt.Fprintln(w, token.Token) })
+			},
+		}},
+	}
+}
+
+func claimValue(v string) any {
+	switch v {
+	case "true":
+		return true
+	case "false":
+		return false
+	}
+	return v
+}
+
+type tokenArgs struct {
+	Subject  string         `json:"subject"`
+	Email    string         `json:"email"`
+	Audience string         `json:"audience"`
+	TTL      time.Duration  `json:"ttl"`
+	Extra    map[string]any `json:"extra"`
+}
+
+// tokenResult is the JSON of `redoubt identity token -o json`.
+type tokenResult struct {
+	Token    string `json:"token"`
+	Issuer   string `json:"issuer"`   // for --certificate-oidc-issuer
+	Identity string `json:"identity"` // for --certificate-identity
+}
+
+var mintToken = verb[tokenArgs, tokenResult]{"identity.token", func(ctx context.Context, in *instance, actor string, a tokenArgs) (tokenResult, error) {
+	if in.issuer == nil {
+		return tokenResult{}, hinted(fmt.Errorf("the built-in issuer is off"), "issuer.enabled, in the dev profile only; in production take a token from your identity provider")
+	}
+	claims := identity.Claims{Subject: a.Subject, Email: a.Email, Audience: a.Audience, TTL: a.TTL, Extra: a.Extra}
+	if _, err := mail.ParseAddress(a.Subject); err == nil && a.Email == "" {
+		claims.Email = a.Subject
+	}
+	result := tokenResult{Issuer: in.issuer.URL(), Identity: claims.Email}
+	var err error
+	switch {
+	case claims.Email != "":
+		result.Token, err = in.issuer.Mint(claims)
+	case claims.Subject == "":
+		claims.Email = "dev@" + in.cfg.Domain
+		result.Identity = claims.Email
+		result.Token, err = in.issuer.Mint(claims)
+	default:
+		result.Issuer, result.Identity = in.issuer.URL()+workloadPath, claims.Subject
+		var workload *identity.Issuer
+		workload, err = identity.NewIssuer(identity.IssuerConfig{URL: result.Issuer, Signer: in.roleKeys[roleOIDC], Audience: in.cfg.Issuer.Audience, Now: in.now})
+		if err == nil {
+			result.Token, err = workload.Mint(claims)
+		}
+	}
+	if err != nil {
+		return tokenResult{}, err
+	}
+	in.logger.Info("token minted", "actor", actor, "identity", result.Identity)
+	return result, nil
+}}

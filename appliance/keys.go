@@ -1,0 +1,148 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+
+	"redoubt.internal/hsm"
+	"redoubt.internal/hsm/pkcs11"
+	"redoubt.internal/hsm/soft"
+)
+
+// keyring opens tokens by the scheme of a key URI. It is the one place that names kinds of tokens; every room above it is
+// handed a crypto.Signer.
+type keyring struct {
+	cfg    Keys
+	dir    layout
+	logger *slog.Logger
+
+	mu     sync.Mutex
+	tokens map[string]hsm.Token // by tokenURI
+}
+
+var errScheme = errors.New("no kind of token has this URI scheme")
+
+func newKeyring(cfg Keys, dir layout, logger *slog.Logger) *keyring {
+	return &keyring{cfg: cfg, dir: dir, logger: logger, tokens: map[string]hsm.Token{}}
+}
+
+// token returns the opened token that holds the key uri names.
+func (k *keyring) token(uri string) (hsm.Token, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	at := tokenURI(uri)
+	if t, ok := k.tokens[at]; ok {
+		return t, nil
+	}
+	var (
+		t   hsm.Token
+		err error
+	)
+	switch scheme, _, _ := strings.Cut(uri, ":"); scheme {
+	case "soft":
+		t, err = soft.Open(soft.Config{Dir: k.dir.keys(), PassphraseFile: k.dir.resolve(k.cfg.PassphraseFile), Logger: k.logger})
+	case "pkcs11":
+		t, err = pkcs11.Open(pkcs11.Config{URI: at, PINFile: k.dir.resolve(k.cfg.PINFile), AllowedModules: k.modules(at), Sessions: k.cfg.Sessions, Logger: k.logger})
+	default:
+		return nil, fmt.Errorf("%w: %q; want soft: or pkcs11:", errScheme, scheme)
+	}
+	if err != nil {
+		return nil, err
+	}
+	k.tokens[at] = t
+	return t, nil
+}
+
+// modules are the PKCS#11 modules that may be loaded: the configured list, else the one the configuration's own URI names.
+func (k *keyring) modules(uri string) []string {
+	if len(k.cfg.AllowedModules) > 0 {
+		return k.cfg.AllowedModules
+	}
+	if m := uriAttribute(k.cfg.Token, "module-path"); m != "" {
+		return []string{m}
+	}
+	return nil
+}
+
+// signer returns the key uri names.
+func (k *keyring) signer(ctx context.Context, uri string) (*hsm.Key, error) {
+	t, err := k.token(uri)
+	if err != nil {
+		return nil, err
+	}
+	return t.Signer(ctx, uri)
+}
+
+// role returns the key of a role.
+func (k *keyring) role(ctx context.Context, role string) (*hsm.Key, error) {
+	uri, ok := k.cfg.Roles[role]
+	if !ok {
+		return nil, fmt.Errorf("keys.roles.%s: not configured", role)
+	}
+	key, err := k.signer(ctx, uri)
+	if err != nil {
+		return nil, hinted(fmt.Errorf("opening the %s key: %w", role, err), "`redoubt keys check` tries every key; the URI stands under keys.roles.%s", role)
+	}
+	return key, nil
+}
+
+func (k *keyring) close() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	var errs []error
+	for at, t := range k.tokens {
+		errs = append(errs, t.Close())
+		delete(k.tokens, at)
+	}
+	return errors.Join(errs...)
+}
+
+// tokenURI cuts a key URI down to the token: soft keys share one token, PKCS#11 keys of one token differ in object and id.
+func tokenURI(uri string) string {
+	scheme, rest, _ := strings.Cut(uri, ":")
+	if scheme == "soft" {
+		return "soft:"
+	}
+	path, query, hasQuery := strings.Cut(rest, "?")
+	var kept []string
+	for attribute := range strings.SplitSeq(path, ";") {
+		switch name, _, _ := strings.Cut(attribute, "="); name {
+		case "object", "id", "type", "":
+		default:
+			kept = append(kept, attribute)
+		}
+	}
+	out := scheme + ":" + strings.Join(kept, ";")
+	if hasQuery {
+		out += "?" + query
+	}
+	return out
+}
+
+// keyURI names the key called name in the token the configuration points at.
+func keyURI(token, name string) string {
+	scheme, rest, _ := strings.Cut(token, ":")
+	if scheme == "soft" {
+		return "soft:" + name
+	}
+	path, query, hasQuery := strings.Cut(rest, "?")
+	out := scheme + ":" + path + ";object=" + name
+	if hasQuery {
+		out += "?" + query
+	}
+	return out
+}
+
+// uriAttribute finds an attribute of an RFC 7512 URI; "" when it is not there. Values with % escapes are left as they are.
+func uriAttribute(uri, name string) string {
+	for _, attribute := range strings.FieldsFunc(uri, func(r rune) bool { return r == ';' || r == '?' || r == '&' || r == ':' }) {
+		if v, ok := strings.CutPrefix(attribute, name+"="); ok {
+			return v
+		}
+	}
+	return ""
+}

@@ -1,0 +1,175 @@
+package main
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"path/filepath"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"redoubt.internal/ca/trust"
+)
+
+// material is what clients must know about this instance: chains, log keys, the URLs they dial. Logs count from the moment
+// the issuing certificate does; all were made by one ceremony.
+func (in *instance) material() (trust.Material, error) {
+	start := in.caChain[0].NotBefore
+	m := trust.Material{
+		Domain: in.cfg.Domain,
+		CAs:    []trust.Authority{{Chain: in.caChain}},
+		TSAs:   []trust.Authority{{Chain: in.tsaChain}},
+	}
+	for _, l := range []struct {
+		role string
+		to   *[]trust.Log
+	}{{roleRekor, &m.Rekor}, {roleCT, &m.CTLogs}} {
+		public, ok := in.roleKeys[l.role].Public().(*ecdsa.PublicKey)
+		if !ok {
+			return m, fmt.Errorf("the %s key is %T, clients need ECDSA P-256", l.role, in.roleKeys[l.role].Public())
+		}
+		*l.to = []trust.Log{{Key: public, Start: start}}
+	}
+	urls := in.cfg.urls()
+	m.URLs = trust.URLs{Fulcio: urls["fulcio"], Rekor: urls["rekor"], TSA: urls["tsa"], TUF: urls["tuf"], CT: urls["ct"], OIDC: urls["oidc"]}
+	if in.cfg.TLS.CA != "" {
+		var err error
+		if m.TLSRoots, err = readChain(in.dir.resolve(in.cfg.TLS.CA)); err != nil {
+			return m, err
+		}
+	}
+	return m, m.Validate()
+}
+
+func clientCommand() *cli.Command {
+	return &cli.Command{
+		Name: "client", Usage: "what a client machine needs",
+		Subcommands: []*cli.Command{{
+			Name: "setup", Usage: "write trust roots, signing configs and ready-to-paste commands into a folder",
+			Flags: append(stateFlags(), outputFlag(), &cli.StringFlag{Name: "out", Required: true, Usage: "folder to write; new, empty, or of an earlier setup", EnvVars: []string{"REDOUBT_OUT"}}),
+			Action: func(c *cli.Context) error {
+				out, err := filepath.Abs(c.String("out"))
+				if err != nil {
+					return err
+				}
+				published, err := clientTrust.call(c, struct{}{})
+				if err != nil {
+					return err
+				}
+				m, err := published.material()
+				if err != nil {
+					return err
+				}
+				written, err := trust.WriteClientSetup(out, m, published.TUFRoot)
+				if err != nil {
+					return err
+				}
+				return printResult(c, map[string]any{"dir": out, "files": written}, func(w io.Writer) {
+					for _, name := range written {
+						fmt.Fprintln(w, filepath.Join(out, name))
+					}
+					fmt.Fprintf(w, "\nnext: read %s\n", filepath.Join(out, "README.txt"))
+				})
+			},
+		}},
+	}
+}
+
+// publishedTrust is trust.Material with certificates as PEM and keys as PKIX DER, for the way over the control socket: the
+// caller writes the folder under its own user.
+type publishedTrust struct {
+	Domain   string           `json:"domain"`
+	URLs     trust.URLs       `json:"urls"`
+	CAs      []publishedChain `json:"cas"`
+	TSAs     []publishedChain `json:"tsas"`
+	Rekor    []publishedLog   `json:"rekor"`
+	CTLogs   []publishedLog   `json:"ctLogs"`
+	TLSRoots []byte           `json:"tlsRoots"`
+	TUFRoot  []byte           `json:"tufRoot"`
+}
+
+type publishedChain struct {
+	PEM        []byte    `json:"pem"`
+	Start, End time.Time `json:",omitzero"`
+}
+
+type publishedLog struct {
+	Host       string    `json:"host"`
+	Key        []byte    `json:"key"`
+	Start, End time.Time `json:",omitzero"`
+}
+
+var clientTrust = verb[struct{}, publishedTrust]{"client.trust", func(_ context.Context, in *instance, _ string, _ struct{}) (p publishedTrust, err error) {
+	m, err := in.material()
+	if err != nil {
+		return p, err
+	}
+	p = publishedTrust{Domain: m.Domain, URLs: m.URLs, TLSRoots: pemChain(m.TLSRoots), TUFRoot: in.tuf.Root()}
+	for _, a := range m.CAs {
+		p.CAs = append(p.CAs, publishedChain{pemChain(a.Chain), a.Start, a.End})
+	}
+	for _, a := range m.TSAs {
+		p.TSAs = append(p.TSAs, publishedChain{pemChain(a.Chain), a.Start, a.End})
+	}
+	for _, pair := range []struct {
+		from []trust.Log
+		to   *[]publishedLog
+	}{{m.Rekor, &p.Rekor}, {m.CTLogs, &p.CTLogs}} {
+		for _, l := range pair.from {
+			der, err := x509.MarshalPKIXPublicKey(l.Key)
+			if err != nil {
+				return p, err
+			}
+			*pair.to = append(*pair.to, publishedLog{l.Host, der, l.Start, l.End})
+		}
+	}
+	return p, nil
+}}
+
+func (p publishedTrust) material() (m trust.Material, err error) {
+	m = trust.Material{Domain: p.Domain, URLs: p.URLs}
+	for _, pair := range []struct {
+		from []publishedChain
+		to   *[]trust.Authority
+	}{{p.CAs, &m.CAs}, {p.TSAs, &m.TSAs}} {
+		for _, a := range pair.from {
+			chain, err := parseChain(a.PEM)
+			if err != nil {
+				return m, err
+			}
+			*pair.to = append(*pair.to, trust.Authority{Chain: chain, Start: a.Start, End: a.End})
+		}
+	}
+	for _, pair := range []struct {
+		from []publishedLog
+		to   *[]trust.Log
+	}{{p.Rekor, &m.Rekor}, {p.CTLogs, &m.CTLogs}} {
+		for _, l := range pair.from {
+			key, err := x509.ParsePKIXPublicKey(l.Key)
+			if err != nil {
+				return m, err
+			}
+			public, ok := key.(*ecdsa.PublicKey)
+			if !ok {
+				return m, fmt.Errorf("a log key is %T", key)
+			}
+			*pair.to = append(*pair.to, trust.Log{Host: l.Host, Key: public, Start: l.Start, End: l.End})
+		}
+	}
+	if len(p.TLSRoots) > 0 {
+		m.TLSRoots, err = parseChain(p.TLSRoots)
+	}
+	return m, err
+}
+
+// pemChain encodes certificates as PEM, in order.
+func pemChain(chain []*x509.Certificate) (out []byte) {
+	for _, c := range chain {
+		out = append(out, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})...)
+	}
+	return out
+}

@@ -1,0 +1,306 @@
+package main
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/asn1"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"redoubt.internal/ca"
+	"redoubt.internal/ca/identity"
+	"redoubt.internal/ca/trust"
+	"redoubt.internal/ca/tsa"
+	"redoubt.internal/hsm"
+	"redoubt.internal/log"
+	"redoubt.internal/log/audit"
+	"redoubt.internal/log/ct"
+	"redoubt.internal/log/rekor"
+	"redoubt.internal/log/store"
+	"redoubt.internal/log/store/bolt"
+	"redoubt.internal/mirror"
+)
+
+// instance is one opened state directory: every room, wired to its keys, its database and its neighbours. The process that
+// has it holds the directory's lock. The writers of the three logs run from open to close.
+type instance struct {
+	cfg    *Config
+	dir    layout
+	logger *slog.Logger
+	now    func() time.Time
+
+	keys      *keyring
+	roleKeys  map[string]*hsm.Key // every role the running process signs with; not root
+	highWater []*log.File
+
+	rekorLog, ctLog, auditLog *log.Log
+	audit                     *audit.Log
+	ct                        *ct.Log
+	rekor                     *rekor.Log
+	tsa                       *tsa.Authority
+	tuf                       *trust.Repository
+	mirror                    *mirror.Mirror // nil when no stream is configured
+	caChain, tsaChain         []*x509.Certificate
+	issuer                    *identity.Issuer // the built-in one; nil in production
+	issuance                  atomic.Pointer[issuance]
+	rekorDB, authorityDB      store.DB
+
+	failed  chan error // a writer that stopped by itself
+	closing []func()   // undone in reverse order
+}
+
+// issuance is what a reload of the issuers replaces in one step.
+type issuance struct {
+	authority *ca.Authority
+	handler   http.Handler
+}
+
+// onlineRoles are the roles a running process signs with.
+var onlineRoles = []string{roleIssuing, roleRekor, roleCT, roleAudit, roleTSA, roleTUF}
+
+// openInstance opens cfg's state directory under its lock. A log whose database is behind its high-water mark opens
+// read-only: its reads are served, nothing is signed, and checks say why.
+func openInstance(ctx context.Context, cfg *Config, logger *slog.Logger) (*instance, error) {
+	keys := newKeyring(cfg.Keys, layout{cfg.Dir}, logger)
+	in, err := openWith(ctx, cfg, logger, keys)
+	if err != nil {
+		keys.close()
+		return nil, err
+	}
+	in.closing = append([]func(){func() { keys.close() }}, in.closing...)
+	return in, nil
+}
+
+// openWith is openInstance with a keyring the caller closes.
+func openWith(ctx context.Context, cfg *Config, logger *slog.Logger, keys *keyring) (in *instance, err error) {
+	in = &instance{cfg: cfg, dir: layout{cfg.Dir}, logger: logger, now: time.Now, keys: keys, roleKeys: map[string]*hsm.Key{}, failed: make(chan error, 4)}
+	defer func() {
+		if err != nil {
+			in.close()
+			in = nil
+		}
+	}()
+	if _, err := os.Stat(in.dir.authorityDB()); err != nil {
+		return in, hinted(fmt.Errorf("opening the state directory: %w", err), "`redoubt init --dir %s --domain D` makes one", cfg.Dir)
+	}
+	release, err := in.dir.acquire()
+	if err != nil {
+		return in, err
+	}
+	in.onClose(release)
+	for _, step := range []func(context.Context) error{in.openKeys, in.openChains, in.openLogs, in.openAuthorities, in.openMirror} {
+		if err := step(ctx); err != nil {
+			return in, err
+		}
+	}
+	return in, nil
+}
+
+func (in *instance) onClose(f func()) { in.closing = append(in.closing, f) }
+
+// close stops the writers and lets everything go, last opened first. It may be called more than once.
+func (in *instance) close() {
+	for _, f := range slices.Backward(in.closing) {
+		f()
+	}
+	in.closing = nil
+}
+
+// openKeys opens the key of every role the process signs with.
+func (in *instance) openKeys(ctx context.Context) error {
+	roles := onlineRoles
+	if in.cfg.Issuer.Enabled {
+		roles = append(slices.Clone(roles), roleOIDC)
+	}
+	for _, role := range roles {
+		key, err := in.keys.role(ctx, role)
+		if err != nil {
+			return err
+		}
+		in.roleKeys[role] = key
+	}
+	return nil
+}
+
+func (in *instance) openChains(context.Context) (err error) {
+	if in.caChain, err = readChain(in.dir.resolve(orDefault(in.cfg.CA.Chain, in.dir.pki("ca-chain.pem")))); err != nil {
+		return err
+	}
+	in.tsaChain, err = readChain(in.dir.resolve(orDefault(in.cfg.TSA.Chain, in.dir.pki("tsa-chain.pem"))))
+	return err
+}
+
+// openLogs opens both databases and the three logs in them, and starts their writers.
+func (in *instance) openLogs(ctx context.Context) (err error) {
+	if in.rekorDB, err = in.openDB(in.dir.rekorDB()); err != nil {
+		return err
+	}
+	if in.authorityDB, err = in.openDB(in.dir.authorityDB()); err != nil {
+		return err
+	}
+	if err := in.openHighWater(); err != nil {
+		return err
+	}
+	configs := in.logConfigs(in.rekorDB, in.authorityDB)
+	for _, l := range []struct {
+		role string
+		log  **log.Log
+	}{{roleRekor, &in.rekorLog}, {roleCT, &in.ctLog}, {roleAudit, &in.auditLog}} {
+		if *l.log, err = log.Open(ctx, configs[l.role]); err != nil {
+			return fmt.Errorf("opening the %s log: %w", l.role, err)
+		}
+	}
+	// Writers outlive the verb's context: what was begun is finished, close ends them.
+	writing, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var writers sync.WaitGroup
+	in.onClose(func() { stop(); writers.Wait() })
+	for role, l := range map[string]*log.Log{roleRekor: in.rekorLog, roleCT: in.ctLog, roleAudit: in.auditLog} {
+		writers.Go(func() {
+			if err := l.Run(writing); err != nil && writing.Err() == nil {
+				in.logger.Error("a log takes no more entries", "log", role, "error", err)
+				if !errors.Is(err, log.ErrRolledBack) {
+					in.failed <- fmt.Errorf("writing the %s log: %w", role, err)
+				}
+			}
+		})
+	}
+	return nil
+}
+
+func (in *instance) openDB(path string) (store.DB, error) {
+	db, err := bolt.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("opening %s: %w", path, err)
+	}
+	in.onClose(func() { db.Close() })
+	return db, nil
+}
+
+func (in *instance) openHighWater() error {
+	paths := in.cfg.Log.HighWater
+	if len(paths) == 0 {
+		paths = []string{in.dir.highWater()}
+	}
+	for _, path := range paths {
+		f, err := log.OpenHighWaterFile(in.dir.resolve(path))
+		if err != nil {
+			return fmt.Errorf("opening the high-water file: %w", err)
+		}
+		in.highWater = append(in.highWater, f)
+		in.onClose(func() { f.Close() })
+	}
+	return nil
+}
+
+// logConfigs describes the three logs: which database and prefix, which origin, which key, how they are searched.
+func (in *instance) logConfigs(rekorDB, authorityDB store.DB) map[string]log.Config {
+	configs := map[string]log.Config{
+		roleRekor: {DB: rekorDB, IndexKeys: rekor.IndexKeys, Unique: true},
+		roleCT:    {DB: authorityDB, Prefix: "ct/", IndexKeys: ct.IndexKeys},
+		roleAudit: {DB: authorityDB, Prefix: "audit/"},
+	}
+	for role, c := range configs {
+		c.Origin, c.Now, c.Logger = in.cfg.origin(role), in.now, in.logger
+		if key, ok := in.roleKeys[role]; ok {
+			c.Signer = key
+		}
+		for _, f := range in.highWater {
+			c.HighWater = append(c.HighWater, f.For(c.Origin))
+		}
+		configs[role] = c
+	}
+	return configs
+}
+
+// origin is the name of a log for good: rekor.<domain>, ct.<domain>, audit.<domain>.
+func (c *Config) origin(role string) string { return role + "." + c.Domain }
+
+// openAuthorities wires the rooms that stand on the logs.
+func (in *instance) openAuthorities(context.Context) (err error) {
+	in.audit = audit.New(in.auditLog)
+	if in.rekor, err = rekor.New(rekor.Config{Log: in.rekorLog, Signer: in.roleKeys[roleRekor], Hostname: in.cfg.origin(roleRekor), TreeID: in.cfg.Log.TreeID, Now: in.now, Logger: in.logger}); err != nil {
+		return err
+	}
+	roots := []*x509.Certificate{in.caChain[len(in.caChain)-1]}
+	if in.ct, err = ct.New(ct.Config{Log: in.ctLog, Signer: in.roleKeys[roleCT], Roots: roots, Now: in.now, Logger: in.logger}); err != nil {
+		return err
+	}
+	policy, err := parseOID(in.cfg.TSA.Policy)
+	if err != nil {
+		return fmt.Errorf("tsa.policy: %w", err)
+	}
+	if in.tsa, err = tsa.New(tsa.Config{Signer: in.roleKeys[roleTSA], Chain: in.tsaChain, Policy: policy, DB: in.authorityDB, Now: in.now, Logger: in.logger}); err != nil {
+		return err
+	}
+	if in.cfg.Issuer.Enabled {
+		if in.issuer, err = identity.NewIssuer(identity.IssuerConfig{URL: in.cfg.Services.OIDC.URL, Signer: in.roleKeys[roleOIDC], Audience: in.cfg.Issuer.Audience, Now: in.now}); err != nil {
+			return err
+		}
+	}
+	if in.tuf, err = trust.Open(in.tufConfig()); err != nil {
+		return fmt.Errorf("opening the trust repository: %w", err)
+	}
+	return in.reloadIssuers(in.cfg)
+}
+
+func orDefault(s, def string) string {
+	if s == "" {
+		return def
+	}
+	return s
+}
+
+// readChain reads a PEM file of certificates.
+func readChain(path string) ([]*x509.Certificate, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("reading a certificate chain: %w", err)
+	}
+	chain, err := parseChain(data)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return chain, nil
+}
+
+func parseChain(data []byte) (chain []*x509.Certificate, err error) {
+	for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
+		certificate, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, err
+		}
+		chain = append(chain, certificate)
+	}
+	if len(chain) == 0 {
+		return nil, errors.New("no certificate in it")
+	}
+	return chain, nil
+}
+
+// parseOID reads a dotted object identifier; "" is nil, which rooms take as their default.
+func parseOID(text string) (oid asn1.ObjectIdentifier, err error) {
+	if text == "" {
+		return nil, nil
+	}
+	for arc := range strings.SplitSeq(text, ".") {
+		n, err := strconv.ParseUint(arc, 10, 31)
+		if err != nil {
+			return nil, fmt.Errorf("%q is not an object identifier", text)
+		}
+		oid = append(oid, int(n))
+	}
+	if len(oid) < 2 {
+		return nil, fmt.Errorf("%q is not an object identifier", text)
+	}
+	return oid, nil
+}

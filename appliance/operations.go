@@ -1,0 +1,15 @@
+package main
+
+// operations are the verbs the control socket answers.
+func operations() []operation {
+	return []operation{
+		mintToken.operation(),
+		listKeys.operation(), checkKeys.operation(),
+		logInfos.operation(), logGet.operation(), logSearch.operation(), logProve.operation(), logFsck.operation(),
+		auditList.operation(), auditVerify.operation(),
+		chains.operation(), tsaStatus.operation(),
+		clientTrust.operation(), trustStatus.operation(), trustRenew.operation(), trustPublish.operation(),
+		mirrorKey.operation(), mirrorPull.operation(), mirrorExport.operation(), mirrorImport.operation(),
+		readStatus.operation(),
+	}
+}

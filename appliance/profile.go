@@ -1,0 +1,141 @@
+package main
+
+import (
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// Names of the services, in the order ports are drawn and lists are printed.
+var serviceNames = []string{"fulcio", "rekor", "tsa", "ct", "tuf", "oidc", "console", "mirror", "metrics"}
+
+// devConfig is the configuration init writes for the dev profile: loopback, plain HTTP, one free port for each service drawn
+// now and kept for good, the built-in issuer on.
+func devConfig(domain, token string) (*Config, error) {
+	cfg, err := baseConfig(domain, token)
+	if err != nil {
+		return nil, err
+	}
+	cfg.Profile = profileDev
+	cfg.Issuer = BuiltinIssuer{Enabled: true, Audience: "sigstore"}
+	addresses, err := freeLoopback(len(serviceNames))
+	if err != nil {
+		return nil, err
+	}
+	for i, name := range serviceNames {
+		cfg.Services.set(name, &Service{Listen: addresses[i], URL: "http://" + addresses[i]})
+	}
+	return cfg, nil
+}
+
+// productionConfig is the configuration init writes for the production profile: one TLS listener, each service under its
+// own host name, metrics on loopback, no built-in issuer.
+func productionConfig(domain, token, cert, key string, allowSoftware bool) (*Config, error) {
+	if strings.HasPrefix(token, "soft:") && !allowSoftware {
+		return nil, hinted(errors.New("the production profile keeps its keys in hardware, and --keys names software keys"),
+			"--keys 'pkcs11:token=NAME?module-path=PATH&pin-source=FILE', or --allow-software-keys if you accept that copying the disk copies the keys")
+	}
+	if cert == "" || key == "" {
+		return nil, usage("the production profile needs --tls-cert and --tls-key: a certificate of your site for fulcio., rekor., tsa., ct. and tuf.%s", domain)
+	}
+	cfg, err := baseConfig(domain, token)
+	if err != nil {
+		return nil, err
+	}
+	cfg.Profile, cfg.Keys.AllowSoftware = profileProduction, allowSoftware
+	cfg.TLS = TLS{Cert: cert, Key: key}
+	for _, name := range serviceNames {
+		switch name {
+		case "oidc", "console": // the built-in issuer is for dev; the console has no login
+		case "metrics":
+			cfg.Services.set(name, &Service{Listen: "127.0.0.1:9464", URL: "http://127.0.0.1:9464"})
+		default:
+			cfg.Services.set(name, &Service{Listen: "0.0.0.0:443", URL: "https://" + name + "." + domain})
+		}
+	}
+	return cfg, nil
+}
+
+// baseConfig is what both profiles have in common: one key for each role in one token, and a random tree id.
+func baseConfig(domain, token string) (*Config, error) {
+	if err := checkDomain(domain); err != nil {
+		return nil, usage("--domain: %v", err)
+	}
+	var id [8]byte
+	if _, err := rand.Read(id[:]); err != nil {
+		return nil, err
+	}
+	cfg := &Config{Domain: domain, Keys: Keys{Token: token, Roles: map[string]string{}}}
+	cfg.Log.TreeID = int64(binary.BigEndian.Uint64(id[:])>>1) | 1
+	for _, role := range allRoles {
+		cfg.Keys.Roles[role] = keyURI(token, role)
+	}
+	return cfg, nil
+}
+
+// set stores the service called name.
+func (s *Services) set(name string, svc *Service) {
+	switch name {
+	case "fulcio":
+		s.Fulcio = svc
+	case "rekor":
+		s.Rekor = svc
+	case "tsa":
+		s.TSA = svc
+	case "ct":
+		s.CT = svc
+	case "tuf":
+		s.TUF = svc
+	case "oidc":
+		s.OIDC = svc
+	case "console":
+		s.Console = svc
+	case "mirror":
+		s.Mirror = svc
+	case "metrics":
+		s.Metrics = svc
+	}
+}
+
+// freeLoopback draws n free ports. All are held until the last is drawn, so they differ; nothing reserves them afterwards.
+func freeLoopback(n int) ([]string, error) {
+	addresses := make([]string, n)
+	for i := range addresses {
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return nil, fmt.Errorf("finding a free port: %w", err)
+		}
+		defer listener.Close()
+		addresses[i] = listener.Addr().String()
+	}
+	return addresses, nil
+}
+
+const configHeader = `# Configuration of this Redoubt. ` + "`redoubt docs config`" + ` prints every key with its meaning;
+# ` + "`redoubt config validate`" + ` checks a change; SIGHUP loads new issuers and certificates, other changes need a restart.
+`
+
+// writeConfig writes cfg as redoubt.yaml of dir.
+func writeConfig(dir layout, cfg *Config) error {
+	text, err := yaml.Marshal(cfg)
+	if err != nil {
+		return fmt.Errorf("encoding the configuration: %w", err)
+	}
+	return os.WriteFile(dir.config(), append([]byte(configHeader), text...), 0o640)
+}
+
+// writePassphrase makes a random passphrase (256 bits, base64url) for software keys and stores it 0600.
+func writePassphrase(path string) error {
+	secret := make([]byte, 32)
+	if _, err := rand.Read(secret); err != nil {
+		return err
+	}
+	return os.WriteFile(path, []byte(base64.RawURLEncoding.EncodeToString(secret)+"\n"), 0o600)
+}

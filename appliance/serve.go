@@ -1,0 +1,292 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"os/signal"
+	"slices"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/urfave/cli/v2"
+)
+
+const (
+	defaultHeaderTimeout = 5 * time.Second
+	defaultDrain         = 10 * time.Second
+	defaultBodyBytes     = 4 << 20
+	maxHeaderBytes       = 64 << 10
+	idleTimeout          = 2 * time.Minute
+	requestTimeout       = 60 * time.Second // reading a whole request and writing its answer; parcels do not come this way
+)
+
+func serveCommand() *cli.Command {
+	return &cli.Command{
+		Name: "serve", Usage: "serve everything the configuration enables until SIGTERM; SIGHUP reloads",
+		Flags: append(stateFlags(),
+			&cli.StringFlag{Name: "listen", Usage: "listen on this host instead of the configured ones; ports stay", EnvVars: []string{"REDOUBT_LISTEN"}},
+			&cli.StringFlag{Name: "ready-file", Usage: "write the service URLs to this file once everything answers", EnvVars: []string{"REDOUBT_READY_FILE"}},
+		),
+		Action: func(c *cli.Context) error {
+			cfg, _, err := configured(c)
+			if err != nil {
+				return err
+			}
+			if host := c.String("listen"); host != "" {
+				if err := relisten(cfg, host); err != nil {
+					return err
+				}
+			}
+			logger, err := newLogger(c)
+			if err != nil {
+				return err
+			}
+			in, err := openInstance(c.Context, cfg, logger)
+			if err != nil {
+				return err
+			}
+			defer in.close()
+			s := &server{in: in, cfg: cfg, logger: logger, configPath: configPath(c)}
+			return s.run(c.Context, c.String("ready-file"))
+		},
+	}
+}
+
+// relisten moves every listener but the metrics to host.
+func relisten(cfg *Config, host string) error {
+	for name, s := range cfg.Services.all() {
+		_, port, err := net.SplitHostPort(s.Listen)
+		if err != nil || name == "metrics" {
+			continue
+		}
+		s.Listen = net.JoinHostPort(host, port)
+	}
+	return cfg.check()
+}
+
+// server is one serving process: the opened instance and its listeners.
+type server struct {
+	in         *instance
+	cfg        *Config
+	logger     *slog.Logger
+	configPath string
+	metrics    *metrics
+	health     *health
+	tls        atomic.Pointer[tls.Certificate] // replaced by SIGHUP
+}
+
+// run serves until ctx ends, then drains: no new connections, requests under way finish within limits.drain, the control
+// socket goes last. It returns nil after a clean drain.
+func (s *server) run(ctx context.Context, readyFile string) error {
+	s.metrics, s.health = newMetrics(), &health{checks: s.in.checks}
+	s.in.registerGauges(s.metrics)
+	if err := s.loadTLS(); err != nil {
+		return err
+	}
+	servers, err := s.listen()
+	if err != nil {
+		return err
+	}
+	failed := make(chan error, len(servers))
+	for _, l := range servers {
+		go func() {
+			if err := l.server.Serve(l.listener); !errors.Is(err, http.ErrServerClosed) {
+				failed <- fmt.Errorf("serving %s: %w", l.name, err)
+			}
+		}()
+	}
+	go s.maintain(ctx)
+	ready := s.readiness()
+	if readyFile != "" {
+		if err := writeReadyFile(readyFile, ready); err != nil {
+			return fmt.Errorf("writing the ready file: %w", err)
+		}
+		defer os.Remove(readyFile)
+	}
+	if err := notifySystemd("READY=1"); err != nil {
+		s.logger.Warn("telling the service manager", "error", err)
+	}
+	s.logger.Info("serving", "urls", ready)
+
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	defer signal.Stop(hangups)
+	for err == nil {
+		select {
+		case <-hangups:
+			s.reload()
+		case err = <-failed:
+		case err = <-s.in.failed:
+		case <-ctx.Done():
+			err = ctx.Err()
+		}
+	}
+	notifySystemd("STOPPING=1")
+	drained := s.drain(servers)
+	if ctx.Err() == nil {
+		return err
+	}
+	s.logger.Info("stopped")
+	return drained
+}
+
+const renewInterval = 12 * time.Hour
+
+// maintain does what a server owes its clients without being asked: a trust repository that does not run out.
+func (s *server) maintain(ctx context.Context) {
+	ticker := time.NewTicker(renewInterval)
+	defer ticker.Stop()
+	for {
+		if err := s.in.tuf.Renew(ctx); err != nil && ctx.Err() == nil {
+			s.logger.Error("renewing the trust repository", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
+// boundListener is one listener and the server that answers on it.
+type boundListener struct {
+	name     string
+	listener net.Listener
+	server   *http.Server
+}
+
+// listen binds the control socket and every listen address of the configuration, or none of them.
+func (s *server) listen() (bound []boundListener, err error) {
+	defer func() {
+		if err != nil {
+			for _, b := range bound {
+				b.listener.Close()
+			}
+		}
+	}()
+	handlers := s.in.handlers(s)
+	addresses := map[string]map[string]http.Handler{} // listen address -> host name -> handler
+	for name, svc := range s.cfg.Services.all() {
+		h, ok := handlers[name]
+		if !ok {
+			return bound, fmt.Errorf("services.%s: this build does not serve it", name)
+		}
+		u, err := url.Parse(svc.URL)
+		if err != nil {
+			return bound, err
+		}
+		if addresses[svc.Listen] == nil {
+			addresses[svc.Listen] = map[string]http.Handler{}
+		}
+		if _, taken := addresses[svc.Listen][u.Hostname()]; taken {
+			return bound, fmt.Errorf("services.%s: another service has the same listen address and host name", name)
+		}
+		addresses[svc.Listen][u.Hostname()] = s.guard(name, h)
+	}
+	for address, hosts := range addresses {
+		listener, err := net.Listen("tcp", address)
+		if err != nil {
+			return bound, unavailable(fmt.Errorf("listening on %s: %w", address, err))
+		}
+		if s.tls.Load() != nil && !isLoopback(address) {
+			listener = tls.NewListener(listener, &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"},
+				GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.tls.Load(), nil }})
+		}
+		bound = append(bound, boundListener{address, listener, s.httpServer(byHost(hosts))})
+	}
+	control, err := listenSocket(s.in.dir)
+	if err != nil {
+		return bound, err
+	}
+	return append(bound, boundListener{"control socket", control, controlServer(s.in)}), nil
+}
+
+func isLoopback(address string) bool {
+	host, _, err := net.SplitHostPort(address)
+	return err == nil && (host == "localhost" || net.ParseIP(host).IsLoopback())
+}
+
+func (s *server) httpServer(h http.Handler) *http.Server {
+	protocols := new(http.Protocols) // gRPC clients of the CA speak HTTP/2, on loopback without TLS
+	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(true)
+	protocols.SetUnencryptedHTTP2(true)
+	return &http.Server{
+		Handler:           h,
+		Protocols:         protocols,
+		ReadHeaderTimeout: s.cfg.Limits.HeaderTimeout.or(defaultHeaderTimeout),
+		ReadTimeout:       requestTimeout,
+		WriteTimeout:      requestTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		ErrorLog:          slog.NewLogLogger(s.logger.Handler(), slog.LevelDebug),
+	}
+}
+
+// drain stops accepting on every listener, waits for requests under way, and lets the control socket go last.
+func (s *server) drain(servers []boundListener) error {
+	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.Limits.Drain.or(defaultDrain))
+	defer cancel()
+	var errs []error
+	for _, l := range slices.Backward(servers[:len(servers)-1]) {
+		errs = append(errs, l.server.Shutdown(ctx))
+	}
+	errs = append(errs, servers[len(servers)-1].server.Shutdown(ctx))
+	os.Remove(s.in.dir.socket())
+	return errors.Join(errs...)
+}
+
+// readiness is the content of the ready file.
+func (s *server) readiness() map[string]any {
+	ready := map[string]any{"pid": os.Getpid(), "version": versionString()}
+	for name, svc := range s.cfg.Services.all() {
+		ready[name] = svc.URL
+		if name == "tsa" {
+			ready[name] = svc.URL + timestampPath
+		}
+	}
+	return ready
+}
+
+const timestampPath = "/api/v1/timestamp"
+
+func (s *server) loadTLS() error {
+	if s.cfg.TLS.Cert == "" {
+		return nil
+	}
+	pair, err := tls.LoadX509KeyPair(s.in.dir.resolve(s.cfg.TLS.Cert), s.in.dir.resolve(s.cfg.TLS.Key))
+	if err != nil {
+		return fmt.Errorf("loading the TLS certificate: %w", err)
+	}
+	s.tls.Store(&pair)
+	return nil
+}
+
+// reload answers SIGHUP: issuers and the TLS certificate are taken from the file again; whatever else changed is named,
+// because it needs a restart. A file that is not valid changes nothing.
+func (s *server) reload() {
+	next, err := loadConfig(s.configPath)
+	if err != nil {
+		s.logger.Error("reload refused; the running configuration stays", "error", err)
+		return
+	}
+	notifySystemd("RELOADING=1")
+	defer notifySystemd("READY=1")
+	s.cfg.TLS = next.TLS
+	if err := s.loadTLS(); err != nil {
+		s.logger.Error("reloading the TLS certificate", "error", err)
+	}
+	if err := s.in.reloadIssuers(next); err != nil {
+		s.logger.Error("reloading the issuers; the old ones stay", "error", err)
+		return
+	}
+	s.logger.Info("reloaded", "restart needed for", restartNeeded(s.cfg, next))
+}

@@ -1,0 +1,298 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"redoubt.internal/log"
+)
+
+func logCommand() *cli.Command {
+	which := &cli.StringFlag{Name: "log", Value: roleRekor, Usage: "rekor, ct or audit", EnvVars: []string{"REDOUBT_LOG"}}
+	flags := func(more ...cli.Flag) []cli.Flag { return append(append(stateFlags(), outputFlag(), which), more...) }
+	return &cli.Command{
+		Name: "log", Usage: "read, search, prove and check the logs",
+		Subcommands: []*cli.Command{
+			{Name: "info", Usage: "origin, size, root and state of every log", Flags: append(stateFlags(), outputFlag()), Action: logInfoAction},
+			{Name: "get", Usage: "print one entry", ArgsUsage: "INDEX|LEAFHASH", Flags: flags(), Action: logGetAction},
+			{Name: "search", Usage: "indexes of entries that carry a key: an e-mail, a URI, sha256:HEX, a certificate's SHA-256", ArgsUsage: "KEY",
+				Flags: flags(&cli.IntFlag{Name: "limit", Value: 100, Usage: "most indexes to print", EnvVars: []string{"REDOUBT_LIMIT"}}), Action: logSearchAction},
+			{Name: "proof", Usage: "inclusion proof of an entry, or with --from the consistency of two sizes; verified before it is printed", ArgsUsage: "[INDEX]",
+				Flags: flags(&cli.Uint64Flag{Name: "size", Usage: "tree size (default: the head's)", EnvVars: []string{"REDOUBT_SIZE"}},
+					&cli.Uint64Flag{Name: "from", Usage: "older size of a consistency proof", EnvVars: []string{"REDOUBT_FROM"}}), Action: logProofAction},
+			{Name: "fsck", Usage: "recompute everything and check every head ever signed", Flags: append(stateFlags(), outputFlag()), Action: logFsckAction},
+		},
+	}
+}
+
+// logInfo is one element of the JSON of `redoubt log info -o json`.
+type logInfo struct {
+	Log      string    `json:"log"`
+	Origin   string    `json:"origin"`
+	Size     uint64    `json:"size"`
+	RootHash string    `json:"rootHash"` // lower-case hex
+	Time     time.Time `json:"time"`     // when the head was signed
+	Writable bool      `json:"writable"`
+	Reason   string    `json:"reason,omitempty"` // why it takes no entries
+	Head     string    `json:"head"`             // the C2SP signed note
+}
+
+var logInfos = verb[struct{}, []logInfo]{"log.info", func(_ context.Context, in *instance, _ string, _ struct{}) (infos []logInfo, err error) {
+	for _, l := range in.logs() {
+		head := l.log.Head()
+		info := logInfo{Log: l.role, Origin: in.cfg.origin(l.role), Size: head.Size, RootHash: hex.EncodeToString(head.Root[:]), Time: head.Time, Writable: true, Head: string(head.Note)}
+		if err := l.log.Err(); err != nil {
+			info.Writable, info.Reason = false, err.Error()
+		}
+		infos = append(infos, info)
+	}
+	return infos, nil
+}}
+
+func logInfoAction(c *cli.Context) error {
+	infos, err := logInfos.call(c, struct{}{})
+	if err != nil {
+		return err
+	}
+	return printResult(c, infos, func(w io.Writer) {
+		for _, i := range infos {
+			fmt.Fprintf(w, "%-5s  %s\n       %d entries, root %s, signed %s\n", i.Log, i.Origin, i.Size, i.RootHash, i.Time.Format(time.RFC3339))
+			if !i.Writable {
+				fmt.Fprintf(w, "       READ-ONLY: %s\n", i.Reason)
+			}
+		}
+	})
+}
+
+// logArgs says which log, and what in it.
+type logArgs struct {
+	Log   string `json:"log"`
+	Key   string `json:"key"`
+	Index uint64 `json:"index"`
+	From  uint64 `json:"from"`
+	Size  uint64 `json:"size"`
+	Limit int    `json:"limit"`
+}
+
+// pick returns the log called name.
+func (in *instance) pick(name string) (*log.Log, error) {
+	for _, l := range in.logs() {
+		if l.role == name {
+			return l.log, nil
+		}
+	}
+	return nil, usage("--log %q: want rekor, ct or audit", name)
+}
+
+// logEntry is the JSON of `redoubt log get -o json`; the bodies of the artifact and audit logs are JSON themselves.
+type logEntry struct {
+	Log      string `json:"log"`
+	Index    uint64 `json:"index"`
+	LeafHash string `json:"leafHash"`
+	Leaf     []byte `json:"leaf"`  // base64; the bytes that are hashed
+	Extra    []byte `json:"extra"` // base64; kept beside the leaf
+}
+
+var logGet = verb[logArgs, logEntry]{"log.get", func(ctx context.Context, in *instance, _ string, a logArgs) (logEntry, error) {
+	l, err := in.pick(a.Log)
+	if err != nil {
+		return logEntry{}, err
+	}
+	index, err := strconv.ParseUint(a.Key, 10, 64)
+	if err != nil {
+		var hash [32]byte
+		text := a.Key
+		if len(text) == 80 { // a Rekor v1 entry ID: tree id, then leaf hash
+			text = text[16:]
+		}
+		if n, err := hex.Decode(hash[:], []byte(text)); err != nil || n != len(hash) || len(text) != 2*len(hash) {
+			return logEntry{}, usage("%q is neither an index nor a leaf hash of 64 hex digits", a.Key)
+		}
+		at, found, err := l.LeafIndex(ctx, hash)
+		if err != nil {
+			return logEntry{}, err
+		}
+		if !found {
+			return logEntry{}, fmt.Errorf("the %s log has no entry %s", a.Log, a.Key)
+		}
+		index = at
+	}
+	e, err := l.Entry(ctx, index)
+	if err != nil {
+		return logEntry{}, err
+	}
+	hash := leafHash(e.Leaf)
+	return logEntry{a.Log, index, hex.EncodeToString(hash[:]), e.Leaf, e.Extra}, nil
+}}
+
+func logGetAction(c *cli.Context) error {
+	if c.NArg() != 1 {
+		return usage("log get takes one INDEX or LEAFHASH")
+	}
+	e, err := logGet.call(c, logArgs{Log: c.String("log"), Key: c.Args().First()})
+	if err != nil {
+		return err
+	}
+	return printResult(c, e, func(w io.Writer) {
+		fmt.Fprintf(w, "index     %d\nleaf hash %s\n", e.Index, e.LeafHash)
+		if e.Log == roleCT {
+			fmt.Fprintf(w, "leaf      %s\n", base64.StdEncoding.EncodeToString(e.Leaf))
+			return
+		}
+		fmt.Fprintf(w, "leaf      %s\n", e.Leaf)
+	})
+}
+
+var logSearch = verb[logArgs, []uint64]{"log.search", func(ctx context.Context, in *instance, _ string, a logArgs) ([]uint64, error) {
+	l, err := in.pick(a.Log)
+	if err != nil {
+		return nil, err
+	}
+	found, err := l.Find(ctx, []byte(strings.ToLower(a.Key)), a.Limit)
+	return append([]uint64{}, found...), err
+}}
+
+func logSearchAction(c *cli.Context) error {
+	if c.NArg() != 1 {
+		return usage("log search takes one KEY")
+	}
+	found, err := logSearch.call(c, logArgs{Log: c.String("log"), Key: c.Args().First(), Limit: c.Int("limit")})
+	if err != nil {
+		return err
+	}
+	return printResult(c, found, func(w io.Writer) {
+		for _, i := range found {
+			fmt.Fprintln(w, i)
+		}
+	})
+}
+
+// logProof is the JSON of `redoubt log proof -o json`; hashes are lower-case hex, leaf side first (RFC 6962 2.1).
+type logProof struct {
+	Log    string   `json:"log"`
+	Kind   string   `json:"kind"` // inclusion or consistency
+	Index  uint64   `json:"index"`
+	From   uint64   `json:"from,omitempty"`
+	Size   uint64   `json:"size"`
+	Root   string   `json:"root"`
+	Hashes []string `json:"hashes"`
+}
+
+var logProve = verb[logArgs, logProof]{"log.proof", func(ctx context.Context, in *instance, _ string, a logArgs) (logProof, error) {
+	l, err := in.pick(a.Log)
+	if err != nil {
+		return logProof{}, err
+	}
+	if a.Size == 0 {
+		a.Size = l.Head().Size
+	}
+	p := logProof{Log: a.Log, Kind: "inclusion", Index: a.Index, From: a.From, Size: a.Size, Hashes: []string{}}
+	var hashes [][]byte
+	if a.From > 0 {
+		p.Kind = "consistency"
+		hashes, err = l.ConsistencyProof(ctx, a.From, a.Size)
+	} else {
+		hashes, err = l.InclusionProof(ctx, a.Index, a.Size)
+	}
+	if err != nil {
+		return logProof{}, err
+	}
+	root, err := l.Root(ctx, a.Size)
+	if err != nil {
+		return logProof{}, err
+	}
+	p.Root = hex.EncodeToString(root[:])
+	for _, h := range hashes {
+		p.Hashes = append(p.Hashes, hex.EncodeToString(h))
+	}
+	return p, nil
+}}
+
+func logProofAction(c *cli.Context) error {
+	args := logArgs{Log: c.String("log"), From: c.Uint64("from"), Size: c.Uint64("size")}
+	if (c.NArg() == 1) == (args.From > 0) || c.NArg() > 1 {
+		return usage("log proof takes one INDEX, or --from SIZE")
+	}
+	if args.From == 0 {
+		var err error
+		if args.Index, err = strconv.ParseUint(c.Args().First(), 10, 64); err != nil {
+			return usage("%q is not an index", c.Args().First())
+		}
+	}
+	p, err := logProve.call(c, args)
+	if err != nil {
+		return err
+	}
+	return printResult(c, p, func(w io.Writer) {
+		fmt.Fprintf(w, "%s proof in the %s log of size %d, root %s\n", p.Kind, p.Log, p.Size, p.Root)
+		for _, h := range p.Hashes {
+			fmt.Fprintln(w, h)
+		}
+	})
+}
+
+// fsckResult is one element of the JSON of `redoubt log fsck -o json`.
+type fsckResult struct {
+	Log      string   `json:"log"`
+	Entries  uint64   `json:"entries"`
+	Heads    uint64   `json:"heads"`
+	Tiles    uint64   `json:"tiles"`
+	Size     uint64   `json:"size"`
+	RootHash string   `json:"rootHash"`
+	Seconds  float64  `json:"seconds"`
+	Problems []string `json:"problems"`
+}
+
+var errFsck = errors.New("a log does not hold what its heads promise")
+
+var logFsck = verb[struct{}, []fsckResult]{"log.fsck", func(ctx context.Context, in *instance, _ string, _ struct{}) (results []fsckResult, err error) {
+	configs := in.logConfigs(in.rekorDB, in.authorityDB)
+	for _, l := range in.logs() {
+		started := time.Now()
+		report, err := log.Fsck(ctx, configs[l.role], func(done, total uint64) {
+			in.logger.Debug("checking", "log", l.role, "done", done, "total", total)
+		})
+		if err != nil {
+			return nil, fmt.Errorf("checking the %s log: %w", l.role, err)
+		}
+		results = append(results, fsckResult{l.role, report.Entries, report.Heads, report.Tiles, report.Size, hex.EncodeToString(report.Root[:]),
+			time.Since(started).Seconds(), append([]string{}, report.Problems...)})
+	}
+	return results, nil
+}}
+
+func logFsckAction(c *cli.Context) error {
+	results, err := logFsck.call(c, struct{}{})
+	if err != nil {
+		return err
+	}
+	problems := 0
+	for _, r := range results {
+		problems += len(r.Problems)
+	}
+	err = printResult(c, results, func(w io.Writer) {
+		for _, r := range results {
+			fmt.Fprintf(w, "%-5s  %d entries, %d tiles, %d heads, root %s, %.1f s\n", r.Log, r.Entries, r.Tiles, r.Heads, r.RootHash, r.Seconds)
+			for _, p := range r.Problems {
+				fmt.Fprintf(w, "       PROBLEM %s\n", p)
+			}
+		}
+	})
+	if err == nil && problems > 0 {
+		err = fmt.Errorf("%w: %d problems", errFsck, problems)
+	}
+	return err
+}
+
+// leafHash is the Merkle leaf hash, RFC 6962 2.1.
+func leafHash(leaf []byte) [32]byte { return sha256.Sum256(append([]byte{0}, leaf...)) }

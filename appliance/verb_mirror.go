@@ -1,0 +1,143 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+
+	"github.com/urfave/cli/v2"
+
+	"redoubt.internal/mirror"
+	"redoubt.internal/mirror/parcel"
+)
+
+func mirrorCommand() *cli.Command {
+	flags := func(more ...cli.Flag) []cli.Flag { return append(append(stateFlags(), outputFlag()), more...) }
+	return &cli.Command{
+		Name: "mirror", Usage: "carry public logs across the gap, prove them again inside, reconcile",
+		Subcommands: []*cli.Command{
+			{Name: "key", Usage: "outside: print the line the inside pins as exporter", Flags: flags(), Action: func(c *cli.Context) error {
+				k, err := mirrorKey.call(c, struct{}{})
+				if err != nil {
+					return err
+				}
+				return printResult(c, k, func(w io.Writer) { fmt.Fprintln(w, k.Key) })
+			}},
+			{Name: "pull", Usage: "outside: collect and verify what the configured logs have that we have not", Flags: flags(), Action: func(c *cli.Context) error {
+				report, err := mirrorPull.call(c, struct{}{})
+				if err != nil {
+					return err
+				}
+				return printResult(c, report, func(w io.Writer) { printSteps(w, report.Logs) })
+			}},
+			{Name: "export", Usage: "outside: pack what is new into a signed parcel", Flags: flags(
+				&cli.StringFlag{Name: "out", Required: true, Usage: "folder for the volumes; exists", EnvVars: []string{"REDOUBT_OUT"}},
+				&cli.Int64Flag{Name: "volume-size", Usage: "largest volume in bytes (0: one volume)", EnvVars: []string{"REDOUBT_VOLUME_SIZE"}},
+				&cli.BoolFlag{Name: "refresh", Usage: "pack a parcel though no log grew, to say that nothing changed", EnvVars: []string{"REDOUBT_REFRESH"}},
+			), Action: func(c *cli.Context) error {
+				out, err := absolute([]string{c.String("out")})
+				if err != nil {
+					return err
+				}
+				packed, err := mirrorExport.call(c, exportArgs{out[0], c.Int64("volume-size"), c.Bool("refresh")})
+				if err != nil {
+					return err
+				}
+				return printResult(c, packed, func(w io.Writer) {
+					fmt.Fprintf(w, "parcel %d of %s, digest %s, %d bytes\n", packed.Sequence, packed.Stream, packed.Digest, packed.Bytes)
+					for _, f := range packed.Files {
+						fmt.Fprintln(w, f)
+					}
+				})
+			}},
+			{Name: "inspect", Usage: "say what a parcel holds and check its volumes, importing nothing", ArgsUsage: "VOLUME|FOLDER...", Flags: flags(), Action: mirrorInspect},
+			{Name: "import", Usage: "inside: prove a parcel again and take it in; all of it or nothing", ArgsUsage: "VOLUME|FOLDER...", Flags: flags(), Action: func(c *cli.Context) error {
+				if c.NArg() == 0 {
+					return usage("mirror import takes volumes, or folders of volumes")
+				}
+				paths, err := absolute(c.Args().Slice())
+				if err != nil {
+					return err
+				}
+				report, err := mirrorImport.call(c, paths)
+				if err != nil {
+					return err
+				}
+				return printResult(c, report, func(w io.Writer) {
+					for _, t := range report.Transfers {
+						text, err := json.Marshal(t)
+						if err != nil {
+							continue
+						}
+						fmt.Fprintf(w, "%s\n", text)
+					}
+				})
+			}},
+		},
+	}
+}
+
+func printSteps(w io.Writer, steps []mirror.PullStep) {
+	for _, s := range steps {
+		text, err := json.Marshal(s)
+		if err != nil {
+			continue
+		}
+		fmt.Fprintf(w, "%s\n", text)
+	}
+}
+
+// inspected is one element of the JSON of `redoubt mirror inspect -o json`.
+type inspected struct {
+	Manifest json.RawMessage `json:"manifest"`
+	Sound    bool            `json:"sound"`
+	Problem  string          `json:"problem,omitempty"`
+}
+
+// mirrorInspect needs no state, only the exporters' keys of the configuration.
+func mirrorInspect(c *cli.Context) error {
+	if c.NArg() == 0 {
+		return usage("mirror inspect takes volumes, or folders of volumes")
+	}
+	cfg, _, err := configured(c)
+	if err != nil {
+		return err
+	}
+	var keys []*parcel.Verifier
+	for _, line := range cfg.Mirror.Exporters {
+		key, err := parcel.NewVerifier(line)
+		if err != nil {
+			return fmt.Errorf("mirror.exporters: %w", err)
+		}
+		keys = append(keys, key)
+	}
+	parcels, err := parcel.Scan(c.Args().Slice(), keys)
+	if err != nil {
+		return withCode(mirror.ExitCode(err), err)
+	}
+	var first error
+	results := []inspected{}
+	for _, p := range parcels {
+		defer p.Close()
+		manifest, err := json.Marshal(p.Manifest)
+		if err != nil {
+			return err
+		}
+		i := inspected{Manifest: manifest, Sound: true}
+		if err := p.Check(c.Context); err != nil {
+			i.Sound, i.Problem = false, err.Error()
+			if first == nil {
+				first = withCode(mirror.ExitCode(err), err)
+			}
+		}
+		results = append(results, i)
+	}
+	if err := printResult(c, results, func(w io.Writer) {
+		for _, r := range results {
+			fmt.Fprintf(w, "sound=%t %s%s\n", r.Sound, r.Manifest, r.Problem)
+		}
+	}); err != nil {
+		return err
+	}
+	return first
+}

@@ -1,0 +1,165 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	protobundle "github.com/sigstore/protobuf-specs/gen/pb-go/bundle/v1"
+	"github.com/sigstore/sigstore-go/pkg/root"
+	"github.com/sigstore/sigstore-go/pkg/sign"
+	"github.com/urfave/cli/v2"
+	"google.golang.org/protobuf/encoding/protojson"
+)
+
+func signCommand() *cli.Command {
+	return &cli.Command{
+		Name: "sign", Usage: "sign a file with a one-time key and a certificate for an identity", ArgsUsage: "FILE",
+		Description: "The services are those of --setup, a folder written by `redoubt client setup`. The bundle is verified before it is written.",
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "bundle", Required: true, Usage: "file to write the Sigstore bundle to", EnvVars: []string{"REDOUBT_BUNDLE"}},
+			&cli.StringFlag{Name: "identity-token", Usage: "a file that holds the OIDC token, - for standard input, or the token itself (others on the machine can read it there)", EnvVars: []string{"REDOUBT_IDENTITY_TOKEN", "SIGSTORE_ID_TOKEN"}},
+			&cli.StringFlag{Name: "setup", Usage: "folder with trusted_root.json and the signing configs", EnvVars: []string{"REDOUBT_SETUP"}},
+			&cli.StringFlag{Name: "trusted-root", Usage: "trusted_root.json (default: the one in --setup)", EnvVars: []string{"REDOUBT_TRUSTED_ROOT"}},
+			&cli.StringFlag{Name: "signing-config", Usage: "signing config (default: the one in --setup)", EnvVars: []string{"REDOUBT_SIGNING_CONFIG"}},
+			&cli.StringFlag{Name: "payload-type", Usage: "sign FILE as the payload of a DSSE envelope of this type, such as application/vnd.in-toto+json", EnvVars: []string{"REDOUBT_PAYLOAD_TYPE"}},
+			&cli.BoolFlag{Name: "rekor-v2", Usage: "record in the v2 log API", EnvVars: []string{"REDOUBT_REKOR_V2"}},
+			outputFlag(),
+		},
+		Action: func(c *cli.Context) error {
+			if c.NArg() != 1 {
+				return usage("sign takes one FILE")
+			}
+			request, err := readSignRequest(c)
+			if err != nil {
+				return err
+			}
+			bundle, err := signBundle(c.Context, request)
+			if err != nil {
+				return err
+			}
+			data, err := protojson.Marshal(bundle)
+			if err != nil {
+				return fmt.Errorf("encoding the bundle: %w", err)
+			}
+			if err := writeFileAtomic(c.String("bundle"), data, 0o644); err != nil {
+				return fmt.Errorf("writing the bundle: %w", err)
+			}
+			entry := bundle.GetVerificationMaterial().GetTlogEntries()[0]
+			result := struct {
+				Bundle   string `json:"bundle"`
+				LogIndex int64  `json:"logIndex"`
+			}{c.String("bundle"), entry.GetLogIndex()}
+			return printResult(c, result, func(w io.Writer) {
+				fmt.Fprintf(w, "signed %s, log index %d, bundle %s\n", c.Args().First(), result.LogIndex, result.Bundle)
+			})
+		},
+	}
+}
+
+// signRequest is one signature to make.
+type signRequest struct {
+	Content     sign.Content
+	Token       string
+	TrustedRoot *root.TrustedRoot
+	Services    *root.SigningConfig
+}
+
+func readSignRequest(c *cli.Context) (r signRequest, err error) {
+	setup := c.String("setup")
+	rootPath, configPath := c.String("trusted-root"), c.String("signing-config")
+	if setup == "" && (rootPath == "" || configPath == "") {
+		return r, usage("name the services: --setup DIR (written by `redoubt client setup`), or --trusted-root and --signing-config")
+	}
+	name := "signing_config.v0.2.json"
+	if c.Bool("rekor-v2") {
+		name = "signing_config_rekor_v2.v0.2.json"
+	}
+	if r.TrustedRoot, err = root.NewTrustedRootFromPath(orDefault(rootPath, filepath.Join(setup, "trusted_root.json"))); err != nil {
+		return r, fmt.Errorf("reading the trusted root: %w", err)
+	}
+	if r.Services, err = root.NewSigningConfigFromPath(orDefault(configPath, filepath.Join(setup, name))); err != nil {
+		return r, fmt.Errorf("reading the signing config: %w", err)
+	}
+	if r.Token, err = readToken(c.String("identity-token"), c.App.Reader); err != nil {
+		return r, err
+	}
+	data, err := os.ReadFile(c.Args().First())
+	if err != nil {
+		return r, err
+	}
+	r.Content = &sign.PlainData{Data: data}
+	if t := c.String("payload-type"); t != "" {
+		r.Content = &sign.DSSEData{Data: data, PayloadType: t}
+	}
+	return r, nil
+}
+
+const maxTokenBytes = 64 << 10
+
+// readToken takes the token from a file, from standard input (-), or as it stands when it looks like one.
+func readToken(source string, stdin io.Reader) (string, error) {
+	var data []byte
+	var err error
+	switch {
+	case source == "":
+		return "", usage("--identity-token, $REDOUBT_IDENTITY_TOKEN or $SIGSTORE_ID_TOKEN is missing")
+	case source == "-":
+		data, err = io.ReadAll(io.LimitReader(stdin, maxTokenBytes))
+	case strings.Count(source, ".") == 2 && strings.HasPrefix(source, "ey"):
+		return source, nil
+	default:
+		if data, err = os.ReadFile(source); errors.Is(err, fs.ErrNotExist) {
+			return "", usage("--identity-token is neither a token nor a file that exists")
+		}
+	}
+	if err != nil {
+		return "", fmt.Errorf("reading the identity token: %w", err)
+	}
+	return strings.TrimSpace(string(data)), nil
+}
+
+const clientTimeout = 30 * time.Second
+
+// signBundle does what a client does: a one-time key, a certificate for the token, a timestamp, a log entry; and verifies
+// the bundle against the trusted root before handing it out.
+func signBundle(ctx context.Context, r signRequest) (*protobundle.Bundle, error) {
+	keypair, err := sign.NewEphemeralKeypair(nil)
+	if err != nil {
+		return nil, err
+	}
+	now := time.Now()
+	fulcio, err := root.SelectService(r.Services.FulcioCertificateAuthorityURLs(), []uint32{1}, now)
+	if err != nil {
+		return nil, fmt.Errorf("choosing the CA: %w", err)
+	}
+	rekor, err := root.SelectService(r.Services.RekorLogURLs(), []uint32{1, 2}, now)
+	if err != nil {
+		return nil, fmt.Errorf("choosing the log: %w", err)
+	}
+	options := sign.BundleOptions{
+		Context:                    ctx,
+		TrustedRoot:                r.TrustedRoot,
+		CertificateProvider:        sign.NewFulcio(&sign.FulcioOptions{BaseURL: fulcio.URL, Timeout: clientTimeout}),
+		CertificateProviderOptions: &sign.CertificateProviderOptions{IDToken: r.Token},
+		TransparencyLogs:           []sign.Transparency{sign.NewRekor(&sign.RekorOptions{BaseURL: rekor.URL, Timeout: clientTimeout, Version: rekor.MajorAPIVersion})},
+	}
+	if len(r.Services.TimestampAuthorityURLs()) > 0 {
+		tsa, err := root.SelectService(r.Services.TimestampAuthorityURLs(), []uint32{1}, now)
+		if err != nil {
+			return nil, fmt.Errorf("choosing the timestamp authority: %w", err)
+		}
+		options.TimestampAuthorities = []*sign.TimestampAuthority{sign.NewTimestampAuthority(&sign.TimestampAuthorityOptions{URL: tsa.URL, Timeout: clientTimeout})}
+	}
+	bundle, err := sign.Bundle(r.Content, keypair, options)
+	if err != nil {
+		return nil, unavailable(fmt.Errorf("signing: %w", err))
+	}
+	return bundle, nil
+}

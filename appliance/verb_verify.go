@@ -1,0 +1,223 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"redoubt.internal/appliance/verify"
+)
+
+func verifyCommand() *cli.Command {
+	return &cli.Command{
+		Name: "verify", Usage: "verify a Sigstore bundle; opens no socket", ArgsUsage: "FILE|sha256:HEX",
+		Description: "Exit codes: `redoubt docs exit-codes`. --prove-offline repeats the whole verification in an empty network namespace.",
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "bundle", Required: true, Usage: "the Sigstore bundle", EnvVars: []string{"REDOUBT_BUNDLE"}},
+			&cli.StringSliceFlag{Name: "trusted-root", Usage: "trusted_root.json; several are tried one by one", EnvVars: []string{"REDOUBT_TRUSTED_ROOT"}},
+			&cli.StringFlag{Name: "setup", Usage: "folder of `redoubt client setup`, whose trusted_root.json is used", EnvVars: []string{"REDOUBT_SETUP"}},
+			&cli.StringFlag{Name: "certificate-identity", Usage: "accepted e-mail or URI", EnvVars: []string{"REDOUBT_CERTIFICATE_IDENTITY"}},
+			&cli.StringFlag{Name: "certificate-identity-regexp", Usage: "accepted e-mails or URIs; anchor with ^ and $", EnvVars: []string{"REDOUBT_CERTIFICATE_IDENTITY_REGEXP"}},
+			&cli.StringFlag{Name: "certificate-oidc-issuer", Usage: "accepted issuer", EnvVars: []string{"REDOUBT_CERTIFICATE_OIDC_ISSUER"}},
+			&cli.StringFlag{Name: "certificate-oidc-issuer-regexp", Usage: "accepted issuers; anchor with ^ and $", EnvVars: []string{"REDOUBT_CERTIFICATE_OIDC_ISSUER_REGEXP"}},
+			&cli.StringFlag{Name: "key", Usage: "accepted public key (PEM) instead of an identity", EnvVars: []string{"REDOUBT_KEY"}},
+			&cli.StringSliceFlag{Name: "type", Usage: "demand an attestation of this predicate type", EnvVars: []string{"REDOUBT_TYPE"}},
+			&cli.DurationFlag{Name: "max-trust-age", Usage: "refuse a trusted root whose file is older", EnvVars: []string{"REDOUBT_MAX_TRUST_AGE"}},
+			&cli.BoolFlag{Name: "prove-offline", Usage: "verify in an empty network namespace", EnvVars: []string{"REDOUBT_PROVE_OFFLINE"}},
+			outputFlag(),
+		},
+		Action: func(c *cli.Context) error {
+			if c.NArg() != 1 {
+				return usage("verify takes one FILE or sha256:HEX")
+			}
+			if c.Bool("prove-offline") && os.Getenv(offlineMark) == "" {
+				return reexecOffline(c)
+			}
+			if os.Getenv(offlineMark) != "" {
+				if err := checkOffline(); err != nil {
+					return err
+				}
+			}
+			result, err := verifyArtifact(c.Context, verifyRequest{
+				Artifact: c.Args().First(), Bundle: c.String("bundle"), Roots: c.StringSlice("trusted-root"), Setup: c.String("setup"), Key: c.String("key"),
+				Identity: verify.Identity{SAN: c.String("certificate-identity"), SANRegexp: c.String("certificate-identity-regexp"),
+					Issuer: c.String("certificate-oidc-issuer"), IssuerRegexp: c.String("certificate-oidc-issuer-regexp")},
+				Types: c.StringSlice("type"), MaxTrustAge: c.Duration("max-trust-age"),
+			})
+			if err != nil {
+				if c.String("output") == "json" {
+					if err := printJSON(c, verify.NewFailure(err)); err != nil {
+						return err
+					}
+				}
+				return withCode(verify.ExitCode(err), fmt.Errorf("not verified: %w", err))
+			}
+			return printResult(c, result, func(w io.Writer) { printVerified(w, c.Args().First(), result) })
+		},
+	}
+}
+
+// verifyRequest is one verification, by the names of its files.
+type verifyRequest struct {
+	Artifact, Bundle, Setup, Key string
+	Roots, Types                 []string
+	Identity                     verify.Identity
+	MaxTrustAge                  time.Duration
+}
+
+const maxVerifyFile = 32 << 20 // a bundle or a trusted root in bytes
+
+func verifyArtifact(ctx context.Context, r verifyRequest) (*verify.Result, error) {
+	for _, scheme := range []string{"oci://", "oci-layout:", "docker-archive:", "git:"} {
+		if strings.HasPrefix(r.Artifact, scheme) {
+			return nil, fmt.Errorf("%w: this build verifies files and sha256: digests, not %s", verify.ErrUsage, scheme)
+		}
+	}
+	if r.Setup != "" {
+		r.Roots = append(r.Roots, filepath.Join(r.Setup, "trusted_root.json"))
+	}
+	if len(r.Roots) == 0 {
+		return nil, fmt.Errorf("%w: --trusted-root F or --setup DIR is missing", verify.ErrUsage)
+	}
+	var roots []verify.Root
+	for _, path := range r.Roots {
+		data, err := readBounded(path)
+		if err != nil {
+			return nil, err
+		}
+		info, err := os.Stat(path)
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", verify.ErrLocal, err)
+		}
+		roots = append(roots, verify.Root{Name: path, JSON: data, AsOf: info.ModTime()})
+	}
+	verifier, err := verify.New(verify.Config{Roots: roots})
+	if err != nil {
+		return nil, err
+	}
+	request := verify.Request{Policy: verify.Policy{PredicateTypes: r.Types, MaxTrustAge: r.MaxTrustAge}}
+	if r.Identity != (verify.Identity{}) {
+		request.Policy.Identities = []verify.Identity{r.Identity}
+	}
+	if r.Key != "" {
+		data, err := readBounded(r.Key)
+		if err != nil {
+			return nil, err
+		}
+		if request.Policy.Key, err = verify.ParseKey(data); err != nil {
+			return nil, err
+		}
+	}
+	if request.Bundle, err = readBounded(r.Bundle); err != nil {
+		return nil, err
+	}
+	if name, digest, ok := strings.Cut(r.Artifact, ":"); ok && strings.HasPrefix(name, "sha") && digest != "" {
+		request.Artifact.Digest = r.Artifact
+		return verifier.Verify(ctx, request)
+	}
+	f, err := os.Open(r.Artifact)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", verify.ErrLocal, err)
+	}
+	defer f.Close()
+	request.Artifact.Reader = f
+	return verifier.Verify(ctx, request)
+}
+
+// readBounded reads a small file of the request.
+func readBounded(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", verify.ErrLocal, err)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxVerifyFile+1))
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", verify.ErrLocal, err)
+	}
+	if len(data) > maxVerifyFile {
+		return nil, fmt.Errorf("%w: %s is larger than %d bytes", verify.ErrMalformed, path, maxVerifyFile)
+	}
+	return data, nil
+}
+
+func printVerified(w io.Writer, artifact string, r *verify.Result) {
+	san, issuer := r.Signer()
+	fmt.Fprintf(w, "verified: %s\n", artifact)
+	if san != "" {
+		fmt.Fprintf(w, "  signer     %s (issuer %s)\n", san, issuer)
+	}
+	fmt.Fprintf(w, "  root       %s\n", r.Root())
+	if t := r.PredicateType(); t != "" {
+		fmt.Fprintf(w, "  predicate  %s\n", t)
+	}
+	for _, t := range r.Times() {
+		fmt.Fprintf(w, "  time       %s by %s\n", t.Time.UTC().Format(time.RFC3339), t.URI)
+	}
+	for _, l := range r.Log() {
+		fmt.Fprintf(w, "  log        %s, %s %s, tree size %d, root %s\n", l.Origin, l.Kind, l.Version, l.TreeSize, l.RootHash)
+	}
+}
+
+// offlineMark tells the second process that it was started in the empty namespace.
+const offlineMark = "REDOUBT_IN_EMPTY_NETWORK"
+
+var errNotOffline = errors.New("the network namespace is not empty")
+
+// reexecOffline runs this very command line in a new network namespace, where the only interface is a loopback that is down:
+// whatever verifies there needed no network. Without root it takes a user namespace along.
+func reexecOffline(c *cli.Context) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	child := exec.CommandContext(c.Context, self, os.Args[1:]...)
+	child.Args[0] = os.Args[0]
+	child.Env = append(os.Environ(), offlineMark+"=1")
+	child.Stdin, child.Stdout, child.Stderr = os.Stdin, c.App.Writer, c.App.ErrWriter
+	child.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
+	if uid, gid := os.Getuid(), os.Getgid(); uid != 0 {
+		child.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER
+		child.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: uid, HostID: uid, Size: 1}}
+		child.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: gid, HostID: gid, Size: 1}}
+	}
+	err = child.Run()
+	var exit *exec.ExitError
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &exit) && exit.ExitCode() >= 0:
+		return withCode(exit.ExitCode(), silentError{})
+	default:
+		return hinted(fmt.Errorf("starting in an empty network namespace: %w", err), "the kernel must allow it: run as root, or allow user namespaces")
+	}
+}
+
+// silentError ends a process whose child has said everything.
+type silentError struct{}
+
+func (silentError) Error() string { return "" }
+
+// checkOffline refuses a namespace with an interface that is up.
+func checkOffline() error {
+	interfaces, err := net.Interfaces()
+	if err != nil {
+		return fmt.Errorf("looking at the network: %w", err)
+	}
+	for _, i := range interfaces {
+		if i.Flags&net.FlagUp != 0 {
+			return fmt.Errorf("%w: %s is up", errNotOffline, i.Name)
+		}
+	}
+	return nil
+}
