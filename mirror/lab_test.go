@@ -320,3 +320,32 @@ func readFile(t testing.TB, dir string, size uint64) []byte {
 	}
 	return b
 }
+
+// shown is the size of the newest checkpoint of a directory.
+func shown(t testing.TB, dir string) (size uint64) {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(dir, "checkpoint"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := ParseCheckpoint(bytes.SplitAfter(b, []byte("\n\n"))[0][:bytes.Index(b, []byte("\n\n"))+1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c.Size
+}
+
+// setSent overwrites what an exporter believes it sent.
+func (e *Exporter) setSent(stream streamState, heads ...Head) error {
+	return e.c.DB.Update(func(tx store.Tx) error {
+		for _, h := range heads {
+			if h.Origin == "" {
+				continue
+			}
+			if err := put(tx, keySent+h.Origin, h); err != nil {
+				return err
+			}
+		}
+		return put(tx, keyExported, stream)
+	})
+}

@@ -1,0 +1,373 @@
+package mirror
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/cyberphone/json-canonicalization/go/src/webpki.org/jsoncanonicalizer"
+
+	"redoubt.internal/log/store"
+	"redoubt.internal/mirror/parcel"
+	"redoubt.internal/mirror/tiles"
+)
+
+// LogStatus says where one log stands. Its JSON form is stable.
+type LogStatus struct {
+	Origin   string    `json:"origin"`
+	Scope    string    `json:"scope"`
+	Size     uint64    `json:"size"`
+	Root     string    `json:"root,omitempty"`
+	Observed time.Time `json:"upstream_observed_at,omitzero"` // when the exporter says it saw this head; unproven
+	Imported time.Time `json:"imported_at,omitzero"`
+	Age      string    `json:"age,omitempty"` // since Observed
+	Stale    bool      `json:"stale"`
+	Frozen   *Freeze   `json:"frozen,omitempty"`
+}
+
+// Status says where the stream and its logs stand. Its JSON form is stable.
+type Status struct {
+	Stream   string        `json:"stream"`
+	Sequence uint64        `json:"sequence"` // of the last parcel committed, 0 before the first
+	Digest   parcel.Digest `json:"digest"`
+	Pending  uint64        `json:"pending,omitempty"` // sequence of an import that was not finished
+	Missing  []Range       `json:"missing"`           // parcels that later ones showed to be missing
+	Logs     []LogStatus   `json:"logs"`
+}
+
+// Range is a run of sequence numbers, both ends included.
+type Range struct {
+	First uint64 `json:"first"`
+	Last  uint64 `json:"last"`
+}
+
+// Status reads where everything stands. It proves nothing; Reconcile does.
+func (m *Mirror) Status(ctx context.Context) (Status, error) {
+	s, err := m.snapshot()
+	if err != nil {
+		return Status{}, err
+	}
+	incidents, err := m.Incidents()
+	if err != nil {
+		return Status{}, err
+	}
+	return m.status(s, incidents), nil
+}
+
+func (m *Mirror) status(s *snapshot, incidents []Incident) Status {
+	out := Status{Stream: m.c.Stream, Sequence: s.stream.Sequence, Digest: s.stream.Digest, Missing: []Range{}, Logs: []LogStatus{}}
+	if s.pending != nil {
+		out.Pending = s.pending.Sequence
+	}
+	// A gap stays open until the parcels it names are in. Only parcels of a known exporter and this stream get this far.
+	last := s.stream.Sequence
+	for _, i := range incidents {
+		if i.Kind == "gap" && i.Last > last {
+			out.Missing = append(out.Missing, Range{max(i.First, last+1), i.Last})
+		}
+	}
+	out.Missing = mergeRanges(out.Missing)
+	now := m.c.Now()
+	for _, origin := range sortedKeys(m.logs) {
+		l := LogStatus{Origin: origin, Scope: m.logs[origin].Scope}
+		limit := m.logs[origin].MaxAge
+		if h, ok := s.heads[origin]; ok {
+			age := now.Sub(h.Observed)
+			l.Size, l.Root, l.Observed, l.Imported, l.Age = h.Size, h.Root.String(), h.Observed.UTC(), h.Imported.UTC(), age.Truncate(time.Second).String()
+			l.Stale = limit > 0 && age > limit
+		} else {
+			l.Stale = limit > 0
+		}
+		if f, ok := s.frozen[origin]; ok {
+			l.Frozen = &f
+		}
+		out.Logs = append(out.Logs, l)
+	}
+	return out
+}
+
+func mergeRanges(in []Range) []Range {
+	slices.SortFunc(in, func(a, b Range) int { return int(min(max(int64(a.First)-int64(b.First), -1), 1)) })
+	out := []Range{}
+	for _, r := range in {
+		if n := len(out); n > 0 && r.First <= out[n-1].Last+1 {
+			out[n-1].Last = max(out[n-1].Last, r.Last)
+			continue
+		}
+		out = append(out, r)
+	}
+	return out
+}
+
+// Incidents lists the parcels that were refused, the oldest first.
+func (m *Mirror) Incidents() ([]Incident, error) {
+	out := []Incident{}
+	err := m.c.DB.View(func(tx store.Tx) error {
+		out = out[:0]
+		return scan(tx, keyIncident, func(_ string, i Incident) error { out = append(out, i); return nil })
+	})
+	slices.SortStableFunc(out, func(a, b Incident) int { return a.Seen.Compare(b.Seen) })
+	return out, err
+}
+
+// LogReport is what Reconcile found of one log.
+type LogReport struct {
+	LogStatus
+	Leaves   uint64   `json:"leaves_rehashed"`
+	Tiles    uint64   `json:"tiles_rehashed"`
+	Heads    uint64   `json:"heads_reproduced"` // accepted checkpoints whose root and signature were found right once more
+	Problems []string `json:"problems"`
+}
+
+// ReconcileReport answers: do the stored entries still give the accepted roots, how old is each log, what is missing, and
+// which log showed two histories. Its JSON form is stable.
+type ReconcileReport struct {
+	Stream   string        `json:"stream"`
+	Time     time.Time     `json:"time"`
+	Sequence uint64        `json:"sequence"`
+	Digest   parcel.Digest `json:"digest"`
+	Logs     []LogReport   `json:"logs"`
+	Missing  []Range       `json:"missing"`
+	Refused  []Incident    `json:"refused"`
+	Note     []byte        `json:"-"` // the report as a C2SP note signed by this mirror, nil without a key
+}
+
+// Err is the gravest finding as an error that ExitCode knows: a fork, damage, a gap, staleness. Nil if all is well.
+func (r *ReconcileReport) Err() error {
+	var forks, damaged, stale []error
+	for _, l := range r.Logs {
+		if l.Frozen != nil {
+			forks = append(forks, &ForkError{Origin: l.Origin, Evidence: l.Frozen.Evidence, Frozen: true})
+		}
+		if len(l.Problems) > 0 {
+			damaged = append(damaged, fmt.Errorf("log %q: %w: %s", l.Origin, ErrDamaged, strings.Join(l.Problems, "; ")))
+		}
+		if l.Stale {
+			stale = append(stale, fmt.Errorf("log %q: %w: age %s", l.Origin, ErrStale, l.Age))
+		}
+	}
+	all := append(forks, damaged...)
+	for _, g := range r.Missing {
+		all = append(all, &GapError{Stream: r.Stream, First: g.First, Last: g.Last, Offered: g.Last + 1})
+	}
+	return errors.Join(append(all, stale...)...)
+}
+
+// Reconcile hashes everything that is stored anew, leaf by leaf, compares with every checkpoint ever accepted, and reports
+// that with ages, gaps and conflicts. The report is signed and recorded. An error means that it could not be made; what it
+// found is in the report (see Err).
+func (m *Mirror) Reconcile(ctx context.Context) (*ReconcileReport, error) {
+	s, err := m.snapshot()
+	if err != nil {
+		return nil, err
+	}
+	incidents, err := m.Incidents()
+	if err != nil {
+		return nil, err
+	}
+	st := m.status(s, incidents)
+	r := &ReconcileReport{Stream: st.Stream, Time: m.c.Now().UTC().Truncate(time.Second), Sequence: st.Sequence, Digest: st.Digest, Missing: st.Missing, Refused: incidents, Logs: []LogReport{}}
+	for _, l := range st.Logs {
+		lr := LogReport{LogStatus: l, Problems: []string{}}
+		if h, ok := s.heads[l.Origin]; ok {
+			if err := m.recheck(ctx, m.logs[l.Origin], h, &lr); err != nil {
+				return nil, err
+			}
+		}
+		r.Logs = append(r.Logs, lr)
+	}
+	if err := m.sign(r); err != nil {
+		return nil, fmt.Errorf("signing the report: %w", err)
+	}
+	outcome := "success"
+	detail := map[string]string{"sequence": fmt.Sprint(r.Sequence)}
+	if err := r.Err(); err != nil {
+		outcome, detail["finding"] = "failed", oneLine(err)
+	}
+	digest := parcel.Sum(r.Note).String()
+	if err := m.record(ctx, Event{Action: "mirror.reconcile", Object: digest, Outcome: outcome, Detail: detail}, func(store.Tx) error { return nil }); err != nil {
+		return nil, fmt.Errorf("recording the report: %w", err)
+	}
+	return r, nil
+}
+
+// sign renders the report as the text "redoubt.reconcile/v1 <stream>", the time, one line of JCS JSON, and signs it.
+func (m *Mirror) sign(r *ReconcileReport) error {
+	raw, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	line, err := jsoncanonicalizer.Transform(raw)
+	if err != nil {
+		return err
+	}
+	if m.c.Signer == nil {
+		return nil
+	}
+	text := fmt.Appendf(nil, "redoubt.reconcile/v1 %s\n%s\n%s\n", r.Stream, r.Time.Format(time.RFC3339), line)
+	r.Note, err = parcel.SignNote(text, m.c.Name, m.c.Signer)
+	return err
+}
+
+// OpenReport verifies a signed report by the mirror's verifier key and reads it.
+func OpenReport(note []byte, vkey string) (*ReconcileReport, error) {
+	v, err := parcel.NewVerifier(vkey)
+	if err != nil {
+		return nil, err
+	}
+	text, _, err := parcel.OpenNote(note, []*parcel.Verifier{v})
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrProof, err)
+	}
+	lines := strings.Split(string(text), "\n")
+	if len(lines) != 4 || !strings.HasPrefix(lines[0], "redoubt.reconcile/v1 ") {
+		return nil, fmt.Errorf("%w: this is no reconcile report", ErrProof)
+	}
+	r := &ReconcileReport{Note: note}
+	if err := json.Unmarshal([]byte(lines[2]), r); err != nil {
+		return nil, fmt.Errorf("%w: %v", ErrProof, err)
+	}
+	return r, nil
+}
+
+// Run reconciles every so often until the context ends, and hands each report to done. A failure to reconcile is logged and
+// tried again after the same pause.
+func (m *Mirror) Run(ctx context.Context, every time.Duration, done func(*ReconcileReport)) error {
+	if every <= 0 {
+		return fmt.Errorf("%w: reconcile every %v", ErrConfig, every)
+	}
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		r, err := m.Reconcile(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err != nil:
+			m.c.Logger.ErrorContext(ctx, "reconciling", "error", err)
+		default:
+			if err := r.Err(); err != nil {
+				m.c.Logger.WarnContext(ctx, "reconcile found", "finding", oneLine(err))
+			}
+			if done != nil {
+				done(r)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// recheck hashes the stored tiles and entries of a log and reproduces its accepted checkpoints. Findings go into out; an
+// error is returned only when the context ends or the database fails.
+func (m *Mirror) recheck(ctx context.Context, log *knownLog, h Head, out *LogReport) error {
+	problem := func(format string, a ...any) {
+		if len(out.Problems) < 20 {
+			out.Problems = append(out.Problems, oneLine(fmt.Errorf(format, a...)))
+		}
+	}
+	sh, err := m.shelf(log.Origin)
+	if err != nil {
+		return err
+	}
+	defer sh.close()
+	if c, err := log.open(h.Note); err != nil || c.Size != h.Size || c.Root != h.Root {
+		problem("the stored head is not the checkpoint it was taken from: %v", err)
+	}
+	tree := m.tree(h, sh)
+	var seen []seenHead
+	if err := m.c.DB.View(func(tx store.Tx) error {
+		seen = seen[:0]
+		return scan(tx, keySeen+log.Origin+"\x00", func(_ string, s seenHead) error { seen = append(seen, s); return nil })
+	}); err != nil {
+		return err
+	}
+	for i, s := range seen {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := m.reproduce(ctx, log, h, tree, sh, s); err != nil {
+			problem("checkpoint %d of %d, size %d: %w", i+1, len(seen), s.Size, err)
+			continue
+		}
+		out.Heads++
+	}
+	if h.Scope == parcel.ScopeFull {
+		return m.rehash(ctx, tree, sh, out, problem)
+	}
+	for _, t := range planStep(h.Scope, 0, h.Size, h.Records).spine {
+		if _, err := tree.Tile(ctx, t.Level, t.Index); err != nil {
+			problem("%s: %w", t.Path(), err)
+			continue
+		}
+		out.Tiles++
+	}
+	return ctx.Err()
+}
+
+// reproduce verifies the signature of an accepted checkpoint and computes its root from stored tiles: of the head's tree at
+// scope full, and of its own tree, as far as the step to it carried tiles, at scope heads.
+func (m *Mirror) reproduce(ctx context.Context, log *knownLog, h Head, tree *tiles.Tree, sh *shelf, s seenHead) error {
+	c, err := log.open(s.Note)
+	if err != nil {
+		return err
+	}
+	if c.Size != s.Size || c.Root != s.Root {
+		return fmt.Errorf("%w: stored as size %d, signed for %d", ErrDamaged, s.Size, c.Size)
+	}
+	if h.Scope != parcel.ScopeFull {
+		tree = tiles.NewTree(s.Size, s.Root, sh.fetch)
+	}
+	root, err := tree.RootAt(ctx, s.Size)
+	if err != nil {
+		return err
+	}
+	if root != s.Root {
+		return fmt.Errorf("%w: the stored tiles give root %s", ErrDamaged, root)
+	}
+	return nil
+}
+
+// rehash reads every bundle and every tile of a full log.
+func (m *Mirror) rehash(ctx context.Context, tree *tiles.Tree, sh *shelf, out *LogReport, problem func(string, ...any)) error {
+	size := tree.Size()
+	hashes := make([]byte, 0, tiles.Width*tiles.HashSize)
+	for level := 0; tiles.Count(level, size) > 0; level++ {
+		for i := uint64(0); i*tiles.Width < tiles.Count(level, size); i++ {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			tile, err := tree.Tile(ctx, level, i)
+			if err != nil {
+				problem("%w", err)
+				continue
+			}
+			out.Tiles++
+			if level > 0 {
+				continue
+			}
+			t, _ := tiles.At(tiles.Entries, i, size)
+			b, err := sh.read(t)
+			if err == nil {
+				hashes, err = tiles.AppendLeafHashes(hashes[:0], b, t.Width)
+			}
+			if err == nil && string(hashes) != string(tile) {
+				err = fmt.Errorf("%w: entries that do not hash to the tree", ErrDamaged)
+			}
+			if err != nil {
+				problem("%s: %w", t.Path(), err)
+				continue
+			}
+			out.Leaves += uint64(t.Width)
+			tree.Forget(0, i)
+		}
+	}
+	return nil
+}
