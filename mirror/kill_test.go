@@ -1,0 +1,137 @@
+package mirror
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"redoubt.internal/log/store/bolt"
+	"redoubt.internal/mirror/generate"
+)
+
+// TestMain lets the test binary be the process that is killed: with killEnv set it imports, and kills itself with SIGKILL
+// at the n-th report of progress.
+func TestMain(m *testing.M) {
+	if spec := os.Getenv("REDOUBT_TEST_KILL"); spec != "" {
+		os.Exit(importUntilKilled(spec))
+	}
+	os.Exit(m.Run())
+}
+
+// importUntilKilled imports the medium of a lab directory. spec is "<n> <dir> <vkey> <log origin> <log vkey>", separated by
+// tabs; at the n-th progress report the process dies.
+func importUntilKilled(spec string) int {
+	f := strings.Split(spec, "\t")
+	n, _ := strconv.Atoi(f[0])
+	db, err := bolt.Open(filepath.Join(f[1], "in.db"))
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer db.Close()
+	seen := 0
+	m, err := Open(Config{
+		DB: db, Dir: filepath.Join(f[1], "in"), Stream: labStream, Exporters: []string{f[2]}, Logs: []LogConfig{{Origin: f[3], VKey: f[4]}},
+		Now: func() time.Time { return time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC) },
+		Progress: func(Progress) {
+			if seen++; seen == n {
+				syscall.Kill(os.Getpid(), syscall.SIGKILL)
+				select {}
+			}
+		},
+	})
+	if err == nil {
+		_, err = m.Import(context.Background(), []string{filepath.Join(f[1], "medium")})
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+	}
+	return ExitCode(err)
+}
+
+// TestKilledAnywhere kills an import with SIGKILL at every one of its stages and packages' batches in turn, checks that
+// readers see the old state or the new one and nothing between, runs it again, and compares the final state with that of an
+// import nobody disturbed.
+func TestKilledAnywhere(t *testing.T) {
+	c := generate.Config{Seed: 3, Origin: "log.example", Sizes: []uint64{1000, 45_000}}
+	if testing.Short() {
+		c.Sizes[1] = 20_000
+	}
+	g, lc := makeLog(t, c)
+	calm := newLab(t, lc)
+	calm.pull()
+	calm.load(calm.export(0))
+	show(t, g, c.Sizes[1])
+	calm.pull()
+	files := calm.export(0)
+	old := calm.content()
+	calm.load(files)
+	want := calm.content()
+
+	l := newLab(t, lc)
+	l.load([]string{calm.medium + "/outside-000001.001.rdp"})
+	if l.content() != old {
+		t.Fatal("two labs differ from the start")
+	}
+	if err := os.CopyFS(l.medium, os.DirFS(calm.medium)); err != nil {
+		t.Fatal(err)
+	}
+	l.inDB.Close()
+	kills := 0
+	for n := 1; ; n++ {
+		spec := strings.Join([]string{strconv.Itoa(n), l.dir, l.vkey, lc.Origin, lc.VKey}, "\t")
+		cmd := exec.Command(os.Args[0])
+		cmd.Env = append(os.Environ(), "REDOUBT_TEST_KILL="+spec)
+		out, err := cmd.CombinedOutput()
+		var exit *exec.ExitError
+		killed := errors.As(err, &exit) && exit.Sys().(syscall.WaitStatus).Signal() == syscall.SIGKILL
+		if err != nil && !killed {
+			t.Fatalf("run %d: %v: %s", n, err, out)
+		}
+		l.reopenDB()
+		h, err := l.in.Head(lc.Origin)
+		if err != nil || h.Size != c.Sizes[0] && h.Size != c.Sizes[1] {
+			t.Fatalf("run %d: size %d, %v", n, h.Size, err)
+		}
+		r, err := l.in.Reconcile(context.Background())
+		if err != nil || r.Err() != nil {
+			t.Fatalf("run %d: %v, %v", n, err, r.Err())
+		}
+		done := h.Size == c.Sizes[1]
+		l.inDB.Close()
+		if !killed {
+			if !done {
+				t.Fatal("an import that ended well moved nothing")
+			}
+			break
+		}
+		kills++
+	}
+	l.reopenDB()
+	if got := l.content(); got != want {
+		t.Fatal("the final state differs from that of an undisturbed import")
+	}
+	if kills < 5 {
+		t.Fatalf("only %d kills", kills)
+	}
+	t.Logf("%d kills", kills)
+}
+
+func (l *lab) reopenDB() {
+	l.t.Helper()
+	db, err := bolt.Open(filepath.Join(l.dir, "in.db"))
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	l.t.Cleanup(func() { db.Close() })
+	l.inDB, l.mc.DB = db, db
+	l.reopen()
+}
