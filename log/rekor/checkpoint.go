@@ -1,6 +1,7 @@
 package rekor
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/rand"
 	"crypto/sha256"
@@ -10,11 +11,12 @@ import (
 	"strconv"
 	"sync"
 
+	formats "github.com/transparency-dev/formats/log"
+
 	"redoubt.internal/log"
 )
 
-// checkpointKey names a head. Two heads of one size and different roots would be a fork; they'd be two keys, and the second is refused
-// because its note cannot verify.
+// checkpointKey names a head. The log beneath never publishes two roots for one size; were it to, they would be two keys here.
 type checkpointKey struct {
 	size uint64
 	root [32]byte
@@ -28,7 +30,7 @@ type checkpoint struct {
 }
 
 // checkpointV1 returns h as a Rekor v1 checkpoint: origin "<host> - <treeID>", same size, same root, signed by the same key. The head's own
-// note is verified first, so nothing is signed that the log has not signed.
+// note, which the log verified before it published it, is read first: nothing is signed that it does not state.
 func (l *Log) checkpointV1(h log.Head) (string, error) {
 	key := checkpointKey{h.Size, h.Root}
 	l.mu.Lock()
@@ -50,12 +52,12 @@ func (l *Log) checkpointV1(h log.Head) (string, error) {
 }
 
 func (l *Log) renderV1(h log.Head) (string, error) {
-	size, root, err := log.VerifyNote(l.c.Hostname, l.public, h.Note)
-	if err != nil {
+	var stated formats.Checkpoint
+	if _, err := stated.Unmarshal(h.Note); err != nil {
 		return "", fmt.Errorf("%w: %w", ErrHead, err)
 	}
-	if size != h.Size || root != h.Root {
-		return "", fmt.Errorf("%w: head of size %d, note of size %d", ErrHead, h.Size, size)
+	if stated.Origin != l.c.Hostname || stated.Size != h.Size || !bytes.Equal(stated.Hash, h.Root[:]) {
+		return "", fmt.Errorf("%w: head of %s size %d, note of %s size %d", ErrHead, l.c.Hostname, h.Size, stated.Origin, stated.Size)
 	}
 	origin := l.c.Hostname + " - " + strconv.FormatInt(l.c.TreeID, 10)
 	note, err := log.SignNote(origin, l.c.Signer, h.Size, h.Root)

@@ -1,11 +1,11 @@
 package rekor
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"mime"
 	"net/http"
 
@@ -63,7 +63,10 @@ func (l *Log) readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 		w.Header().Set("Connection", "close")
 		return nil, &errStatus{http.StatusRequestEntityTooLarge, fmt.Errorf("the body is %d bytes, at most %d", r.ContentLength, l.c.MaxBody)}
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, l.c.MaxBody))
+	var buf bytes.Buffer
+	buf.Grow(int(min(max(r.ContentLength, 0), 64<<10)) + bytes.MinRead) // an ordinary entry is read without growing
+	_, err := buf.ReadFrom(http.MaxBytesReader(w, r.Body, l.c.MaxBody))
+	body := buf.Bytes()
 	var tooLarge *http.MaxBytesError
 	switch {
 	case errors.As(err, &tooLarge):

@@ -65,7 +65,6 @@ type Config struct {
 // Log is the artifact log.
 type Log struct {
 	c         Config
-	public    *ecdsa.PublicKey
 	publicPEM []byte
 	logID     [32]byte // SHA-256 of the key's SPKI: v1 logID in hex, v2 logId.keyId
 	disabled  map[string]bool
@@ -121,7 +120,7 @@ func New(c Config) (*Log, error) {
 		c.MaxBody = 1 << 20
 	}
 	return &Log{
-		c: c, public: pub, disabled: disabled, logID: sha256.Sum256(spki),
+		c: c, disabled: disabled, logID: sha256.Sum256(spki),
 		publicPEM:   pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: spki}),
 		checkpoints: newRecent[checkpointKey, *checkpoint](64),
 		timestamps:  newRecent[uint64, []byte](1024),

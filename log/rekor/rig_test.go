@@ -154,9 +154,11 @@ func (r *rig) post(path string, body []byte) answer {
 	return r.do(http.MethodPost, path, body)
 }
 
+func newKey() (*ecdsa.PrivateKey, error) { return ecdsa.GenerateKey(elliptic.P256(), rand.Reader) }
+
 func generate(t testing.TB) *ecdsa.PrivateKey {
 	t.Helper()
-	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	k, err := newKey()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -177,9 +179,8 @@ func pemKey(pub crypto.PublicKey) []byte {
 }
 
 // certify makes a certificate for pub with an e-mail and a URI name.
-func certify(t testing.TB, pub crypto.PublicKey, names ...string) []byte {
-	t.Helper()
-	ca := generate(t)
+func certify(_ testing.TB, pub crypto.PublicKey, names ...string) []byte {
+	ca := must(newKey())
 	tmpl := &x509.Certificate{
 		SerialNumber: big.NewInt(time.Now().UnixNano()), NotBefore: time.Now(), NotAfter: time.Now().Add(10 * time.Minute),
 		Issuer: pkix.Name{CommonName: "test"}, KeyUsage: x509.KeyUsageDigitalSignature,
