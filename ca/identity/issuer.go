@@ -5,6 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/sha256"
 	"encoding/asn1"
 	"encoding/base64"
@@ -33,7 +34,9 @@ type IssuerConfig struct {
 	// URL is the issuer's name, the iss of its tokens: scheme, host and optional
 	// path, under which Handler serves.
 	URL string
-	// Signer is an ECDSA P-256 key; tokens are signed with ES256.
+	// Signer is an RSA key of at least 2048 bits (RS256) or an ECDSA P-256 key
+	// (ES256). cosign takes a token on its command line only when it is RS256
+	// (internal/auth/auth.go, idToken); others it takes for the name of a file.
 	Signer crypto.Signer
 	// Audience of tokens minted without one; empty is "sigstore".
 	Audience string
@@ -47,6 +50,7 @@ type IssuerConfig struct {
 type Issuer struct {
 	url      *url.URL
 	signer   crypto.Signer
+	alg      string // RS256 or ES256
 	kid      string
 	audience string
 	now      func() time.Time
@@ -79,18 +83,18 @@ func NewIssuer(c IssuerConfig) (*Issuer, error) {
 	if c.Signer == nil {
 		return nil, fmt.Errorf("%w: built-in issuer has no key", ErrConfig)
 	}
-	pub, ok := c.Signer.Public().(*ecdsa.PublicKey)
-	if !ok || pub.Curve != elliptic.P256() {
-		return nil, fmt.Errorf("%w: the built-in issuer signs with ECDSA P-256, not %T", ErrConfig, c.Signer.Public())
+	alg := tokenAlgorithm(c.Signer.Public())
+	if alg == "" {
+		return nil, fmt.Errorf("%w: the built-in issuer signs with RSA of at least 2048 bits or ECDSA P-256, not %T", ErrConfig, c.Signer.Public())
 	}
-	i := &Issuer{url: u, signer: c.Signer, audience: c.Audience, now: c.Now}
+	i := &Issuer{url: u, signer: c.Signer, alg: alg, audience: c.Audience, now: c.Now}
 	if i.now == nil {
 		i.now = time.Now
 	}
 	if i.audience == "" {
 		i.audience = "sigstore"
 	}
-	key := jose.JSONWebKey{Key: pub, Algorithm: "ES256", Use: "sig"}
+	key := jose.JSONWebKey{Key: c.Signer.Public(), Algorithm: alg, Use: "sig"}
 	thumb, err := key.Thumbprint(crypto.SHA256) // RFC 7638
 	if err != nil {
 		return nil, fmt.Errorf("naming issuer key: %w", err)
@@ -108,7 +112,7 @@ func NewIssuer(c IssuerConfig) (*Issuer, error) {
 		"token_endpoint":                        base + "/token",
 		"response_types_supported":              []string{"code"},
 		"subject_types_supported":               []string{"public"},
-		"id_token_signing_alg_values_supported": []string{"ES256"},
+		"id_token_signing_alg_values_supported": []string{alg},
 		"scopes_supported":                      []string{"openid", "email"},
 		"claims_supported":                      []string{"aud", "email", "email_verified", "exp", "iat", "iss", "jti", "sub"},
 	})
@@ -160,9 +164,25 @@ func (i *Issuer) Mint(c Claims) (string, error) {
 	return i.sign(all)
 }
 
-// sign makes a compact JWS with ES256 (RFC 7515, 7.1; RFC 7518, 3.4).
+// tokenAlgorithm returns the JWS algorithm a key signs tokens with, empty for a
+// key the issuer does not take.
+func tokenAlgorithm(pub crypto.PublicKey) string {
+	switch pub := pub.(type) {
+	case *rsa.PublicKey:
+		if pub.N.BitLen() >= 2048 {
+			return "RS256"
+		}
+	case *ecdsa.PublicKey:
+		if pub.Curve == elliptic.P256() {
+			return "ES256"
+		}
+	}
+	return ""
+}
+
+// sign makes a compact JWS (RFC 7515, 7.1; RFC 7518, 3.3 and 3.4).
 func (i *Issuer) sign(claims map[string]any) (string, error) {
-	head, err := json.Marshal(map[string]string{"alg": "ES256", "kid": i.kid, "typ": "JWT"})
+	head, err := json.Marshal(map[string]string{"alg": i.alg, "kid": i.kid, "typ": "JWT"})
 	if err != nil {
 		return "", fmt.Errorf("encoding token header: %w", err)
 	}
@@ -172,18 +192,28 @@ func (i *Issuer) sign(claims map[string]any) (string, error) {
 	}
 	signed := base64.RawURLEncoding.EncodeToString(head) + "." + base64.RawURLEncoding.EncodeToString(body)
 	digest := sha256.Sum256([]byte(signed))
-	der, err := i.signer.Sign(rand.Reader, digest[:], crypto.SHA256)
+	signature, err := i.signer.Sign(rand.Reader, digest[:], crypto.SHA256)
 	if err != nil {
 		return "", fmt.Errorf("signing token: %w", err)
 	}
+	if i.alg == "ES256" {
+		if signature, err = fixedSignature(signature); err != nil {
+			return "", err
+		}
+	}
+	return signed + "." + base64.RawURLEncoding.EncodeToString(signature), nil
+}
+
+// fixedSignature turns an ASN.1 P-256 signature into R and S of 32 bytes each.
+func fixedSignature(der []byte) ([]byte, error) {
 	var sig struct{ R, S *big.Int }
 	if rest, err := asn1.Unmarshal(der, &sig); err != nil || len(rest) > 0 || sig.R.Sign() <= 0 || sig.S.Sign() <= 0 || sig.R.BitLen() > 256 || sig.S.BitLen() > 256 {
-		return "", errors.New("issuer key returned a malformed signature")
+		return nil, errors.New("issuer key returned a malformed signature")
 	}
-	var fixed [64]byte
+	fixed := make([]byte, 64)
 	sig.R.FillBytes(fixed[:32])
 	sig.S.FillBytes(fixed[32:])
-	return signed + "." + base64.RawURLEncoding.EncodeToString(fixed[:]), nil
+	return fixed, nil
 }
 
 // Handler serves the discovery document and the key set under the path of URL.
