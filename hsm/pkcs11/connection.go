@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/miekg/pkcs11"
 
@@ -23,20 +25,22 @@ type connection struct {
 	info       pkcs11.TokenInfo
 	identity   string
 	mechanisms map[uint]bool
+	dialled    time.Time
 	login      pkcs11.SessionHandle
 	free       chan pkcs11.SessionHandle // idle sessions
+	worked     atomic.Bool               // some call succeeded
 	gone       chan struct{}             // closed when discarded
 	goneOnce   sync.Once
 
 	mu      sync.Mutex
-	objects map[string]pkcs11.ObjectHandle // verified private keys by keyRef.name
+	objects map[string]pkcs11.ObjectHandle // verified private keys by keyRef.spki
 }
 
 // dial finds the token, opens its sessions and logs in.
 func dial(ctx context.Context, m *module, u *uri, pin *pinSource, size int) (*connection, error) {
 	result := make(chan *connection, 1)
 	err := m.do(ctx, func(c *pkcs11.Ctx, generation uint64) (err error) {
-		conn := &connection{mod: m, generation: generation, gone: make(chan struct{}), objects: map[string]pkcs11.ObjectHandle{}, mechanisms: map[uint]bool{}}
+		conn := &connection{mod: m, generation: generation, dialled: time.Now(), gone: make(chan struct{}), objects: map[string]pkcs11.ObjectHandle{}, mechanisms: map[uint]bool{}}
 		if conn.slot, conn.info, err = findSlot(c, u, m.path); err != nil {
 			return err
 		}
@@ -134,7 +138,12 @@ func (conn *connection) use(ctx context.Context, fn func(c *pkcs11.Ctx, conn *co
 			return pkcs11.Error(pkcs11.CKR_CRYPTOKI_NOT_INITIALIZED)
 		}
 		err := fn(c, conn, s)
-		if err != nil {
+		if isVoid(err) {
+			return err // the handle may by now be another session's
+		}
+		if err == nil {
+			conn.worked.Store(true)
+		} else {
 			_ = c.CloseSession(s)
 			fresh, openErr := c.OpenSession(conn.slot, pkcs11.CKF_SERIAL_SESSION)
 			if openErr != nil {
@@ -150,10 +159,8 @@ func (conn *connection) use(ctx context.Context, fn func(c *pkcs11.Ctx, conn *co
 // put returns a session to the pool, or closes it when the pool is gone.
 func (conn *connection) put(c *pkcs11.Ctx, s pkcs11.SessionHandle) {
 	conn.free <- s // never blocks: the pool has room for every session
-	select {
-	case <-conn.gone:
+	if conn.isGone() {
 		conn.drain(c)
-	default:
 	}
 }
 
@@ -175,11 +182,25 @@ func (conn *connection) closeAll(c *pkcs11.Ctx) {
 	_ = c.CloseSession(conn.login)
 }
 
+// isGone reports whether the connection was discarded.
+func (conn *connection) isGone() bool {
+	select {
+	case <-conn.gone:
+		return true
+	default:
+		return false
+	}
+}
+
 // discard wakes the waiters and closes the idle sessions; sessions at work are
-// closed when they come back. Handles of an earlier generation are void and
-// could by now be somebody else's: they are left alone.
-func (conn *connection) discard(ctx context.Context) {
+// closed when they come back. Handles that are void, because the token closed
+// all sessions or the module was restarted, could by now be somebody else's:
+// they are left alone.
+func (conn *connection) discard(ctx context.Context, void bool) {
 	conn.goneOnce.Do(func() { close(conn.gone) })
+	if void {
+		return
+	}
 	_ = conn.mod.do(ctx, func(c *pkcs11.Ctx, generation uint64) error {
 		if generation == conn.generation {
 			conn.closeAll(c)

@@ -10,6 +10,7 @@ import (
 	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rsa"
+	"crypto/x509"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -26,10 +27,8 @@ type keyRef struct {
 	label string // CKA_LABEL
 	alg   hsm.Algorithm
 	pub   interface{ Equal(crypto.PublicKey) bool } // pinned when opened
+	spki  string                                    // pub as DER SubjectPublicKeyInfo: names the key within a connection
 }
-
-// name identifies the key within a connection.
-func (k *keyRef) name() string { return string(k.id) + "\x00" + k.label }
 
 // goneError: after a reconnection the key is missing or is another one.
 type goneError struct{ reason error }
@@ -96,6 +95,11 @@ func (t *Token) load(c *pkcs11.Ctx, conn *connection, sh pkcs11.SessionHandle, i
 	if ref.pub, ok = pub.(interface{ Equal(crypto.PublicKey) bool }); !ok {
 		return nil, fmt.Errorf("public key of type %T: %w", pub, hsm.ErrUnsupported)
 	}
+	spki, err := x509.MarshalPKIXPublicKey(pub)
+	if err != nil {
+		return nil, fmt.Errorf("encoding public key: %w", err)
+	}
+	ref.spki = string(spki)
 	info := hsm.Info{
 		URI:        canonicalURI(trim(conn.info.Label), trim(conn.info.SerialNumber), ref.label, ref.id, t.mod.path),
 		Kind:       "pkcs11",
@@ -110,7 +114,7 @@ func (t *Token) load(c *pkcs11.Ctx, conn *connection, sh pkcs11.SessionHandle, i
 		Evidence:   attrs.evidence(),
 	}
 	conn.mu.Lock()
-	conn.objects[ref.name()] = handle
+	conn.objects[ref.spki] = handle
 	conn.mu.Unlock()
 	return hsm.NewKey(info, pub, func(ctx context.Context, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
 		return t.sign(ctx, ref, digest, opts)
@@ -140,6 +144,9 @@ func (t *Token) sign(ctx context.Context, k *keyRef, digest []byte, opts crypto.
 		return nil
 	})
 	if err != nil {
+		if !errors.Is(err, hsm.ErrUnavailable) && !errors.Is(err, hsm.ErrUnsupported) {
+			err = fmt.Errorf("%w: %w", hsm.ErrUnavailable, err) // the key was there: whatever is missing now may come back
+		}
 		return nil, err
 	}
 	return encodeSignature(k.alg, <-result)
@@ -149,7 +156,7 @@ func (t *Token) sign(ctx context.Context, k *keyRef, digest []byte, opts crypto.
 // reconnection searches it and compares its public key with the pinned one.
 func (conn *connection) object(c *pkcs11.Ctx, s pkcs11.SessionHandle, k *keyRef) (pkcs11.ObjectHandle, error) {
 	conn.mu.Lock()
-	handle, ok := conn.objects[k.name()]
+	handle, ok := conn.objects[k.spki]
 	conn.mu.Unlock()
 	if ok {
 		return handle, nil
@@ -169,7 +176,7 @@ func (conn *connection) object(c *pkcs11.Ctx, s pkcs11.SessionHandle, k *keyRef)
 		return 0, &goneError{fmt.Errorf("its name is now held by a key with another public key: %w", hsm.ErrInsecureKey)}
 	}
 	conn.mu.Lock()
-	conn.objects[k.name()] = handle
+	conn.objects[k.spki] = handle
 	conn.mu.Unlock()
 	return handle, nil
 }

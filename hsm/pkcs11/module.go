@@ -199,6 +199,12 @@ func isLost(err error) bool {
 	return errors.As(err, &e) && slices.Contains(lost, e)
 }
 
+// isVoid reports that session handles mean nothing any more.
+func isVoid(err error) bool {
+	return isCode(err, pkcs11.CKR_SESSION_HANDLE_INVALID, pkcs11.CKR_SESSION_CLOSED, pkcs11.CKR_CRYPTOKI_NOT_INITIALIZED,
+		pkcs11.CKR_DEVICE_REMOVED, pkcs11.CKR_TOKEN_NOT_PRESENT)
+}
+
 // isCode reports whether err is one of codes.
 func isCode(err error, codes ...pkcs11.Error) bool {
 	var e pkcs11.Error

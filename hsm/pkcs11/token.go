@@ -19,6 +19,14 @@ import (
 // that a dead token is not logged into by every waiting signer in turn.
 const retryAfter = 200 * time.Millisecond
 
+// settleAfter is how long a connection on which a key is missing is kept: one
+// deleted key must not cost the others their sessions at every attempt, and a
+// token that came back half must be dialled again.
+const settleAfter = 5 * time.Second
+
+// maxLosses bounds how often one call sees its connection taken away.
+const maxLosses = 4
+
 // errGone ends waiting for a session of a connection that was given up.
 var errGone = errors.New("session pool was discarded")
 
@@ -97,7 +105,7 @@ func (t *Token) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	if c := t.conn.Swap(nil); c != nil {
-		c.discard(ctx)
+		c.discard(ctx, false)
 	}
 	t.mod.release()
 	return nil
@@ -109,7 +117,7 @@ func (t *Token) connect(ctx context.Context) (*connection, error) {
 	if t.closed.Load() {
 		return nil, fmt.Errorf("%w: token is closed", hsm.ErrUnavailable)
 	}
-	if c := t.conn.Load(); c != nil {
+	if c := t.conn.Load(); c != nil && !c.isGone() {
 		return c, nil
 	}
 	select {
@@ -139,7 +147,7 @@ func (t *Token) connect(ctx context.Context) (*connection, error) {
 	t.conn.Store(c)
 	if t.closed.Load() { // Close ran meanwhile
 		if c := t.conn.Swap(nil); c != nil {
-			c.discard(ctx)
+			c.discard(ctx, false)
 		}
 		return nil, fmt.Errorf("%w: token is closed", hsm.ErrUnavailable)
 	}
@@ -178,21 +186,24 @@ func (t *Token) reach(ctx context.Context) (*connection, error) {
 	return dial(ctx, t.mod, t.uri, t.pin, t.size)
 }
 
-// lose gives up a connection that failed with err.
+// lose gives up a connection that failed with err. Its sessions are closed
+// before anybody may dial: a module may give their numbers to new sessions.
 func (t *Token) lose(ctx context.Context, c *connection, err error, suspect bool) {
-	if !t.conn.CompareAndSwap(c, nil) {
+	select {
+	case t.gate <- struct{}{}:
+		defer func() { <-t.gate }()
+	case <-ctx.Done():
+		return // the next caller will find out
+	}
+	if t.conn.Load() != c {
 		return // another caller was first
 	}
 	t.logger.Warn("PKCS#11 token lost, reconnecting", "token", trim(c.info.Label), "serial", trim(c.info.SerialNumber), "reason", err)
 	if suspect {
-		select {
-		case t.gate <- struct{}{}:
-			t.suspect, t.lastErr, t.lastAt = true, fmt.Errorf("%w: %w", hsm.ErrUnavailable, err), time.Now()
-			<-t.gate
-		case <-ctx.Done():
-		}
+		t.suspect, t.lastErr, t.lastAt = true, fmt.Errorf("%w: %w", hsm.ErrUnavailable, err), time.Now()
 	}
-	c.discard(ctx)
+	c.discard(ctx, isVoid(err))
+	t.conn.CompareAndSwap(c, nil)
 }
 
 // with runs fn on a session of a live connection. When the session turns out to
@@ -213,11 +224,16 @@ func (t *Token) with(ctx context.Context, retry bool, fn func(c *pkcs11.Ctx, con
 		case err == nil:
 			return nil
 		case errors.As(err, &gone): // reconnected, and the key is not there
-			t.lose(ctx, conn, err, true)
+			if errors.Is(err, hsm.ErrNotFound) && time.Since(conn.dialled) > settleAfter {
+				t.lose(ctx, conn, err, false)
+			}
 			return fmt.Errorf("%w: %w", hsm.ErrUnavailable, err)
 		case errors.Is(err, errGone), isLost(err):
-			t.lose(ctx, conn, err, attempt > 0)
-			if attempt > 0 || !retry {
+			// A connection that worked for others and was lost again is a new loss,
+			// not a failed retry; one that never worked ends the attempts.
+			failed := attempt > 0 && !conn.worked.Load()
+			t.lose(ctx, conn, err, failed)
+			if failed || !retry || attempt == maxLosses {
 				return fmt.Errorf("%w: %w", hsm.ErrUnavailable, err)
 			}
 		case ctx.Err() != nil:
