@@ -27,6 +27,20 @@ import (
 // treeHead is a checkpoint origin of Rekor v1: host, " - ", tree id.
 var treeHead = regexp.MustCompile(`.* - [0-9]+$`)
 
+// knowsLog refuses a bundle whose entries are all of logs the root does not know.
+func (r *trustedRoot) knowsLog(b *decoded) error {
+	entries := b.GetVerificationMaterial().GetTlogEntries()
+	if len(entries) == 0 {
+		return fmt.Errorf("%w: the bundle holds no log entry", ErrLogProof)
+	}
+	for _, e := range entries {
+		if _, ok := r.RekorLogs()[hex.EncodeToString(e.GetLogId().GetKeyId())]; ok {
+			return nil
+		}
+	}
+	return fmt.Errorf("%w: the root does not know the log %x", ErrUntrusted, entries[0].GetLogId().GetKeyId())
+}
+
 // bindEntries checks, for each entry of a log the root knows, the fields that
 // sigstore-go reads without comparing, and returns what was proven. Entries of
 // unknown logs bear no weight; they are counted, not believed.

@@ -32,7 +32,7 @@ func explain(cause error, sv *sgverify.Verifier, material root.TrustedMaterial, 
 	if !p.WithoutLog {
 		var err error
 		if logTimes, err = sv.VerifyTransparencyLogInclusion(b.Bundle); err != nil {
-			return explainLog(err, r, b)
+			return explainLog(err, material, r, b)
 		}
 	}
 	// Is there a signed time, and is every validity around it?
@@ -96,18 +96,12 @@ func checkSignature(material root.TrustedMaterial, b *decoded, a artifact) error
 	return sgverify.VerifySignatureWithArtifactDigests(content, b.content, material, []sgverify.ArtifactDigest{{Algorithm: a.use, Digest: a.digests[a.use]}})
 }
 
-func explainLog(err error, r *trustedRoot, b *decoded) error {
-	entries := b.GetVerificationMaterial().GetTlogEntries()
-	if len(entries) == 0 {
-		return fmt.Errorf("%w: the bundle holds no log entry", ErrLogProof)
-	}
-	known := false
-	for _, e := range entries {
+func explainLog(err error, material root.TrustedMaterial, r *trustedRoot, b *decoded) error {
+	for _, e := range b.GetVerificationMaterial().GetTlogEntries() {
 		l, ok := r.RekorLogs()[hex.EncodeToString(e.GetLogId().GetKeyId())]
 		if !ok {
 			continue
 		}
-		known = true
 		// A promise over a time outside a validity is a matter of time, not of proof.
 		if e.GetIntegratedTime() == 0 {
 			continue
@@ -119,9 +113,9 @@ func explainLog(err error, r *trustedRoot, b *decoded) error {
 		if at.Before(l.ValidityPeriodStart) || !l.ValidityPeriodEnd.IsZero() && at.After(l.ValidityPeriodEnd) {
 			return fmt.Errorf("%w: logged %s, outside the validity of the log's key: %w", ErrTime, at.Format(time.RFC3339), err)
 		}
-	}
-	if !known {
-		return fmt.Errorf("%w: the root does not know the log %x", ErrUntrusted, entries[0].GetLogId().GetKeyId())
+		if b.content.Certificate() == nil && !b.content.ValidAtTime(at, material) {
+			return fmt.Errorf("%w: logged %s, outside the validity of the signer's key: %w", ErrTime, at.Format(time.RFC3339), err)
+		}
 	}
 	return fmt.Errorf("%w: %w", ErrLogProof, err)
 }

@@ -140,6 +140,9 @@ func (v *Verifier) verifyUnder(r *trustedRoot, b *decoded, a artifact, p *policy
 	if p.Key != nil {
 		material = root.TrustedMaterialCollection{p.keyMaterial, r.TrustedRoot}
 	}
+	if err := r.knowsLog(b); err != nil && !p.WithoutLog {
+		return nil, err
+	}
 	stamps, ignored, err := readTimestamps(r, b)
 	if err != nil {
 		return nil, err
