@@ -114,8 +114,8 @@ func parseHeader(h *[tarBlock]byte) (name string, size int64, err error) {
 // padding is the number of zero bytes behind a file of size bytes.
 func padding(size int64) int64 { return -size & (tarBlock - 1) }
 
-// headFrame returns the first frame of every volume of a parcel with this manifest.
-func headFrame(signed []byte) []byte {
+// HeadFrame returns the first frame of every volume of a parcel with this manifest.
+func HeadFrame(signed []byte) []byte {
 	h := tarHeader(noteName, int64(len(signed)))
 	data := append(h[:], signed...)
 	return stored(append(data, make([]byte, padding(int64(len(signed))))...))

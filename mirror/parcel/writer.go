@@ -226,7 +226,7 @@ func (w *Writer) Finish(keyName string, s crypto.Signer) (*Packed, error) {
 		return nil, fmt.Errorf("%w: a manifest of %d bytes", ErrVolumeSize, len(signed))
 	}
 	p := &Packed{Manifest: w.m, Note: signed, Digest: Sum(text), root: w.root}
-	head := headFrame(signed)
+	head := HeadFrame(signed)
 	for _, vol := range w.m.Volumes {
 		if w.volume > 0 && int64(len(head))+vol.Bytes > w.volume {
 			return nil, fmt.Errorf("%w: the manifest takes %d bytes", ErrVolumeSize, len(head))
