@@ -1,0 +1,130 @@
+package rekor_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+)
+
+// fuzzPost posts arbitrary bodies to path: an answer is one of the good statuses or a 4xx in JSON, never a 5xx, and what was refused was not
+// logged.
+func fuzzPost(f *testing.F, path string, good int, seeds ...[]byte) {
+	r := newRig(f)
+	h := r.log.Handler()
+	for _, s := range seeds {
+		f.Add(s)
+	}
+	for _, s := range []string{``, `{}`, `null`, `[]`, `{"kind":"dsse"}`, `{"hashedRekordRequestV002":{}}`} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		before := r.merkle.Head().Size
+		w := httptest.NewRecorder()
+		req := httptest.NewRequest(http.MethodPost, path, bytes.NewReader(body))
+		h.ServeHTTP(w, req)
+		if w.Code != good && (w.Code < 400 || w.Code > 499) || !json.Valid(w.Body.Bytes()) {
+			t.Fatalf("%d %s for %q", w.Code, w.Body, body)
+		}
+		if w.Code != good && r.merkle.Head().Size != before {
+			t.Fatalf("refused, yet logged: %q", body)
+		}
+	})
+}
+
+func FuzzHashedrekord(f *testing.F) {
+	key := generate(f)
+	fuzzPost(f, "/api/v1/log/entries", 201,
+		encode(hashedrekord(key, pemKey(key.Public()), "a")),
+		encode(hashedrekord(key, pemCert(certify(f, key.Public(), "a@b.example", "https://x.example")), "b")))
+}
+
+func FuzzDSSE(f *testing.F) {
+	key := generate(f)
+	fuzzPost(f, "/api/v1/log/entries", 201, encode(dsse(key, pemKey(key.Public()), statement(strings.Repeat("1", 64)))), encode(dsse(key, pemKey(key.Public()), []byte(`{}`))))
+}
+
+func FuzzIntoto(f *testing.F) {
+	key := generate(f)
+	fuzzPost(f, "/api/v1/log/entries", 201, encode(intoto(key, pemKey(key.Public()), statement(strings.Repeat("1", 64)))))
+}
+
+func FuzzRekord(f *testing.F) {
+	key := generate(f)
+	minisign := object{"kind": "rekord", "apiVersion": "0.0.1", "spec": object{
+		"data":      object{"content": b64([]byte("x"))},
+		"signature": object{"format": "minisign", "content": b64([]byte("untrusted comment: x\nRWQ=\n")), "publicKey": object{"content": b64([]byte("untrusted comment: x\nRWQ=\n"))}},
+	}}
+	pgp := object{"kind": "rekord", "apiVersion": "0.0.1", "spec": object{
+		"data":      object{"content": b64([]byte("x"))},
+		"signature": object{"format": "pgp", "content": b64([]byte{0x88, 0}), "publicKey": object{"content": b64([]byte{0x98, 0})}},
+	}}
+	ssh := object{"kind": "rekord", "apiVersion": "0.0.1", "spec": object{
+		"data": object{"content": b64([]byte("x"))},
+		"signature": object{"format": "ssh", "content": b64([]byte("-----BEGIN SSH SIGNATURE-----\nU1NIU0lH\n-----END SSH SIGNATURE-----\n")),
+			"publicKey": object{"content": b64([]byte("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIA== x"))}},
+	}}
+	fuzzPost(f, "/api/v1/log/entries", 201, encode(rekord(key, pemKey(key.Public()), "a")), encode(minisign), encode(pgp), encode(ssh))
+}
+
+func FuzzCreateV2(f *testing.F) {
+	key := generate(f)
+	fuzzPost(f, "/api/v2/log/entries", 201,
+		encode(requestV2(key, keyV2(key.Public()), "a")), encode(requestV2(key, certV2(certify(f, key.Public(), "a@b.example")), "b")),
+		[]byte(`{"dsseRequestV002":{"envelope":{"payload":"e30=","payloadType":"x","signatures":[{"sig":"AAAA"}]}}}`))
+}
+
+func FuzzRetrieve(f *testing.F) {
+	key := generate(f)
+	fuzzPost(f, "/api/v1/log/entries/retrieve", 200,
+		[]byte(`{"entryUUIDs":["`+strings.Repeat("a", 64)+`"]}`), []byte(`{"logIndexes":[0,1]}`),
+		encode(object{"entries": []object{hashedrekord(key, pemKey(key.Public()), "a")}}))
+}
+
+func FuzzSearchIndex(f *testing.F) {
+	key := generate(f)
+	fuzzPost(f, "/api/v1/index/retrieve", 200,
+		[]byte(`{"email":"a@b.example","hash":"sha256:`+strings.Repeat("a", 64)+`","operator":"and"}`), []byte(`{"subject":"x"}`),
+		encode(object{"publicKey": object{"format": "x509", "content": b64(pemKey(key.Public()))}}),
+		encode(object{"publicKey": object{"format": "pgp", "content": b64([]byte("-----BEGIN PGP PUBLIC KEY BLOCK-----\n\nmDM=\n-----END PGP PUBLIC KEY BLOCK-----\n"))}}))
+}
+
+// FuzzGet asks for arbitrary paths and queries, tiles among them: never a 5xx, and a tile that is served has a canonical name.
+func FuzzGet(f *testing.F) {
+	r := newRig(f)
+	key := generate(f)
+	if a := r.post("/api/v2/log/entries", encode(requestV2(key, keyV2(key.Public()), "a"))); a.code != 201 {
+		f.Fatalf("%d %s", a.code, a.body)
+	}
+	h := r.log.Handler()
+	for _, s := range []string{
+		"/tile/0/000.p/1", "/tile/entries/000.p/1", "/api/v2/tile/0/x001/000", "/tile/0/000.p/01", "/api/v1/log/proof?firstSize=1&lastSize=1",
+		"/api/v1/log/entries?logIndex=0", "/api/v1/log/entries/" + strings.Repeat("a", 80), "/checkpoint", "/tile//", "/%2e%2e/x",
+	} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, target string) {
+		req, err := http.NewRequest(http.MethodGet, "http://x", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		path, query, _ := strings.Cut(target, "?")
+		if !strings.HasPrefix(path, "/") {
+			path = "/" + path
+		}
+		req.URL.Path, req.URL.RawQuery = path, query
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, req)
+		if w.Code >= 500 {
+			t.Fatalf("%d %s for %q", w.Code, w.Body, target)
+		}
+		if strings.Contains(path, "/tile/") && w.Code == 200 {
+			name := path[strings.Index(path, "/tile/"):]
+			if name != "/tile/0/000.p/1" && name != "/tile/entries/000.p/1" {
+				t.Fatalf("%q was served in a log of one entry", target)
+			}
+		}
+	})
+}
