@@ -16,7 +16,7 @@ import (
 // over sorted runs of older ones; a full map becomes a run, and runs of like size are merged, off the writer.
 
 const (
-	maxIndexKeys   = 64
+	maxIndexKeys   = 2048
 	maxIndexKeyLen = 1024
 	memRecords     = 1 << 16
 )

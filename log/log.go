@@ -78,7 +78,7 @@ type Config struct {
 	HighWater []HighWater
 	// Unique refuses an entry whose leaf is in the log already, or in flight.
 	Unique bool
-	// IndexKeys gives the search keys of an entry (at most 64 of at most 1024 bytes are kept). It must be a pure function:
+	// IndexKeys gives the search keys of an entry (at most 2048 of at most 1024 bytes are kept). It must be a pure function:
 	// the index is rebuilt from entries and is never on the append path.
 	IndexKeys func(leaf, extra []byte) [][]byte
 	// Logger takes notices of starts, stops and latches; nil discards them.
