@@ -55,7 +55,12 @@ type Options struct {
 	CANotAfter time.Time
 	// Logger of the authority; nil discards.
 	Logger *slog.Logger
+	// Dir holds the database; empty is the test's temporary directory.
+	Dir string
 }
+
+// DBName is the database's file in Options.Dir.
+const DBName = "authority.db"
 
 // DefaultIssuer is the name of the built-in issuer, of type email.
 const DefaultIssuer = "https://oidc.redoubt.example"
@@ -136,7 +141,10 @@ func New(t testing.TB, o Options) *Rig {
 		r.CAKey = &Signer{Signer: o.IssuingKey}
 	}
 	r.Chain = NewChain(t, r.CAKey.Signer, o.Now(), o.CANotAfter)
-	db, err := bolt.Create(filepath.Join(t.TempDir(), "authority.db"))
+	if o.Dir == "" {
+		o.Dir = t.TempDir()
+	}
+	db, err := bolt.Create(filepath.Join(o.Dir, DBName))
 	must(t, err)
 	t.Cleanup(func() { _ = db.Close() }) // after the logs stopped: cleanups run last to first
 	r.DB = db
@@ -166,6 +174,11 @@ func New(t testing.TB, o Options) *Rig {
 	r.Authority, err = ca.New(r.config)
 	must(t, err)
 	return r
+}
+
+// AuditConfig opens the audit log of a database read-only.
+func AuditConfig(db store.DB) log.Config {
+	return log.Config{DB: db, Prefix: "audit/", Origin: "audit.redoubt.example"}
 }
 
 // Restart makes a new Authority over the same state, as a new process would.
