@@ -7,7 +7,10 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+
+	"redoubt.internal/log/rekor"
 )
 
 func (r *rig) search(q object) []string {
@@ -172,5 +175,56 @@ func TestRetrieve(t *testing.T) {
 		if a := r.post("/api/v1/log/entries/retrieve", []byte(bad)); a.code != 400 || !strings.HasPrefix(string(a.body), `{"code":400,"message":"`) {
 			t.Errorf("%s: %d %s", bad, a.code, a.body)
 		}
+	}
+}
+
+// TestManySubjects: each of a thousand subjects of one attestation is found by its digest, also after a restart; one too many to index is refused.
+func TestManySubjects(t *testing.T) {
+	r := newRig(t)
+	key := generate(t)
+	digests := func(n int) (out []string) {
+		for i := range n {
+			d := sha256.Sum256(fmt.Append(nil, "subject ", i))
+			out = append(out, hex.EncodeToString(d[:]))
+		}
+		return out
+	}
+	a := r.post("/api/v1/log/entries", encode(dsse(key, pemKey(key.Public()), statement(digests(1024)...))))
+	if a.code != 201 {
+		t.Fatalf("%d %s", a.code, a.body)
+	}
+	id, _ := r.one(a)
+	for range 2 {
+		for _, i := range []int{0, 63, 64, 500, 1023} {
+			if ids := r.search(object{"hash": digests(1024)[i]}); len(ids) != 1 || ids[0] != id {
+				t.Errorf("subject %d: %v", i, ids)
+			}
+		}
+		r.reopen()
+	}
+	if a := r.post("/api/v1/log/entries", encode(dsse(key, pemKey(key.Public()), statement(digests(2100)...)))); a.code != 400 || !strings.Contains(string(a.body), "search keys") {
+		t.Errorf("2100 subjects: %d %.200s", a.code, a.body)
+	}
+}
+
+// TestTooManyMatches: a search is answered whole or refused, never in part.
+func TestTooManyMatches(t *testing.T) {
+	r := newRig(t)
+	var wg sync.WaitGroup
+	for w := range 32 {
+		wg.Go(func() {
+			for i := w; i <= rekor.MaxMatches; i += 32 {
+				if _, _, err := r.log.Add(t.Context(), &rekor.Entry{Body: fmt.Appendf(nil, `{"n":%d}`, i), Keys: []string{"busy", fmt.Sprint(i)}}); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if a := r.post("/api/v1/index/retrieve", []byte(`{"subject":"busy"}`)); a.code != 400 || !strings.Contains(string(a.body), "more than 2000") {
+		t.Errorf("%d %.200s", a.code, a.body)
+	}
+	if ids := r.search(object{"subject": "7"}); len(ids) != 1 {
+		t.Errorf("one of them: %v", ids)
 	}
 }
