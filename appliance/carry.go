@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -38,7 +39,7 @@ func (in *instance) openMirror(ctx context.Context) error {
 	in.roleKeys[roleExporter] = key
 	in.mirror, err = mirror.Open(mirror.Config{
 		DB: in.authorityDB, Dir: in.dir.path("mirror", "in"), Stream: in.cfg.Mirror.Stream, Exporters: in.cfg.Mirror.Exporters, Logs: logs,
-		Quota: in.cfg.Mirror.Quota, Signer: key, Name: "mirror." + in.cfg.Domain, Record: in.recordMirror, Now: in.now, Logger: in.logger,
+		Quota: in.cfg.Mirror.Quota, Signer: key, Name: in.cfg.mirrorName(), Record: in.recordMirror, Now: in.now, Logger: in.logger,
 	})
 	if err != nil {
 		return fmt.Errorf("opening the mirror: %w", err)
@@ -76,6 +77,7 @@ func (in *instance) exporter(ctx context.Context) (*mirror.Exporter, error) {
 
 func (c *Config) exportStream() string { return orDefault(c.Mirror.ExportStream, c.Domain) }
 func (c *Config) exporterName() string { return "exporter." + c.Domain }
+func (c *Config) mirrorName() string   { return "mirror." + c.Domain }
 
 // logs are the configured logs in the mirror's own form.
 func (m Mirror) logs() (logs []mirror.LogConfig, err error) {
@@ -158,13 +160,17 @@ type keyLine struct {
 	Key    string `json:"key"` // C2SP note verifier line; goes into mirror.exporters inside
 }
 
-var mirrorKey = verb[struct{}, keyLine]{"mirror.key", func(ctx context.Context, in *instance, _ string, _ struct{}) (keyLine, error) {
+var mirrorKey = verb[bool, keyLine]{"mirror.key", func(ctx context.Context, in *instance, _ string, reports bool) (keyLine, error) {
 	key, err := in.keys.role(ctx, roleExporter)
 	if err != nil {
 		return keyLine{}, err
 	}
-	line, err := parcel.VerifierKey(in.cfg.exporterName(), key.Public())
-	return keyLine{in.cfg.exportStream(), line}, err
+	name, stream := in.cfg.exporterName(), in.cfg.exportStream()
+	if reports {
+		name, stream = in.cfg.mirrorName(), in.cfg.Mirror.Stream
+	}
+	line, err := parcel.VerifierKey(name, key.Public())
+	return keyLine{stream, line}, err
 }}
 
 // absolute makes operands absolute, because the server that will read them has another working directory.
@@ -178,7 +184,73 @@ func absolute(paths []string) (out []string, err error) {
 	return out, nil
 }
 
+var mirrorStatus = verb[struct{}, mirror.Status]{"mirror.status", func(ctx context.Context, in *instance, _ string, _ struct{}) (mirror.Status, error) {
+	m, err := in.inside()
+	if err != nil {
+		return mirror.Status{}, err
+	}
+	return m.Status(ctx)
+}}
+
+// reconcileResult is the JSON of `redoubt mirror reconcile -o json`.
+type reconcileResult struct {
+	Report  *mirror.ReconcileReport `json:"report"`
+	Note    string                  `json:"note"`              // the report as a signed C2SP note
+	File    string                  `json:"file"`              // where the server keeps it
+	Key     string                  `json:"key"`               // the verifier line of the note
+	Finding string                  `json:"finding,omitempty"` // the gravest findings, "" when all is well
+	Code    int                     `json:"code"`              // exit code of the finding
+}
+
+var mirrorReconcile = verb[struct{}, reconcileResult]{"mirror.reconcile", func(ctx context.Context, in *instance, _ string, _ struct{}) (reconcileResult, error) {
+	m, err := in.inside()
+	if err != nil {
+		return reconcileResult{}, err
+	}
+	report, err := m.Reconcile(ctx)
+	if err != nil {
+		return reconcileResult{}, withCode(mirror.ExitCode(err), err)
+	}
+	return in.keepReport(report)
+}}
+
+// keepReport stores a signed report in mirror/reports under its time.
+func (in *instance) keepReport(report *mirror.ReconcileReport) (reconcileResult, error) {
+	r := reconcileResult{Report: report, Note: string(report.Note), File: in.dir.path("mirror", "reports", report.Time.UTC().Format("20060102T150405Z")+".note")}
+	if err := os.MkdirAll(filepath.Dir(r.File), 0o700); err != nil {
+		return r, err
+	}
+	if err := writeFileAtomic(r.File, report.Note, 0o644); err != nil {
+		return r, fmt.Errorf("keeping the report: %w", err)
+	}
+	if err := report.Err(); err != nil {
+		r.Finding, r.Code = err.Error(), mirror.ExitCode(err)
+	}
+	var err error
+	r.Key, err = parcel.VerifierKey(in.cfg.mirrorName(), in.roleKeys[roleExporter].Public())
+	return r, err
+}
+
+// reconcileEvery reconciles at the configured interval until ctx ends.
+func (in *instance) reconcileEvery(ctx context.Context) {
+	every := time.Duration(in.cfg.Mirror.Interval)
+	if in.mirror == nil || every == 0 {
+		return
+	}
+	err := in.mirror.Run(ctx, every, func(report *mirror.ReconcileReport) {
+		if _, err := in.keepReport(report); err != nil {
+			in.logger.Error("keeping a reconcile report", "error", err)
+		}
+	})
+	if err != nil {
+		in.logger.Error("reconciling", "error", err)
+	}
+}
+
 // mirrorHandler serves what was carried here; without a stream there is nothing to serve.
 func (in *instance) mirrorHandler() http.Handler {
+	if in.mirror == nil {
+		return http.NotFoundHandler()
+	}
 	return http.NotFoundHandler()
 }

@@ -5,7 +5,7 @@ import "github.com/urfave/cli/v2"
 // commands is the command table: one constructor per verb, each in its own verb_X.go.
 func commands() []*cli.Command {
 	return uniform([]*cli.Command{
-		initCommand(), serveCommand(), statusCommand(), doctorCommand(),
+		demoCommand(), initCommand(), serveCommand(), statusCommand(), doctorCommand(),
 		identityCommand(), clientCommand(), signCommand(), verifyCommand(),
 		keysCommand(), caCommand(), tsaCommand(), logCommand(), auditCommand(), trustCommand(), mirrorCommand(),
 		bundleCommand(), configCommand(), docsCommand(), completionCommand(), versionCommand(),

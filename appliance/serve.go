@@ -104,6 +104,7 @@ func (s *server) run(ctx context.Context, readyFile string) error {
 		}()
 	}
 	go s.maintain(ctx)
+	go s.in.reconcileEvery(ctx)
 	ready := s.readiness()
 	if readyFile != "" {
 		if err := writeReadyFile(readyFile, ready); err != nil {

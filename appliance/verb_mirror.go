@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 
@@ -16,8 +17,10 @@ func mirrorCommand() *cli.Command {
 	return &cli.Command{
 		Name: "mirror", Usage: "carry public logs across the gap, prove them again inside, reconcile",
 		Subcommands: []*cli.Command{
-			{Name: "key", Usage: "outside: print the line the inside pins as exporter", Flags: flags(), Action: func(c *cli.Context) error {
-				k, err := mirrorKey.call(c, struct{}{})
+			{Name: "key", Usage: "print the line the inside pins as exporter, or with --reports the one that checks this side's reconcile reports", Flags: flags(
+				&cli.BoolFlag{Name: "reports", Usage: "the key of reconcile reports", EnvVars: []string{"REDOUBT_REPORTS"}},
+			), Action: func(c *cli.Context) error {
+				k, err := mirrorKey.call(c, c.Bool("reports"))
 				if err != nil {
 					return err
 				}
@@ -73,7 +76,54 @@ func mirrorCommand() *cli.Command {
 					}
 				})
 			}},
+			{Name: "status", Usage: "inside: the stream's last parcel, what is missing, every log's head and age", Flags: flags(), Action: func(c *cli.Context) error {
+				status, err := mirrorStatus.call(c, struct{}{})
+				if err != nil {
+					return err
+				}
+				return printResult(c, status, func(w io.Writer) {
+					fmt.Fprintf(w, "stream %s, last parcel %d\n", status.Stream, status.Sequence)
+					for _, m := range status.Missing {
+						fmt.Fprintf(w, "MISSING parcels %d to %d\n", m.First, m.Last)
+					}
+					for _, l := range status.Logs {
+						printLogStatus(w, l)
+					}
+				})
+			}},
+			{Name: "reconcile", Usage: "inside: hash everything anew, compare with every accepted checkpoint, report forks, gaps and ages; the report is signed", Flags: flags(), Action: func(c *cli.Context) error {
+				r, err := mirrorReconcile.call(c, struct{}{})
+				if err != nil {
+					return err
+				}
+				if err := printResult(c, r, func(w io.Writer) {
+					for _, l := range r.Report.Logs {
+						printLogStatus(w, l.LogStatus)
+						fmt.Fprintf(w, "  %d leaves and %d tiles hashed anew, %d accepted checkpoints reproduced\n", l.Leaves, l.Tiles, l.Heads)
+					}
+					for _, m := range r.Report.Missing {
+						fmt.Fprintf(w, "MISSING parcels %d to %d\n", m.First, m.Last)
+					}
+					fmt.Fprintf(w, "signed report: %s\n", r.File)
+				}); err != nil {
+					return err
+				}
+				if r.Finding != "" {
+					return withCode(r.Code, errors.New(r.Finding))
+				}
+				return nil
+			}},
 		},
+	}
+}
+
+func printLogStatus(w io.Writer, l mirror.LogStatus) {
+	fmt.Fprintf(w, "%s: %d entries, root %s, observed %s ago\n", l.Origin, l.Size, l.Root, l.Age)
+	if l.Stale {
+		fmt.Fprintln(w, "  STALE beyond max-age")
+	}
+	if l.Frozen != nil {
+		fmt.Fprintf(w, "  FROZEN: it showed two histories; evidence %s\n", l.Frozen.Evidence)
 	}
 }
 
