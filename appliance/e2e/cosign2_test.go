@@ -78,13 +78,12 @@ func cosign2Attest(t *testing.T, l *lab, cosign string) {
 	s := l.session(t, l.legacyEnv()...)
 	image := pushImage(t, l.registry, "cosign2/attested")
 	predicate := s.write(t, "predicate.json", `{"tests":"green"}`)
-	for _, kind := range []string{"dsse", "intoto"} {
-		t.Run(kind, func(t *testing.T) {
-			s.run(t, cosign, join([]string{"attest", "-y", "--allow-http-registry", "--rekor-entry-type", kind}, l.legacyServices(),
-				[]string{"--identity-token", l.token(t), "--predicate", predicate, "--type", "custom", image})...)
-			s.run(t, cosign, join([]string{"verify-attestation", "--allow-http-registry", "--type", "custom"}, l.who(), []string{image})...)
-		})
-	}
+	attest := join([]string{"attest", "-y", "--allow-http-registry"}, l.legacyServices(), []string{"--predicate", predicate, "--type", "custom", "--identity-token"})
+	s.run(t, cosign, join(attest, []string{l.token(t), image})...)
+	s.run(t, cosign, join([]string{"verify-attestation", "--allow-http-registry", "--type", "custom"}, l.who(), []string{image})...)
+	t.Run("the form before dsse is refused with the ones that are taken", func(t *testing.T) {
+		s.refuse(t, []string{"use hashedrekord 0.0.1, dsse 0.0.1"}, cosign, join(attest, []string{l.token(t), "--rekor-entry-type", "intoto", image})...)
+	})
 }
 
 func cosign2Key(t *testing.T, l *lab, cosign string) {
@@ -100,7 +99,7 @@ func cosign2Key(t *testing.T, l *lab, cosign string) {
 func cosign2NewBundle(t *testing.T, l *lab, cosign, signingConfig string) {
 	s := l.session(t)
 	blob := s.write(t, "blob", "signed by the old client in the new form\n")
-	s.run(t, cosign, "sign-blob", "-y", "--new-bundle-format", "--use-signing-config", "--signing-config", l.in(signingConfig), "--trusted-root", l.in("trusted_root.json"),
+	s.run(t, cosign, "sign-blob", "-y", "--new-bundle-format", "--signing-config", l.in(signingConfig), "--trusted-root", l.in("trusted_root.json"),
 		"--identity-token", l.token(t), "--bundle", "bundle.json", blob)
 	verify := []string{"verify-blob", "--new-bundle-format", "--trusted-root", l.in("trusted_root.json"), "--use-signed-timestamps", "--bundle", "bundle.json"}
 	s.run(t, cosign, join(verify, l.who(), []string{blob})...)
@@ -127,7 +126,7 @@ func testAcrossVersions(t *testing.T, l *lab) {
 		t.Run("blob of v2 read by v3 on "+generation.name, func(t *testing.T) {
 			s := l.session(t)
 			blob := s.write(t, "blob", "from old to new\n")
-			s.run(t, old, join([]string{"sign-blob", "-y", "--new-bundle-format", "--use-signing-config"}, signing, []string{l.token(t), "--bundle", "bundle.json", blob})...)
+			s.run(t, old, join([]string{"sign-blob", "-y", "--new-bundle-format"}, signing, []string{l.token(t), "--bundle", "bundle.json", blob})...)
 			s.run(t, new, join([]string{"verify-blob", "--trusted-root", l.in("trusted_root.json"), "--bundle", "bundle.json"}, l.who(), []string{blob})...)
 		})
 	}

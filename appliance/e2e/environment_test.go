@@ -13,6 +13,6 @@ func testEnvironment(t *testing.T, l *lab) {
 	s.write(t, "blob", "signed by what env.sh says\n")
 	s.run(t, "sh", "-euc", `
 		. "$SETUP/env.sh"
-		"$COSIGN" sign-blob -y --fulcio-url "$FULCIO_URL" --rekor-url "$REKOR_URL" --oidc-issuer "$OIDC_ISSUER" --identity-token "$TOKEN" --bundle legacy.json blob
-		"$COSIGN" verify-blob --bundle legacy.json --certificate-identity `+identity+` --certificate-oidc-issuer "$OIDC_ISSUER" blob`)
+		"$COSIGN" sign-blob -y --fulcio-url "$REDOUBT_FULCIO_URL" --rekor-url "$REDOUBT_REKOR_URL" --oidc-issuer "$REDOUBT_OIDC_URL" --identity-token "$TOKEN" --bundle legacy.json blob
+		"$COSIGN" verify-blob --bundle legacy.json --certificate-identity `+identity+` --certificate-oidc-issuer "$REDOUBT_OIDC_URL" blob`)
 }

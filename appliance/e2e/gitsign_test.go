@@ -16,8 +16,6 @@ func testGitsign(t *testing.T, l *lab) {
 	}{
 		{"online", []string{"GITSIGN_REKOR_MODE=online"}},
 		{"offline", []string{"GITSIGN_REKOR_MODE=offline"}},
-		{"online, before sigstore-go", []string{"GITSIGN_REKOR_MODE=online", "GITSIGN_ENABLE_SIGSTORE_GO=false"}},
-		{"offline, before sigstore-go", []string{"GITSIGN_REKOR_MODE=offline", "GITSIGN_ENABLE_SIGSTORE_GO=false"}},
 	} {
 		t.Run(mode.name, func(t *testing.T) {
 			s := l.session(t, append(l.legacyEnv(), mode.env...)...)

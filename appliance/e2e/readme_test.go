@@ -35,5 +35,5 @@ func TestReadme(t *testing.T) {
 	}
 	s.env = append(s.env, "PATH="+programs+":"+os.Getenv("PATH"))
 	// Whatever the blocks leave running ends with the shell.
-	s.run(t, "sh", "-c", "trap 'kill $(jobs -p) 2>/dev/null' EXIT\n"+script)
+	s.run(t, "sh", "-c", "trap 'status=$?; kill $(jobs -p) 2>/dev/null || :; exit $status' EXIT\n"+script)
 }
