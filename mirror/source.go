@@ -117,7 +117,18 @@ func (d directory) read(ctx context.Context, name string, limit int64) ([]byte, 
 		return nil, err
 	}
 	defer f.Close()
-	return readLimited(f, name, limit)
+	st, err := f.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("%w: reading %s: %v", ErrRemote, name, err)
+	}
+	if !st.Mode().IsRegular() || st.Size() > limit {
+		return nil, fmt.Errorf("%w: %s is no file of at most %d bytes", ErrRemote, name, limit)
+	}
+	b := make([]byte, st.Size())
+	if n, err := f.ReadAt(b, 0); n < len(b) {
+		return nil, fmt.Errorf("%w: reading %s: %v", ErrRemote, name, err)
+	}
+	return b, nil
 }
 
 func readLimited(r io.Reader, name string, limit int64) ([]byte, error) {

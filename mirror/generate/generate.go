@@ -12,6 +12,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
@@ -193,12 +194,8 @@ func (c Config) appendEntry(b []byte, i uint64) []byte {
 	b = hex.AppendEncode(b, digest[:])
 	b = append(b, `"}},"signature":{"content":"`...)
 	const end = `"}}}`
-	for n := size - (len(b) - start) - len(end); n > 0; {
-		for bits, k := src.Uint64(), 0; k < 10 && n > 0; k++ {
-			b = append(b, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"[bits&63])
-			bits >>= 6
-			n--
-		}
-	}
+	content := make([]byte, max(0, size-(len(b)-start)-len(end))*3/4)
+	src.Read(content)
+	b = base64.RawStdEncoding.AppendEncode(b, content)
 	return append(b, end...)
 }
