@@ -170,6 +170,11 @@ func parseRekord(ctx context.Context, version string, spec map[string]any) (*Ent
 	if err := v.Unmarshal(&models.Rekord{APIVersion: &version, Spec: spec}); err != nil {
 		return nil, err
 	}
+	if *v.RekordObj.Signature.Format == models.RekordV001SchemaSignatureFormatPgp {
+		if err := checkPGP(*v.RekordObj.Signature.PublicKey.Content); err != nil {
+			return nil, err
+		}
+	}
 	return finish(ctx, &v)
 }
 
@@ -205,7 +210,7 @@ func finish(ctx context.Context, v types.EntryImpl) (*Entry, error) {
 			return nil, err
 		}
 		for _, id := range identities {
-			if err := checkKey(id.Crypto); err != nil {
+			if err := checkIdentity(id); err != nil {
 				return nil, err
 			}
 		}

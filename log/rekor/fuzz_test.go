@@ -2,11 +2,17 @@ package rekor_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
+
+	"github.com/cyberphone/json-canonicalization/go/src/webpki.org/jsoncanonicalizer"
+
+	"redoubt.internal/log/rekor"
 )
 
 // fuzzPost posts arbitrary bodies to path: an answer is one of the good statuses or a 4xx in JSON, never a 5xx, and what was refused was not
@@ -34,46 +40,80 @@ func fuzzPost(f *testing.F, path string, good int, seeds ...[]byte) {
 	})
 }
 
+// fuzzParse feeds arbitrary proposals to one parser, alone, so that the fuzzer sees its coverage and nothing else. Whatever it says no to is
+// ErrEntry; whatever it accepts is canonical JSON of a kind this log takes, fits a leaf or is refused as too long, and has its search keys.
+func fuzzParse(f *testing.F, parse func([]byte) (*rekor.Entry, error), seeds ...[]byte) {
+	for _, s := range seeds {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		e, err := parse(body)
+		if err != nil {
+			if !errors.Is(err, rekor.ErrEntry) {
+				t.Fatalf("%v for %q", err, body)
+			}
+			return
+		}
+		canonical, err := jsoncanonicalizer.Transform(e.Body)
+		if err != nil || !bytes.Equal(canonical, e.Body) || e.Kind == "" || len(e.Keys) == 0 {
+			t.Fatalf("accepted as %+v (%v): %q", e, err, body)
+		}
+		if _, err := rekor.EncodeExtraKeys(e.Keys); err != nil && !errors.Is(err, rekor.ErrEntry) {
+			t.Fatal(err)
+		}
+	})
+}
+
+func parseV1(body []byte) (*rekor.Entry, error) { return rekor.ParseV1(context.Background(), body) }
+
 func FuzzHashedrekord(f *testing.F) {
 	key := generate(f)
-	fuzzPost(f, "/api/v1/log/entries", 201,
+	fuzzParse(f, parseV1,
 		encode(hashedrekord(key, pemKey(key.Public()), "a")),
 		encode(hashedrekord(key, pemCert(certify(f, key.Public(), "a@b.example", "https://x.example")), "b")))
 }
 
 func FuzzDSSE(f *testing.F) {
 	key := generate(f)
-	fuzzPost(f, "/api/v1/log/entries", 201, encode(dsse(key, pemKey(key.Public()), statement(strings.Repeat("1", 64)))), encode(dsse(key, pemKey(key.Public()), []byte(`{}`))))
+	fuzzParse(f, parseV1, encode(dsse(key, pemKey(key.Public()), statement(strings.Repeat("1", 64)))), encode(dsse(key, pemKey(key.Public()), []byte(`{}`))))
 }
 
 func FuzzIntoto(f *testing.F) {
 	key := generate(f)
-	fuzzPost(f, "/api/v1/log/entries", 201, encode(intoto(key, pemKey(key.Public()), statement(strings.Repeat("1", 64)))))
+	fuzzParse(f, parseV1, encode(intoto(key, pemKey(key.Public()), statement(strings.Repeat("1", 64)))))
 }
 
 func FuzzRekord(f *testing.F) {
 	key := generate(f)
-	minisign := object{"kind": "rekord", "apiVersion": "0.0.1", "spec": object{
-		"data":      object{"content": b64([]byte("x"))},
-		"signature": object{"format": "minisign", "content": b64([]byte("untrusted comment: x\nRWQ=\n")), "publicKey": object{"content": b64([]byte("untrusted comment: x\nRWQ=\n"))}},
-	}}
-	pgp := object{"kind": "rekord", "apiVersion": "0.0.1", "spec": object{
-		"data":      object{"content": b64([]byte("x"))},
-		"signature": object{"format": "pgp", "content": b64([]byte{0x88, 0}), "publicKey": object{"content": b64([]byte{0x98, 0})}},
-	}}
-	ssh := object{"kind": "rekord", "apiVersion": "0.0.1", "spec": object{
-		"data": object{"content": b64([]byte("x"))},
-		"signature": object{"format": "ssh", "content": b64([]byte("-----BEGIN SSH SIGNATURE-----\nU1NIU0lH\n-----END SSH SIGNATURE-----\n")),
-			"publicKey": object{"content": b64([]byte("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIA== x"))}},
-	}}
-	fuzzPost(f, "/api/v1/log/entries", 201, encode(rekord(key, pemKey(key.Public()), "a")), encode(minisign), encode(pgp), encode(ssh))
+	sig, pub := minisign("x")
+	fuzzParse(f, parseV1, encode(rekord(key, pemKey(key.Public()), "a")), encode(rekordAs("minisign", []byte("x"), sig, pub)),
+		encode(rekordAs("pgp", []byte("x"), []byte{0x88, 0}, []byte{0x98, 0})),
+		encode(rekordAs("ssh", []byte("x"), []byte("-----BEGIN SSH SIGNATURE-----\nU1NIU0lH\n-----END SSH SIGNATURE-----\n"),
+			[]byte("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIA== x"))))
 }
 
 func FuzzCreateV2(f *testing.F) {
 	key := generate(f)
-	fuzzPost(f, "/api/v2/log/entries", 201,
+	fuzzParse(f, rekor.ParseV2,
 		encode(requestV2(key, keyV2(key.Public()), "a")), encode(requestV2(key, certV2(certify(f, key.Public(), "a@b.example")), "b")),
-		[]byte(`{"dsseRequestV002":{"envelope":{"payload":"e30=","payloadType":"x","signatures":[{"sig":"AAAA"}]}}}`))
+		[]byte(`{"dsseRequestV002":{"envelope":{"payload":"e30=","payloadType":"x","signatures":[{"sig":"AAAA"}]}}}`),
+		[]byte(`{"hashedRekordRequestV002":{}}`), []byte(`{}`), []byte(`null`))
+}
+
+func FuzzSearchIndex(f *testing.F) {
+	key := generate(f)
+	for _, s := range [][]byte{
+		[]byte(`{"email":"a@b.example","hash":"sha256:` + strings.Repeat("a", 64) + `","operator":"and"}`), []byte(`{"subject":"x"}`), []byte(`{}`),
+		encode(object{"publicKey": object{"format": "x509", "content": b64(pemKey(key.Public()))}}),
+		encode(object{"publicKey": object{"format": "pgp", "content": b64([]byte("-----BEGIN PGP PUBLIC KEY BLOCK-----\n\nmDM=\n-----END PGP PUBLIC KEY BLOCK-----\n"))}}),
+	} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		if err := rekor.CheckQuery(body); err != nil && len(err.Error()) > 1000 {
+			t.Fatalf("an error of %d bytes", len(err.Error()))
+		}
+	})
 }
 
 func FuzzRetrieve(f *testing.F) {
@@ -81,14 +121,6 @@ func FuzzRetrieve(f *testing.F) {
 	fuzzPost(f, "/api/v1/log/entries/retrieve", 200,
 		[]byte(`{"entryUUIDs":["`+strings.Repeat("a", 64)+`"]}`), []byte(`{"logIndexes":[0,1]}`),
 		encode(object{"entries": []object{hashedrekord(key, pemKey(key.Public()), "a")}}))
-}
-
-func FuzzSearchIndex(f *testing.F) {
-	key := generate(f)
-	fuzzPost(f, "/api/v1/index/retrieve", 200,
-		[]byte(`{"email":"a@b.example","hash":"sha256:`+strings.Repeat("a", 64)+`","operator":"and"}`), []byte(`{"subject":"x"}`),
-		encode(object{"publicKey": object{"format": "x509", "content": b64(pemKey(key.Public()))}}),
-		encode(object{"publicKey": object{"format": "pgp", "content": b64([]byte("-----BEGIN PGP PUBLIC KEY BLOCK-----\n\nmDM=\n-----END PGP PUBLIC KEY BLOCK-----\n"))}}))
 }
 
 // FuzzGet asks for arbitrary paths and queries, tiles among them: never a 5xx, and a tile that is served has a canonical name.

@@ -13,7 +13,10 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/ProtonMail/go-crypto/openpgp"
+	"github.com/ProtonMail/go-crypto/openpgp/packet"
 	"github.com/jedisct1/go-minisign"
+	"github.com/sigstore/rekor/pkg/pki/identity"
 	"github.com/sigstore/sigstore/pkg/cryptoutils"
 )
 
@@ -55,6 +58,19 @@ func parsePEM(text []byte) (publicKey, error) {
 	return publicKey{}, fmt.Errorf("public key: PEM of type %.40q, want PUBLIC KEY or CERTIFICATE", block.Type)
 }
 
+// checkIdentity applies checkKey to a key as the type packages hand it out: as itself or, for SSH, in a wrapper with its PKIX form beside it.
+func checkIdentity(id identity.Identity) error {
+	switch id.Crypto.(type) {
+	case *x509.Certificate, *rsa.PublicKey, *ecdsa.PublicKey, ed25519.PublicKey, *minisign.PublicKey:
+		return checkKey(id.Crypto)
+	}
+	key, err := x509.ParsePKIXPublicKey(id.Raw)
+	if err != nil {
+		return fmt.Errorf("unsupported key: %T", id.Crypto)
+	}
+	return checkKey(key)
+}
+
 // checkKey is the floor under every key that signs an entry: RSA of 2048 to 8192 bits with an odd exponent above 2^16 (FIPS 186-5, 5.4), ECDSA
 // on P-256, P-384 or P-521 with the point on the curve, Ed25519.
 func checkKey(key any) error {
@@ -81,6 +97,38 @@ func checkKey(key any) error {
 		return nil
 	}
 	return fmt.Errorf("unsupported key: %T", key)
+}
+
+// checkPGP refuses OpenPGP keys that sign with DSA or ElGamal; the rest of the floor sees only the kinds of key it knows.
+func checkPGP(content []byte) error {
+	read := openpgp.ReadKeyRing
+	if bytes.HasPrefix(bytes.TrimSpace(content), []byte("-----BEGIN")) {
+		read = openpgp.ReadArmoredKeyRing
+	}
+	ring, err := read(bytes.NewReader(content))
+	if err != nil {
+		return fmt.Errorf("OpenPGP key: %w", err)
+	}
+	check := func(k *packet.PublicKey, signs bool) error {
+		switch k.PubKeyAlgo {
+		case packet.PubKeyAlgoDSA, packet.PubKeyAlgoElGamal:
+			if signs {
+				return errors.New("weak key: OpenPGP key of a kind no longer accepted (DSA, ElGamal)")
+			}
+		}
+		return nil
+	}
+	for _, e := range ring {
+		if err := check(e.PrimaryKey, true); err != nil {
+			return err
+		}
+		for _, sub := range e.Subkeys {
+			if err := check(sub.PublicKey, sub.Sig == nil || sub.Sig.FlagSign || !sub.Sig.FlagsValid); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 func digestOf(b []byte) string {
