@@ -43,8 +43,7 @@ import (
 )
 
 // Errors of Verify, to be tested with errors.Is. All but ErrIssuerUnreachable
-// are the fault of the token; on the wire both are a bad request, as with
-// Fulcio.
+// and ErrConfig are the fault of the token.
 var (
 	// ErrToken: the token is malformed, not signed by its issuer, expired, for
 	// another audience, or lacks a claim its issuer type demands.

@@ -131,10 +131,6 @@ func pinnedKeys(doc []byte) (keySource, error) {
 	if err := strictJSON(doc); err != nil {
 		return nil, err
 	}
-	keys, err := parseKeySet(doc)
-	if err != nil {
-		return nil, err
-	}
 	var raw struct {
 		Keys []map[string]json.RawMessage `json:"keys"`
 	}
@@ -147,6 +143,10 @@ func pinnedKeys(doc []byte) (keySource, error) {
 				return nil, fmt.Errorf("key %d of the set is private or shared; pin public keys only", i+1)
 			}
 		}
+	}
+	keys, err := parseKeySet(doc)
+	if err != nil {
+		return nil, err
 	}
 	if len(raw.Keys) != len(keys) {
 		return nil, fmt.Errorf("%d of %d pinned keys are not usable (RSA, P-256, P-384, P-521 or Ed25519 public keys)", len(raw.Keys)-len(keys), len(raw.Keys))
