@@ -2,6 +2,7 @@ package verify
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -17,9 +18,9 @@ import (
 	"github.com/sigstore/sigstore-go/pkg/bundle"
 	"github.com/sigstore/sigstore-go/pkg/root"
 	sgverify "github.com/sigstore/sigstore-go/pkg/verify"
+	merkle "github.com/transparency-dev/merkle/proof"
+	"github.com/transparency-dev/merkle/rfc6962"
 	"google.golang.org/protobuf/proto"
-
-	"encoding/base64"
 
 	"redoubt.internal/ca/strictjson"
 )
@@ -148,6 +149,9 @@ func bindProof(p LogProof, e *protorekor.TransparencyLogEntry, l *root.Transpare
 	if err != nil {
 		return bad("checkpoint: %w", err)
 	}
+	if err := checkNoteName(proof.GetCheckpoint().GetEnvelope(), origin, l.ID); err != nil {
+		return bad("checkpoint: %w", err)
+	}
 	if proof.GetTreeSize() < 0 || uint64(proof.GetTreeSize()) != size || !bytes.Equal(proof.GetRootHash(), hash) {
 		return bad("the proof's tree size or root is not that of the checkpoint")
 	}
@@ -165,6 +169,11 @@ func bindProof(p LogProof, e *protorekor.TransparencyLogEntry, l *root.Transpare
 	}
 	if proof.GetLogIndex() < 0 || uint64(proof.GetLogIndex()) >= size {
 		return bad("index %d in a tree of %d", proof.GetLogIndex(), size)
+	}
+	// sigstore-go proves a v2 entry by a hash it builds from the bundle and leaves
+	// the body alone; here the body itself is proven.
+	if err := merkle.VerifyInclusion(rfc6962.DefaultHasher, uint64(proof.GetLogIndex()), size, rfc6962.DefaultHasher.HashLeaf(e.GetCanonicalizedBody()), proof.GetHashes(), hash); err != nil {
+		return bad("entry body: %w", err)
 	}
 	index := proof.GetLogIndex()
 	p.Index, p.TreeSize, p.RootHash, p.Origin = &index, size, hex.EncodeToString(hash), origin
@@ -187,6 +196,42 @@ func parseCheckpoint(envelope string) (origin string, size uint64, hash []byte, 
 		return "", 0, nil, errors.New("root is not 32 bytes in base64")
 	}
 	return lines[0], size, hash, nil
+}
+
+// checkNoteName holds the name in the log's own signature line to the origin:
+// the host before " - " of a v1 origin, else the origin. The verifier of v1
+// checkpoints goes by the key alone. Lines of other keys are cosignatures, which
+// bear no weight here.
+func checkNoteName(envelope, origin string, logID []byte) error {
+	name, _, _ := strings.Cut(origin, " - ")
+	_, lines, ok := strings.Cut(envelope, "\n\n")
+	if !ok || len(logID) < 4 {
+		return errors.New("no signature")
+	}
+	found := false
+	for line := range strings.Lines(lines) {
+		line, ended := strings.CutSuffix(line, "\n")
+		rest, dash := strings.CutPrefix(line, "\u2014 ")
+		i := strings.LastIndexByte(rest, ' ')
+		if !ended || !dash || i < 0 {
+			return errors.New("malformed signature line")
+		}
+		sig, err := base64.StdEncoding.Strict().DecodeString(rest[i+1:])
+		if err != nil || len(sig) < 5 {
+			return errors.New("malformed signature line")
+		}
+		if !bytes.Equal(sig[:4], logID[:4]) {
+			continue
+		}
+		if rest[:i] != name {
+			return fmt.Errorf("signed as %.100q, its origin is %.100q", rest[:i], origin)
+		}
+		found = true
+	}
+	if !found {
+		return errors.New("no signature of the log's key")
+	}
+	return nil
 }
 
 // bindChain refuses certificates beside the leaf that the root does not hold:

@@ -7,7 +7,9 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/sigstore/sigstore-go/pkg/root"
@@ -19,6 +21,7 @@ import (
 // refusal into a refusal: it runs the parts of the verification again, in the
 // order in which a person would ask, and the first that fails is the reason.
 func explain(cause error, sv *sgverify.Verifier, material root.TrustedMaterial, r *trustedRoot, b *decoded, a artifact, p *policy) error {
+	cause = oneLine{cause}
 	// sigstore-go looks at the identity last, when all else verified.
 	if mismatch := (*sgverify.ErrNoMatchingCertificateIdentity)(nil); errors.As(cause, &mismatch) {
 		return explainIdentity(cause, b.content.Certificate())
@@ -32,13 +35,13 @@ func explain(cause error, sv *sgverify.Verifier, material root.TrustedMaterial, 
 	if !p.WithoutLog {
 		var err error
 		if logTimes, err = sv.VerifyTransparencyLogInclusion(b.Bundle); err != nil {
-			return explainLog(err, material, r, b)
+			return explainLog(oneLine{err}, material, r, b)
 		}
 	}
 	// Is there a signed time, and is every validity around it?
 	times, err := sv.VerifyObserverTimestamps(b.Bundle, logTimes)
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrTime, err)
+		return fmt.Errorf("%w: %w", ErrTime, oneLine{err})
 	}
 	leaf := pathLeaf(b)
 	if leaf == nil {
@@ -61,6 +64,12 @@ func explain(cause error, sv *sgverify.Verifier, material root.TrustedMaterial, 
 	return fmt.Errorf("%w: %w", ErrSignature, cause)
 }
 
+// oneLine shows an error of the libraries without the line breaks some have.
+type oneLine struct{ err error }
+
+func (e oneLine) Error() string { return strings.Join(strings.Fields(e.err.Error()), " ") }
+func (e oneLine) Unwrap() error { return e.err }
+
 // pathLeaf is the certificate ready for path validation: an otherName in the
 // critical SAN is not Go's to understand, Fulcio's user names are such.
 func pathLeaf(b *decoded) *x509.Certificate {
@@ -79,7 +88,7 @@ func checkSignature(material root.TrustedMaterial, b *decoded, a artifact) error
 		return err
 	}
 	if a.whole != nil {
-		return nil // decided by the full verification
+		return sgverify.VerifySignatureWithArtifacts(content, b.content, material, []io.Reader{newReader(a.whole)})
 	}
 	// Old clients signed SHA-256 digests with P-384 and P-521 keys.
 	if c := b.content.Certificate(); c != nil && b.message != "" {

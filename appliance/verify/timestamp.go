@@ -111,7 +111,7 @@ func parseSignedData(sd cryptobyte.String) (t token, err error) {
 	var has bool
 	if !sd.ReadASN1Integer(&version) || version != 3 ||
 		!sd.ReadASN1(&algs, asn1.SET) || !algs.ReadASN1(&alg, asn1.SEQUENCE) || !algs.Empty() ||
-		!sd.ReadASN1(&content, asn1.SEQUENCE) || !content.ReadASN1(&oid, asn1.OBJECT_IDENTIFIER) || !bytes.Equal(oid, oidTSTInfo) ||
+		!sd.ReadASN1(&content, asn1.SEQUENCE) || !content.ReadASN1(&oid, asn1.OBJECT_IDENTIFIER) || !bytes.Equal(oid, oidTSTInfo) || !octets(content) ||
 		!sd.ReadOptionalASN1(&certs, &has, asn1.Tag(0).Constructed().ContextSpecific()) {
 		return t, errToken
 	}
@@ -138,6 +138,23 @@ func parseSignedData(sd cryptobyte.String) (t token, err error) {
 		return t, errToken
 	}
 	return t, nil
+}
+
+// octets accepts the eContent: one OCTET STRING, or one inside a constructed
+// one, as some authorities write it.
+func octets(s cryptobyte.String) bool {
+	var wrapped, value cryptobyte.String
+	if !s.ReadASN1(&wrapped, asn1.Tag(0).Constructed().ContextSpecific()) || !s.Empty() {
+		return false
+	}
+	if wrapped.PeekASN1Tag(asn1.OCTET_STRING.Constructed()) {
+		var inner cryptobyte.String
+		if !wrapped.ReadASN1(&inner, asn1.OCTET_STRING.Constructed()) || !wrapped.Empty() {
+			return false
+		}
+		wrapped = inner
+	}
+	return wrapped.ReadASN1(&value, asn1.OCTET_STRING) && wrapped.Empty()
 }
 
 // sameAlgorithm compares two AlgorithmIdentifiers, absent parameters and NULL alike.

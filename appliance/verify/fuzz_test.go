@@ -1,0 +1,85 @@
+package verify
+
+import (
+	"context"
+	"testing"
+
+	"github.com/sigstore/sigstore-go/pkg/root"
+)
+
+// FuzzVerifyBundle: whatever the bytes, a verdict is reached without a panic,
+// and a yes says what the seed it came from said.
+func FuzzVerifyBundle(f *testing.F) {
+	d := newDeployment(f, "corp.internal")
+	seeds := []sample{d.sample(d.signMessage(1, "artifact")), d.sample(d.signMessage(2, "artifact")), d.sample(d.attest("artifact", customPredicate)), keySample(d, d.signMessage(1, "artifact"))}
+	v, err := New(Config{Roots: []Root{{Name: "root", JSON: d.root()}}})
+	if err != nil {
+		f.Fatal(err)
+	}
+	said := map[string]bool{}
+	for i, s := range seeds {
+		res, err := v.Verify(context.Background(), s.request())
+		if err != nil {
+			f.Fatal(err)
+		}
+		said[meaning(f, res)] = true
+		f.Add(s.bundle, i == 3)
+	}
+	for _, s := range []string{`{}`, `{"mediaType":"application/vnd.dev.sigstore.bundle.v0.3+json","verificationMaterial":{},"messageSignature":{}}`, `{"dsseEnvelope":{"signatures":[{}]}}`} {
+		f.Add([]byte(s), false)
+	}
+	f.Fuzz(func(t *testing.T, bundle []byte, key bool) {
+		s := seeds[0]
+		if key {
+			s = seeds[3]
+		}
+		s.bundle = bundle
+		res, err := v.Verify(context.Background(), s.request())
+		if err == nil {
+			got := meaning(t, res)
+			for want := range said {
+				if sameMeaning(want, got) {
+					return
+				}
+			}
+			t.Fatalf("accepted %q\nas %s", bundle, got)
+		}
+		if code := ExitCode(err); res != nil || code < 10 || code == 70 {
+			t.Fatalf("exit %d: %v", code, err)
+		}
+	})
+}
+
+// FuzzTrustedRoot: what we take, sigstore-go takes; nothing panics.
+func FuzzTrustedRoot(f *testing.F) {
+	f.Add(newDeployment(f, "corp.internal").root())
+	f.Add([]byte(`{"mediaType":"application/vnd.dev.sigstore.trustedroot+json;version=0.1","tlogs":[{"baseUrl":"x"}]}`))
+	f.Add([]byte(`{"certificateAuthorities":[{"certChain":{"certificates":[{}]}}],"timestampAuthorities":[{}],"ctlogs":[null]}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		r, err := parseRoot(Root{Name: "r", JSON: data})
+		if err != nil {
+			if ExitCode(err) != 26 {
+				t.Fatalf("exit %d: %v", ExitCode(err), err)
+			}
+			return
+		}
+		if _, err := root.NewTrustedRootFromJSON(data); err != nil {
+			t.Fatalf("sigstore-go refuses: %v", err)
+		}
+		if r.TrustedRoot == nil {
+			t.Fatal("nothing parsed")
+		}
+	})
+}
+
+// FuzzTimestampToken reads tokens alone.
+func FuzzTimestampToken(f *testing.F) {
+	d := newDeployment(f, "corp.internal")
+	f.Add(d.token([]byte("sig"), d.now, true))
+	f.Add(d.token([]byte("sig"), d.now, false))
+	f.Fuzz(func(t *testing.T, der []byte) {
+		if tok, err := parseToken(der); err == nil && tok.signer == (signerID{}) {
+			t.Fatal("a token without a signer")
+		}
+	})
+}

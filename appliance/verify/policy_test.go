@@ -1,0 +1,329 @@
+package verify
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestRootsAlone: several roots are tried one by one and never mixed, and an
+// identity may be tied to one of them.
+func TestRootsAlone(t *testing.T) {
+	ours, theirs := newDeployment(t, "corp.internal"), newDeployment(t, "public.example")
+	theirs.identity, theirs.issuer = ours.identity, ours.issuer // anybody can be called so elsewhere
+	v, err := New(Config{Roots: []Root{{Name: "theirs", JSON: theirs.root()}, {Name: "ours", JSON: ours.root()}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask := func(s sample) (*Result, error) { return v.Verify(context.Background(), s.request()) }
+	for _, d := range []*deployment{ours, theirs} {
+		res, err := ask(d.sample(d.signMessage(2, "artifact")))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := map[*deployment]string{ours: "ours", theirs: "theirs"}[d]; res.Root() != want {
+			t.Errorf("vouched by %s, want %s", res.Root(), want)
+		}
+	}
+	s := theirs.sample(theirs.signMessage(2, "artifact"))
+	s.policy.Identities[0].Root = "ours"
+	if _, err := ask(s); ExitCode(err) != 11 {
+		t.Errorf("an identity of ours, vouched by theirs: %v", err)
+	}
+	// A certificate of theirs, logged and stamped by us: no root vouches for both.
+	p := theirs.signMessage(2, "artifact")
+	digest := sha256.Sum256(p.artifact)
+	p.entries = []any{ours.entry(bodyV2(p.signer, digest[:], p.sig), time.Time{}, false)}
+	p.stamps = []any{map[string]any{"signedTimestamp": b64(ours.token(p.sig, ours.now.Add(time.Minute), false))}}
+	if _, err := ask(ours.sample(p)); ExitCode(err) != 20 {
+		t.Errorf("mixed trust: %v", err)
+	}
+}
+
+func TestPolicy(t *testing.T) {
+	d := newDeployment(t, "corp.internal")
+	d.identity = "dev@corp.internal"
+	att := d.sample(d.attest("artifact", customPredicate))
+	ids := func(i ...Identity) func(*Policy) { return func(p *Policy) { p.Identities = i } }
+	for name, c := range map[string]struct {
+		edit func(*Policy)
+		want int
+	}{
+		"exact":                       {ids(Identity{SAN: d.identity, Issuer: d.issuer}), 0},
+		"second of two":               {ids(Identity{SAN: "x", Issuer: "y"}, Identity{SAN: d.identity, Issuer: d.issuer}), 0},
+		"regexp":                      {ids(Identity{SANRegexp: `^[a-z]+@corp\.internal$`, IssuerRegexp: `^https://oidc\.`}), 0},
+		"regexp that does not match":  {ids(Identity{SANRegexp: `^root@`, Issuer: d.issuer}), 11},
+		"other issuer":                {ids(Identity{SAN: d.identity, Issuer: d.issuer + "/"}), 11},
+		"exact and regexp must agree": {ids(Identity{SAN: d.identity, SANRegexp: `^root@`, Issuer: d.issuer}), 11},
+		"identity without issuer":     {ids(Identity{SAN: d.identity}), 2},
+		"issuer without identity":     {ids(Identity{Issuer: d.issuer}), 2},
+		"bad regexp":                  {ids(Identity{SANRegexp: `(`, Issuer: d.issuer}), 2},
+		"endless regexp":              {ids(Identity{SANRegexp: strings.Repeat("a?", 4000), Issuer: d.issuer}), 2},
+		"denied":                      {func(p *Policy) { p.Deny = []Identity{{SANRegexp: `@corp`, IssuerRegexp: `.`}} }, 25},
+		"another denied":              {func(p *Policy) { p.Deny = []Identity{{SAN: "x", Issuer: "y"}} }, 0},
+		"predicate type":              {func(p *Policy) { p.PredicateTypes = []string{"a", customPredicate} }, 0},
+		"other predicate type":        {func(p *Policy) { p.PredicateTypes = []string{"a"} }, 23},
+		"trust of unknown age":        {func(p *Policy) { p.MaxTrustAge = time.Hour }, 21},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := att
+			s.policy.Identities = append([]Identity(nil), att.policy.Identities...)
+			c.edit(&s.policy)
+			if _, err := s.verify(t); ExitCode(err) != c.want {
+				t.Errorf("exit %d, want %d: %v", ExitCode(err), c.want, err)
+			}
+		})
+	}
+	for age, want := range map[time.Duration]int{time.Hour: 0, 3 * time.Hour: 21} {
+		v, err := New(Config{Roots: []Root{{Name: "r", JSON: att.root, AsOf: epoch}}, Now: func() time.Time { return epoch.Add(age) }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := att
+		s.policy.MaxTrustAge = 2 * time.Hour
+		if _, err := v.Verify(context.Background(), s.request()); ExitCode(err) != want {
+			t.Errorf("trust %s old: %v", age, err)
+		}
+	}
+}
+
+// TestTimes is the matrix of signed times against validities, at both ends and
+// one second beyond.
+func TestTimes(t *testing.T) {
+	start := epoch
+	end := start.Add(10 * time.Minute)
+	for _, source := range []string{"log", "timestamp"} {
+		for name, c := range map[string]struct {
+			at   time.Time
+			edit func(*deployment)
+			want int
+		}{
+			"certificate's first second": {start, nil, 0},
+			"a second before it":         {start.Add(-time.Second), nil, 24},
+			"certificate's last second":  {end, nil, 0},
+			"a second after it":          {end.Add(time.Second), nil, 24},
+			"log key's end":              {start.Add(time.Minute), func(d *deployment) { d.material.Rekor[0].End = start.Add(time.Minute) }, 0},
+			"a second after the log key": {start.Add(61 * time.Second), func(d *deployment) { d.material.Rekor[0].End = start.Add(time.Minute) }, 24},
+			"CA's start":                 {start.Add(time.Minute), func(d *deployment) { d.material.CAs[0].Start = start.Add(time.Minute) }, 0},
+			"a second before the CA":     {start.Add(59 * time.Second), func(d *deployment) { d.material.CAs[0].Start = start.Add(time.Minute) }, 24},
+			"CA's end":                   {start.Add(time.Minute), func(d *deployment) { d.material.CAs[0].End = start.Add(time.Minute) }, 0},
+			"a second after the CA":      {start.Add(61 * time.Second), func(d *deployment) { d.material.CAs[0].End = start.Add(time.Minute) }, 24},
+			"SCT before the CT log":      {start.Add(time.Minute), func(d *deployment) { d.material.CTLogs[0].Start = start.Add(time.Second) }, 22},
+			"SCT after the CT log":       {start.Add(time.Minute), func(d *deployment) { d.material.CTLogs[0].End = start.Add(-time.Second) }, 22},
+		} {
+			t.Run(source+"/"+name, func(t *testing.T) { timeCase(t, source, c.at, c.edit, c.want) })
+		}
+	}
+	for name, c := range map[string]struct {
+		edit func(*deployment)
+		want int
+	}{
+		"TSA's start":             {func(d *deployment) { d.material.TSAs[0].Start = start.Add(time.Minute) }, 0},
+		"a second before the TSA": {func(d *deployment) { d.material.TSAs[0].Start = start.Add(61 * time.Second) }, 24},
+		"TSA's end":               {func(d *deployment) { d.material.TSAs[0].End = start.Add(time.Minute) }, 0},
+		"a second after the TSA":  {func(d *deployment) { d.material.TSAs[0].End = start.Add(59 * time.Second) }, 24},
+	} {
+		t.Run("timestamp/"+name, func(t *testing.T) { timeCase(t, "timestamp", start.Add(time.Minute), c.edit, c.want) })
+	}
+	t.Run("log key's start", func(t *testing.T) {
+		timeCase(t, "log", start.Add(time.Minute), func(d *deployment) { d.material.Rekor[0].Start = start.Add(time.Minute) }, 0)
+		timeCase(t, "log", start.Add(59*time.Second), func(d *deployment) { d.material.Rekor[0].Start = start.Add(time.Minute) }, 24)
+	})
+	// Two signed times: both must lie within.
+	d := newDeployment(t, "corp.internal")
+	p := d.signMessage(1, "artifact")
+	p.stamps = []any{map[string]any{"signedTimestamp": b64(d.token(p.sig, end.Add(time.Second), false))}}
+	if _, err := d.sample(p).verify(t); ExitCode(err) != 24 {
+		t.Errorf("good log time, timestamp outside: %v", err)
+	}
+	// The TSA's own certificate is judged at the token's time, not now.
+	d = newDeployment(t, "corp.internal")
+	d.now = epoch.AddDate(6, 0, 0)
+	if _, err := d.sample(d.signMessage(2, "artifact")).verify(t); ExitCode(err) != 24 {
+		t.Errorf("token after its certificate ended: %v", err)
+	}
+}
+
+func timeCase(t *testing.T, source string, at time.Time, edit func(*deployment), want int) {
+	t.Helper()
+	d := newDeployment(t, "corp.internal")
+	p := parts{signer: d.issue(epoch, nil), artifact: []byte("artifact"), message: true, mediaType: mediaV03}
+	digest := sha256.Sum256(p.artifact)
+	p.sig = d.sign(p.signer.key, p.artifact)
+	if source == "log" {
+		p.entries = []any{d.entry(bodyV1(p.signer, digest[:], p.sig), at, true)}
+	} else {
+		p.entries = []any{d.entry(bodyV2(p.signer, digest[:], p.sig), time.Time{}, false)}
+		p.stamps = []any{map[string]any{"signedTimestamp": b64(d.token(p.sig, at, false))}}
+	}
+	if edit != nil {
+		edit(d)
+	}
+	if _, err := d.sample(p).verify(t); ExitCode(err) != want {
+		t.Errorf("exit %d, want %d: %v", ExitCode(err), want, err)
+	}
+}
+
+func TestParseKey(t *testing.T) {
+	weak, err := rsa.GenerateKey(rand.Reader, 1024)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p224, err := ecdsa.GenerateKey(elliptic.P224(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ed, edKey, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	good := publicPEM(t, &ecKey(t).PublicKey)
+	private, err := x509.MarshalPKCS8PrivateKey(edKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		pem []byte
+		ok  bool
+	}{
+		"ECDSA": {good, true}, "Ed25519": {publicPEM(t, ed), true}, "RSA 1024": {publicPEM(t, &weak.PublicKey), false}, "P-224": {publicPEM(t, &p224.PublicKey), false},
+		"empty": {nil, false}, "two keys": {append(bytes.Clone(good), good...), false}, "trailing": {append(bytes.Clone(good), "x"...), false}, "no PEM": {[]byte("hello"), false},
+		"private key": {pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}), false}, "huge": {bytes.Repeat([]byte("\n"), 1<<20), false},
+	} {
+		if _, err := ParseKey(c.pem); (err == nil) != c.ok || err != nil && ExitCode(err) != 26 {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestEd25519 needs the message itself; a digest is refused.
+func TestEd25519(t *testing.T) {
+	d := newDeployment(t, "corp.internal")
+	pub, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := d.signMessage(1, "artifact")
+	p.sig = ed25519.Sign(key, p.artifact)
+	s := d.sample(p)
+	s.policy = Policy{Key: &Key{Public: pub}, WithoutLog: true}
+	b := p.tree()
+	set(b, nil, "verificationMaterial", "certificate")
+	set(b, map[string]any{"hint": "h"}, "verificationMaterial", "publicKey")
+	set(b, []any{}, "verificationMaterial", "tlogEntries")
+	s.bundle = encode(t, b)
+	if _, err := s.verify(t); err != nil {
+		t.Fatal(err)
+	}
+	other := s
+	other.artifact = []byte("artefact")
+	if _, err := other.verify(t); ExitCode(err) != 12 {
+		t.Errorf("other artifact: %v", err)
+	}
+	s.digest = fmt.Sprintf("sha256:%x", sha256.Sum256(p.artifact))
+	if _, err := s.verify(t); ExitCode(err) != 12 {
+		t.Errorf("by digest: %v", err)
+	}
+}
+
+type brokenReader struct{}
+
+var errDisk = errors.New("disk gone")
+
+func (brokenReader) Read([]byte) (int, error) { return 0, errDisk }
+
+func TestArtifactInput(t *testing.T) {
+	d := newDeployment(t, "corp.internal")
+	s := d.sample(d.signMessage(2, "artifact"))
+	v, err := New(Config{Roots: []Root{{Name: "root", JSON: s.root}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	for name, c := range map[string]struct {
+		ctx  context.Context
+		a    Artifact
+		want int
+	}{
+		"nothing":       {context.Background(), Artifact{}, 2},
+		"both":          {context.Background(), Artifact{Reader: strings.NewReader("artifact"), Digest: "sha256:00"}, 2},
+		"short digest":  {context.Background(), Artifact{Digest: "sha256:00"}, 2},
+		"md5":           {context.Background(), Artifact{Digest: "md5:" + strings.Repeat("0", 32)}, 2},
+		"not hex":       {context.Background(), Artifact{Digest: "sha256:" + strings.Repeat("g", 64)}, 2},
+		"unreadable":    {context.Background(), Artifact{Reader: brokenReader{}}, 1},
+		"cancelled":     {ctx, Artifact{Reader: strings.NewReader("artifact")}, 1},
+		"by digest":     {context.Background(), Artifact{Digest: fmt.Sprintf("sha256:%X", sha256.Sum256([]byte("artifact")))}, 0},
+		"by bytes":      {context.Background(), Artifact{Reader: io.MultiReader(strings.NewReader("arti"), strings.NewReader("fact"))}, 0},
+		"longer":        {context.Background(), Artifact{Reader: strings.NewReader("artifact\n")}, 12},
+		"empty content": {context.Background(), Artifact{Reader: strings.NewReader("")}, 12},
+	} {
+		r := s.request()
+		r.Artifact = c.a
+		if _, err := v.Verify(c.ctx, r); ExitCode(err) != c.want {
+			t.Errorf("%s: exit %d, want %d: %v", name, ExitCode(err), c.want, err)
+		}
+	}
+}
+
+// TestOnlyTheVerifierSaysYes: a Result nobody verified says no.
+func TestOnlyTheVerifierSaysYes(t *testing.T) {
+	var zero Result
+	if zero.Verified() || (*Result)(nil).Verified() {
+		t.Error("a zero Result says yes")
+	}
+	if _, err := json.Marshal(&zero); err == nil {
+		t.Error("a zero Result marshals")
+	}
+	if ExitCode(nil) != 0 || ExitCode(errDisk) != 1 || ExitCode(fmt.Errorf("x: %w", ErrInternal)) != 70 {
+		t.Error("exit codes")
+	}
+	f := NewFailure(fmt.Errorf("%w: somebody", ErrIdentity))
+	if f.Verified || f.Code != 11 || f.Schema != SchemaID || f.Reason != ErrIdentity.Error() {
+		t.Errorf("failure %+v", f)
+	}
+}
+
+func TestBadRoots(t *testing.T) {
+	d := newDeployment(t, "corp.internal")
+	good := d.root()
+	edit := func(change func(map[string]any)) []byte {
+		v := parseTree(t, good)
+		change(v)
+		return encode(t, v)
+	}
+	for name, data := range map[string][]byte{
+		"empty": nil, "not JSON": []byte("trust me"), "array": []byte("[]"), "nothing in it": []byte(`{"mediaType":"application/vnd.dev.sigstore.trustedroot+json;version=0.1"}`),
+		"duplicate":     append([]byte(`{"mediaType":"application/vnd.dev.sigstore.trustedroot+json;version=0.1",`), bytes.TrimSpace(good)[1:]...),
+		"unknown field": edit(func(v map[string]any) { v["x"] = 1 }),
+		"version 0.2":   edit(func(v map[string]any) { v["mediaType"] = "application/vnd.dev.sigstore.trustedroot.v0.2+json" }),
+		"log twice":     edit(func(v map[string]any) { v["tlogs"] = append(v["tlogs"].([]any), v["tlogs"].([]any)[0]) }),
+		"bad key":       edit(func(v map[string]any) { set(v, "AAAA", "tlogs", 0, "publicKey", "rawBytes") }),
+		"no start":      edit(func(v map[string]any) { set(v, nil, "tlogs", 0, "publicKey", "validFor", "start") }),
+		"empty chain":   edit(func(v map[string]any) { set(v, []any{}, "certificateAuthorities", 0, "certChain", "certificates") }),
+		"null tlog":     edit(func(v map[string]any) { v["tlogs"] = []any{nil} }),
+		"null CA":       edit(func(v map[string]any) { v["certificateAuthorities"] = []any{map[string]any{}} }),
+		"5 MiB":         append(bytes.Repeat([]byte(" "), 5<<20), good...),
+	} {
+		if _, err := New(Config{Roots: []Root{{Name: name, JSON: data}}}); ExitCode(err) != 26 {
+			t.Errorf("%s: exit %d: %v", name, ExitCode(err), err)
+		}
+	}
+	if _, err := New(Config{}); ExitCode(err) != 2 {
+		t.Errorf("no root: %v", err)
+	}
+}
