@@ -22,6 +22,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
@@ -77,6 +78,11 @@ func New(c Config) (*Log, error) {
 	}
 	if len(c.Roots) == 0 {
 		return nil, errors.New("ct: no accepted roots: the log would refuse every chain")
+	}
+	note := c.Log.Head().Note
+	origin, _, _ := strings.Cut(string(note), "\n")
+	if _, _, err := log.VerifyNote(origin, pub, note); err != nil {
+		return nil, fmt.Errorf("ct: the Merkle log is not one by this key: %w", err)
 	}
 	spki, err := x509.MarshalPKIXPublicKey(pub)
 	if err != nil {

@@ -453,6 +453,7 @@ func TestNew(t *testing.T) {
 		"no signer": {Log: r.merkle, Roots: roots},
 		"no roots":  {Log: r.merkle, Signer: r.key},
 		"P-384 key": {Log: r.merkle, Signer: p384, Roots: roots},
+		"other key": {Log: r.merkle, Signer: generate(t, elliptic.P256()), Roots: roots},
 	} {
 		if _, err := ct.New(c); err == nil {
 			t.Errorf("%s: accepted", name)

@@ -37,6 +37,13 @@ func newSearchKey(text string) searchKey {
 	return searchKey(sum[:16])
 }
 
+// SearchKey is what log.Log.Find wants for a term: an e-mail or URI, a digest as "sha256:HEX", the bare SHA-256 of a key's PEM.
+// Case does not matter.
+func SearchKey(term string) []byte {
+	key := newSearchKey(term)
+	return key[:]
+}
+
 // hashKeys returns the search keys of texts in their order, each once.
 func hashKeys(texts []string) []searchKey {
 	keys := make([]searchKey, 0, len(texts))

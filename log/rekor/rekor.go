@@ -93,6 +93,9 @@ func New(c Config) (*Log, error) {
 	if c.TreeID <= 0 {
 		return nil, fmt.Errorf("rekor: tree id %d: clients need a positive one", c.TreeID)
 	}
+	if _, _, err := log.VerifyNote(c.Hostname, pub, c.Log.Head().Note); err != nil {
+		return nil, fmt.Errorf("rekor: the Merkle log is not one of %s by this key: %w", c.Hostname, err)
+	}
 	spki, err := x509.MarshalPKIXPublicKey(pub)
 	if err != nil {
 		return nil, fmt.Errorf("encoding the log key: %w", err)
