@@ -1,0 +1,102 @@
+package ceremony
+
+import (
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// Names of the files Write makes.
+const (
+	RootFile       = "root.pem"             // the root certificate
+	CAChainFile    = "ca-chain.pem"         // issuing CA, root
+	TSAChainFile   = "tsa-chain.pem"        // tsa, its intermediate if any, root
+	PlanFile       = "ceremony-plan.yaml"   // the plan as it was carried out
+	TranscriptFile = "ceremony-result.json" // the transcript; written last
+)
+
+// ErrResultExists: the directory already holds the result of a ceremony.
+var ErrResultExists = errors.New("the directory already holds a ceremony result")
+
+// CheckFree fails with ErrResultExists when dir holds any file Write makes. Call
+// it before Run, so that a ceremony whose result could not be written is not
+// begun. An absent directory is free.
+func CheckFree(dir string) error {
+	for _, name := range []string{RootFile, CAChainFile, TSAChainFile, PlanFile, TranscriptFile} {
+		if _, err := os.Lstat(filepath.Join(dir, name)); err == nil {
+			return fmt.Errorf("%w: %s", ErrResultExists, filepath.Join(dir, name))
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("checking for a ceremony result: %w", err)
+		}
+	}
+	return nil
+}
+
+// Write puts the result into dir (made with mode 0755 if absent): certificates,
+// plan, and last the transcript, which marks the result as complete. Each file
+// appears whole or not at all, never replaces one, and is durable when Write
+// returns. Nothing in them is secret.
+func (t *Transcript) Write(dir string) error {
+	transcript, err := t.Encode()
+	if err != nil {
+		return err
+	}
+	if err := CheckFree(dir); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("making result directory: %w", err)
+	}
+	for _, f := range []struct {
+		name string
+		data []byte
+	}{
+		{RootFile, pemOf(t.certs[RoleRoot])}, {CAChainFile, pemOf(t.IssuingChain()...)}, {TSAChainFile, pemOf(t.TSAChain()...)},
+		{PlanFile, []byte(t.Body.Plan)}, {TranscriptFile, transcript},
+	} {
+		if err := writeNew(filepath.Join(dir, f.name), f.data); err != nil {
+			return fmt.Errorf("writing %s: %w", f.name, err)
+		}
+	}
+	return nil
+}
+
+// pemOf concatenates certificates as PEM.
+func pemOf(chain ...*x509.Certificate) []byte {
+	var out []byte
+	for _, c := range chain {
+		out = append(out, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})...)
+	}
+	return out
+}
+
+// writeNew makes one durable file of mode 0644 that was not there.
+func writeNew(path string, data []byte) error {
+	tmp, err := os.CreateTemp(filepath.Dir(path), ".ceremony-*")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.Remove(tmp.Name()) }()
+	_, err = tmp.Write(data)
+	if err == nil {
+		err = errors.Join(tmp.Chmod(0o644), tmp.Sync())
+	}
+	if err := errors.Join(err, tmp.Close()); err != nil {
+		return err
+	}
+	// A hard link fails when the name is taken; a rename would replace it.
+	if err := os.Link(tmp.Name(), path); errors.Is(err, fs.ErrExist) {
+		return ErrResultExists
+	} else if err != nil {
+		return err
+	}
+	d, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
