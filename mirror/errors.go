@@ -136,6 +136,6 @@ func kindOf(err error) string {
 
 // oneLine bounds an error's text for records.
 func oneLine(err error) string {
-	s := strings.ToValidUTF8(strings.ReplaceAll(err.Error(), "\n", "; "), "?")
-	return s[:min(len(s), 1000)]
+	s := strings.ReplaceAll(err.Error(), "\n", "; ")
+	return strings.ToValidUTF8(s[:min(len(s), 1000)], "?")
 }

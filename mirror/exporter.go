@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -99,6 +100,9 @@ func (e *Exporter) progress(p Progress) {
 		e.c.Progress(p)
 	}
 }
+
+// path is where a file of the exporter's folder lies for whoever reads a message.
+func (e *Exporter) path(name string) string { return filepath.Join(e.c.Dir, filepath.FromSlash(name)) }
 
 func (e *Exporter) shelf(origin string) (*shelf, error) { return openShelf(e.root, logDir(origin)) }
 

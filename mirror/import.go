@@ -234,8 +234,8 @@ func (m *Mirror) commit(ctx context.Context, p *pendingState) error {
 		return err
 	}
 	m.progress(Progress{Stage: "commit"})
-	detail := map[string]string{"sequence": fmt.Sprint(p.Sequence), "exporter": p.Transfer.Exporter}
-	for i, l := range p.Transfer.Logs {
+	detail := map[string]string{"sequence": fmt.Sprint(p.Sequence), "exporter": p.Transfer.Exporter, "logs": fmt.Sprint(len(p.Transfer.Logs))}
+	for i, l := range p.Transfer.Logs[:min(len(p.Transfer.Logs), 32)] { // an event holds so many details; the transfer holds all
 		detail[fmt.Sprintf("log.%d", i)] = fmt.Sprintf("%s: %d to %d, root %s", l.Origin, l.From, l.To, l.Root)
 	}
 	e := Event{Action: "mirror.import", Object: p.Digest.String(), Outcome: "success", Detail: detail}

@@ -31,7 +31,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -89,6 +89,7 @@ type Mirror struct {
 	logs      map[string]*knownLog
 	exporters []*parcel.Verifier
 	root      *os.Root
+	shelves   sync.Map // by origin: *shelf, opened at first use, closed by Close
 }
 
 // Open opens the mirror in c.Dir. It starts nothing.
@@ -119,7 +120,10 @@ func Open(c Config) (*Mirror, error) {
 }
 
 // Close closes the mirror's folder, not the database.
-func (m *Mirror) Close() error { return m.root.Close() }
+func (m *Mirror) Close() error {
+	m.shelves.Range(func(_, s any) bool { s.(*shelf).close(); return true })
+	return m.root.Close()
+}
 
 // Origins lists the logs that have a head, in order.
 func (m *Mirror) Origins() ([]string, error) {
@@ -148,7 +152,21 @@ func (m *Mirror) progress(p Progress) {
 	}
 }
 
-func (m *Mirror) shelf(origin string) (*shelf, error) { return openShelf(m.root, logDir(origin)) }
+// shelf returns the shelf of a log; it stays open until Close.
+func (m *Mirror) shelf(origin string) (*shelf, error) {
+	if s, ok := m.shelves.Load(origin); ok {
+		return s.(*shelf), nil
+	}
+	s, err := openShelf(m.root, logDir(origin))
+	if err != nil {
+		return nil, err
+	}
+	if other, loaded := m.shelves.LoadOrStore(origin, s); loaded {
+		s.close()
+		s = other.(*shelf)
+	}
+	return s, nil
+}
 
 func logDir(origin string) string { return "logs/" + escape(origin) }
 
@@ -185,9 +203,6 @@ func lockDir(root *os.Root) (unlock func(), err error) {
 }
 
 func isForeign(err error) bool { return errors.Is(err, parcel.ErrForeignKey) }
-
-// join makes a list readable in a record.
-func join(list []string) string { return strings.Join(list, ", ") }
 
 // path is where a file of the mirror's folder lies for whoever reads a message.
 func (m *Mirror) path(name string) string { return filepath.Join(m.c.Dir, filepath.FromSlash(name)) }

@@ -26,7 +26,6 @@ func TestRealSmallLog(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer sh.close()
 	known := l.in.logs[c.Origin]
 	head, err := l.in.Head(c.Origin)
 	if err != nil {

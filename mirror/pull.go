@@ -46,7 +46,7 @@ func (e *Exporter) Pull(ctx context.Context) (PullReport, error) {
 		from := s.head(s.collected, origin)
 		step := PullStep{TransferStep: TransferStep{Origin: origin, Scope: e.logs[origin].Scope, From: from.Size, To: from.Size, Root: from.Root.String()}}
 		if f, ok := s.frozen[origin]; ok {
-			err = &ForkError{Origin: origin, Evidence: f.Evidence, Frozen: true}
+			err = &ForkError{Origin: origin, Evidence: e.path(f.Evidence), Frozen: true}
 		} else {
 			err = e.pullLog(ctx, e.logs[origin], from, &step)
 		}
@@ -94,7 +94,7 @@ func (e *Exporter) pullLog(ctx context.Context, log *knownLog, from Head, out *P
 			return err
 		}
 		out.Frozen = true
-		return &ForkError{Origin: log.Origin, Evidence: f.Evidence}
+		return &ForkError{Origin: log.Origin, Evidence: e.path(f.Evidence)}
 	}
 	if err != nil {
 		return err

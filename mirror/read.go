@@ -25,7 +25,6 @@ func (m *Mirror) Tile(origin string, t tiles.Tile) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer sh.close()
 	return sh.read(t)
 }
 
@@ -38,7 +37,6 @@ func (m *Mirror) Inclusion(ctx context.Context, origin string, index uint64) (le
 	if err != nil {
 		return
 	}
-	defer sh.close()
 	leaf, proof, err = m.tree(head, sh).Inclusion(ctx, index)
 	return
 }

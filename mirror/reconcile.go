@@ -277,7 +277,6 @@ func (m *Mirror) recheck(ctx context.Context, log *knownLog, h Head, out *LogRep
 	if err != nil {
 		return err
 	}
-	defer sh.close()
 	if c, err := log.open(h.Note); err != nil || c.Size != h.Size || c.Root != h.Root {
 		problem("the stored head is not the checkpoint it was taken from: %v", err)
 	}

@@ -100,7 +100,10 @@ func openLocation(location string, client *http.Client) (reader, error) {
 		return directory{root}.read, nil
 	}
 	u, err := url.Parse(location)
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+	if err != nil || u.User != nil { // neither is repeated: there may be a password in it
+		return nil, fmt.Errorf("%w: a source is a URL without user and password", ErrConfig)
+	}
+	if u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || u.Fragment != "" {
 		return nil, fmt.Errorf("%w: source %.200q is neither a directory nor an http or https URL", ErrConfig, location)
 	}
 	return newRemote(u, client).read, nil

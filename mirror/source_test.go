@@ -1,0 +1,264 @@
+package mirror
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io/fs"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"redoubt.internal/mirror/generate"
+	"redoubt.internal/mirror/tiles"
+)
+
+func testRemote(t *testing.T, location string) *remote {
+	t.Helper()
+	u, err := url.Parse(location)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := newRemote(u, nil)
+	r.pause = time.Millisecond
+	return r
+}
+
+// TestRemoteIsPoliteAndBounded covers what a server may do to a client: fail for a while, be busy, send too much, send it
+// slowly to nowhere, redirect to another host, ask for a login.
+func TestRemoteIsPoliteAndBounded(t *testing.T) {
+	var hits, inFlight, most atomic.Int32
+	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { t.Error("another host was asked") }))
+	defer other.Close()
+	mux := http.NewServeMux()
+	mux.HandleFunc("/log/shaky", func(w http.ResponseWriter, r *http.Request) {
+		if hits.Add(1) < 4 {
+			w.WriteHeader(503)
+			return
+		}
+		if r.UserAgent() != userAgent {
+			t.Error(r.UserAgent())
+		}
+		w.Write([]byte("at last"))
+	})
+	mux.HandleFunc("/log/busy", func(w http.ResponseWriter, r *http.Request) {
+		if hits.Add(1) < 2 {
+			w.Header().Set("Retry-After", "1")
+			w.WriteHeader(429)
+			return
+		}
+		w.Write([]byte("thanks"))
+	})
+	mux.HandleFunc("/log/down", func(w http.ResponseWriter, r *http.Request) { hits.Add(1); w.WriteHeader(500) })
+	mux.HandleFunc("/log/denied", func(w http.ResponseWriter, r *http.Request) { hits.Add(1); w.WriteHeader(403) })
+	mux.HandleFunc("/log/long", func(w http.ResponseWriter, r *http.Request) { w.Write(make([]byte, 1<<20)) })
+	mux.HandleFunc("/log/away", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, other.URL+"/x", 302) })
+	mux.HandleFunc("/log/short", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Length", "100")
+		w.Write([]byte("x"))
+	})
+	mux.HandleFunc("/log/slow", func(w http.ResponseWriter, r *http.Request) {
+		if n := inFlight.Add(1); n > most.Load() {
+			most.Store(n)
+		}
+		time.Sleep(20 * time.Millisecond)
+		inFlight.Add(-1)
+	})
+	srv := httptest.NewServer(mux)
+	defer srv.Close()
+	r := testRemote(t, srv.URL+"/log/")
+	ctx := context.Background()
+	if b, err := r.read(ctx, "shaky", 100); err != nil || string(b) != "at last" {
+		t.Fatal(string(b), err)
+	}
+	hits.Store(0)
+	start := time.Now()
+	if b, err := r.read(ctx, "busy", 100); err != nil || string(b) != "thanks" || time.Since(start) < time.Second {
+		t.Fatal("Retry-After was not obeyed", string(b), err)
+	}
+	for name, tries := range map[string]int32{"down": attempts, "denied": 1} {
+		hits.Store(0)
+		if _, err := r.read(ctx, name, 100); !errors.Is(err, ErrRemote) || hits.Load() != tries {
+			t.Errorf("%s: %v after %d tries", name, err, hits.Load())
+		}
+	}
+	for _, name := range []string{"long", "away", "short"} {
+		if _, err := r.read(ctx, name, 100); !errors.Is(err, ErrRemote) || ExitCode(err) != 3 {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := r.read(ctx, "absent", 100); !errors.Is(err, fs.ErrNotExist) {
+		t.Error(err)
+	}
+	var all sync.WaitGroup
+	for range 40 {
+		all.Go(func() { r.read(ctx, "slow", 100) })
+	}
+	all.Wait()
+	if most.Load() > atOnce {
+		t.Errorf("%d requests at once", most.Load())
+	}
+	stopped, cancel := context.WithCancel(ctx)
+	cancel()
+	if _, err := r.read(stopped, "down", 100); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+}
+
+func TestSourceLocations(t *testing.T) {
+	dir := t.TempDir()
+	os.WriteFile(filepath.Join(dir, "checkpoint"), []byte("x"), 0o644)
+	os.Symlink("/etc/passwd", filepath.Join(dir, "latest"))
+	for _, good := range []string{dir, "file://" + dir} {
+		s, err := OpenSource(good, "", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if b, err := s.Checkpoint(context.Background()); err != nil || string(b) != "x" {
+			t.Fatal(b, err)
+		}
+	}
+	s, err := OpenSource(dir, "sumdb", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Checkpoint(context.Background()); err == nil {
+		t.Fatal("a link out of the folder was followed")
+	}
+	if _, err := s.Tile(context.Background(), tiles.Tile{Level: tiles.Entries, Width: 256}); !errors.Is(err, fs.ErrNotExist) {
+		t.Fatal(err)
+	}
+	for _, bad := range []string{"ftp://host/x", "http://", "http://user:secret@host/", "http://host/?q", filepath.Join(dir, "absent"), ""} {
+		if _, err := OpenSource(bad, "", nil); err == nil {
+			t.Errorf("%q is a source", bad)
+		} else if strings.Contains(err.Error(), "secret") {
+			t.Errorf("%v", err)
+		}
+	}
+	if _, err := OpenSource(dir, "other", nil); !errors.Is(err, ErrConfig) {
+		t.Error(err)
+	}
+}
+
+// TestDamagedSources pulls from logs spoiled in every way the generator knows: each is refused for its own reason, and the
+// collection stays where it was. A pull of the healed log then goes on.
+func TestDamagedSources(t *testing.T) {
+	cfg := generate.Config{Seed: 1, Origin: "log.example", Sizes: []uint64{300, 700}}
+	want := map[generate.Mode]int{
+		generate.Drop: 31, generate.Reorder: 31, generate.FlipEntry: 31, generate.FlipTile: 31, generate.Truncate: 31,
+		generate.Rollback: 21, generate.OtherRoot: 30, generate.NewKey: 60,
+	}
+	for _, mode := range generate.Modes {
+		t.Run(string(mode), func(t *testing.T) {
+			g, c := makeLog(t, cfg)
+			l := newLab(t, c)
+			l.pull()
+			show(t, g, 700)
+			if mode == generate.Rollback || mode == generate.OtherRoot {
+				l.pull() // these contradict a head that is held
+			}
+			before, err := l.out.state()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := generate.Damage(g.Dir, cfg, mode); err != nil {
+				t.Fatal(err)
+			}
+			_, err = l.out.Pull(context.Background())
+			if ExitCode(err) != want[mode] {
+				t.Fatalf("exit code %d instead of %d: %v", ExitCode(err), want[mode], err)
+			}
+			after, serr := l.out.state()
+			if serr != nil || after.collected[c.Origin].Size != before.collected[c.Origin].Size || !bytes.Equal(after.collected[c.Origin].Note, before.collected[c.Origin].Note) {
+				t.Fatal("the collection moved", serr)
+			}
+			var fork *ForkError
+			if errors.As(err, &fork) {
+				data, err := os.ReadFile(fork.Evidence)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err := CheckEvidence(data, c.VKey); err != nil {
+					t.Fatal(err)
+				}
+				return // frozen: it does not go on by itself
+			}
+			if _, err := generate.Write(context.Background(), g.Dir, cfg); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := l.out.Pull(context.Background()); err != nil && !errors.Is(err, ErrNothing) {
+				t.Fatal(err)
+			}
+			l.load(l.export(0))
+		})
+	}
+}
+
+// TestForkedSource pulls a log that forks below the head held, as a longer tree and as an older checkpoint.
+func TestForkedSource(t *testing.T) {
+	for _, size := range []uint64{700, 200} {
+		good := generate.Config{Seed: 1, Origin: "log.example", Sizes: []uint64{300}}
+		g, c := makeLog(t, good)
+		l := newLab(t, c)
+		l.pull()
+		forked, err := generate.Write(context.Background(), filepath.Join(l.dir, "forked"), generate.Config{Seed: 1, Origin: "log.example", Sizes: []uint64{size}, ForkAt: 150})
+		if err != nil || forked.VKey != g.VKey {
+			t.Fatal(err)
+		}
+		l.ec.Logs[0].Source = forked.Dir
+		l.reopen()
+		_, err = l.out.Pull(context.Background())
+		var fork *ForkError
+		if !errors.As(err, &fork) || ExitCode(err) != 30 {
+			t.Fatalf("size %d: %v", size, err)
+		}
+		data, err := os.ReadFile(fork.Evidence)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := CheckEvidence(data, c.VKey); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := l.out.Pull(context.Background()); !errors.Is(err, ErrFrozen) {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestPullGoesOn cuts a pull short and counts what the next one fetches again.
+func TestPullGoesOn(t *testing.T) {
+	g, c := makeLog(t, generate.Config{Seed: 1, Origin: "log.example", Sizes: []uint64{20_000}})
+	var limit, served atomic.Int32
+	limit.Store(30)
+	files := http.FileServer(http.Dir(g.Dir))
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.Contains(r.URL.Path, "entries") && served.Add(1) > limit.Load() {
+			http.Error(w, "gone for today", http.StatusForbidden)
+			return
+		}
+		files.ServeHTTP(w, r)
+	}))
+	defer srv.Close()
+	c.Source = srv.URL
+	l := newLab(t, c)
+	if _, err := l.out.Pull(context.Background()); ExitCode(err) != 3 {
+		t.Fatal(err)
+	}
+	if _, err := l.out.Export(context.Background(), ExportOptions{Out: l.medium}); !errors.Is(err, ErrNothing) {
+		t.Fatal("half a log was exported", err)
+	}
+	limit.Store(1 << 20)
+	served.Store(0)
+	r, err := l.out.Pull(context.Background())
+	if err != nil || r.Logs[0].Kept < 20 || r.Logs[0].Kept+r.Logs[0].Fetched != 79 || uint64(served.Load()) != r.Logs[0].Fetched {
+		t.Fatalf("%v, %+v, %d served", err, r.Logs[0], served.Load())
+	}
+	l.load(l.export(0))
+}
