@@ -23,6 +23,7 @@ package ceremony
 
 import (
 	"context"
+	"crypto"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
@@ -54,7 +55,7 @@ func Run(ctx context.Context, plan Plan, open func(ctx context.Context, uri stri
 	text := plan.YAML()
 	r := &run{
 		plan: plan, open: open, now: now, progress: progress,
-		keys: map[string]*hsm.Key{}, certs: map[string]*x509.Certificate{},
+		keys: map[string]*hsm.Key{}, throwaway: map[hsm.Algorithm]crypto.Signer{}, certs: map[string]*x509.Certificate{},
 		body: Body{Format: Format, Plan: string(text), PlanDigest: hexSum(text), Domain: plan.Domain, Started: stamp(now())},
 	}
 	if err := r.all(ctx); err != nil {
@@ -78,6 +79,7 @@ type run struct {
 	progress func(string)
 
 	keys       map[string]*hsm.Key
+	throwaway  map[hsm.Algorithm]crypto.Signer // sign rehearsals only
 	certs      map[string]*x509.Certificate
 	body       Body
 	transcript *Transcript
@@ -200,7 +202,13 @@ func (r *run) issue(c certificate) error {
 	if err != nil {
 		return err
 	}
-	der, err := signLinted(tmpl, parent, key, signer, c.profile)
+	alg := signer.Info().Algorithm
+	if r.throwaway[alg] == nil {
+		if r.throwaway[alg], err = throwawayKey(alg); err != nil {
+			return err
+		}
+	}
+	der, err := signLinted(tmpl, parent, key, signer, r.throwaway[alg], c.profile)
 	if err != nil {
 		return err
 	}
