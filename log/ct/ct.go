@@ -214,7 +214,7 @@ func (l *Log) digitallySign(input []byte) (cttypes.DigitallySigned, error) {
 	digest := sha256.Sum256(input)
 	sig, err := l.c.Signer.Sign(rand.Reader, digest[:], crypto.SHA256)
 	if err != nil {
-		return cttypes.DigitallySigned{}, err
+		return cttypes.DigitallySigned{}, fmt.Errorf("%w: %w", log.ErrSigning, err)
 	}
 	return cttypes.DigitallySigned{
 		Algorithm: cttls.SignatureAndHashAlgorithm{Hash: cttls.SHA256, Signature: cttls.ECDSA},

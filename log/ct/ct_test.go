@@ -443,6 +443,34 @@ func TestReadOnly(t *testing.T) {
 	}
 }
 
+// TestTokenPulledOut: when the key goes between the head and the timestamp, the submitter gets an error and no timestamp; after the key is back the
+// same precertificate gets its one timestamp from its one entry.
+func TestTokenPulledOut(t *testing.T) {
+	for _, after := range []int64{1, 2} { // before the head is signed; before the timestamp is
+		r := newRig(t)
+		r.add(r.precert(nil))
+		leaf := r.precert(nil)
+		body, err := json.Marshal(map[string]any{"chain": r.chain(leaf)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.key.after.Store(after)
+		if code, text := r.post("/ct/v1/add-pre-chain", body); code != http.StatusServiceUnavailable || !strings.Contains(text, "the token is not there") {
+			t.Errorf("%d: %d %q", after, code, text)
+		}
+		r.key.after.Store(0)
+		r.key.out.Store(false)
+		r.add(r.precert(nil))
+		first := r.add(leaf)
+		if again := r.add(leaf); again.Timestamp != first.Timestamp {
+			t.Errorf("%d: two timestamps", after)
+		}
+		if n := r.merkle.Head().Size; n != 3 {
+			t.Errorf("%d: %d entries for 3 precertificates", after, n)
+		}
+	}
+}
+
 // TestNew refuses what cannot work.
 func TestNew(t *testing.T) {
 	r := newRig(t)

@@ -9,10 +9,13 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
+	"errors"
+	"io"
 	"math/big"
 	"net/http/httptest"
 	"net/url"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -89,10 +92,25 @@ func (p *pki) precert(change func(*x509.Certificate)) *x509.Certificate {
 
 func (p *pki) chain(leaf *x509.Certificate) [][]byte { return [][]byte{leaf.Raw, p.ca.Raw, p.root.Raw} }
 
+// token is the log's key in something that can be pulled out. With after set, it goes after that many more signatures.
+type token struct {
+	*ecdsa.PrivateKey
+	out   atomic.Bool
+	after atomic.Int64
+}
+
+func (k *token) Sign(r io.Reader, digest []byte, o crypto.SignerOpts) ([]byte, error) {
+	if k.out.Load() || k.after.Load() > 0 && k.after.Add(-1) == 0 {
+		k.out.Store(true)
+		return nil, errors.New("the token is not there")
+	}
+	return k.PrivateKey.Sign(r, digest, o)
+}
+
 // rig is a running transparency log in a directory of its own.
 type rig struct {
 	*pki
-	key    *ecdsa.PrivateKey
+	key    *token
 	conf   log.Config
 	path   string
 	db     *bolt.DB
@@ -103,7 +121,7 @@ type rig struct {
 }
 
 func newRig(t testing.TB) *rig {
-	r := &rig{pki: newPKI(t), key: generate(t, elliptic.P256()), path: filepath.Join(t.TempDir(), "authority.db")}
+	r := &rig{pki: newPKI(t), key: &token{PrivateKey: generate(t, elliptic.P256())}, path: filepath.Join(t.TempDir(), "authority.db")}
 	r.conf = log.Config{Prefix: "ct/", Origin: "ct.example.test", Signer: r.key, Unique: true, IndexKeys: ct.IndexKeys}
 	var err error
 	if r.db, err = bolt.Create(r.path); err != nil {

@@ -79,7 +79,7 @@ func (l *Log) signTimestamp(body []byte, integrated int64, index uint64) ([]byte
 	digest := sha256.Sum256(timestampPayload(body, integrated, l.logID, index))
 	sig, err := l.c.Signer.Sign(rand.Reader, digest[:], crypto.SHA256)
 	if err != nil {
-		return nil, fmt.Errorf("signing the entry timestamp: %w", err)
+		return nil, fmt.Errorf("signing the entry timestamp: %w: %w", log.ErrSigning, err)
 	}
 	l.mu.Lock()
 	l.timestamps.put(index, sig)
