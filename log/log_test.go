@@ -24,7 +24,8 @@ type rig struct {
 	c      Config
 	l      *Log
 	cancel context.CancelFunc
-	done   chan error
+	done   chan struct{}
+	ran    error
 }
 
 func newRig(t testing.TB, change func(*Config)) *rig {
@@ -70,8 +71,8 @@ func (r *rig) open() {
 	}
 	r.l = l
 	ctx, cancel := context.WithCancel(context.Background())
-	r.cancel, r.done = cancel, make(chan error, 1)
-	go func() { r.done <- l.Run(ctx) }()
+	r.cancel, r.done = cancel, make(chan struct{})
+	go func(done chan struct{}) { r.ran = l.Run(ctx); close(done) }(r.done)
 }
 
 func (r *rig) stop() {
