@@ -44,11 +44,10 @@ func build(ctx context.Context, cfg *Config, dir layout, request initRequest, lo
 	}
 	keys := newKeyring(cfg.Keys, dir, logger)
 	defer keys.close()
-	fmt.Fprintln(out, "key ceremony")
-	if err := firstCeremony(ctx, cfg, dir, keys); err != nil {
+	if err := firstCeremony(ctx, cfg, dir, keys, func(s string) { fmt.Fprintln(out, s) }); err != nil {
 		return nil, err
 	}
-	fmt.Fprintln(out, "logs and trust repository")
+	fmt.Fprintln(out, "making logs and trust repository")
 	if err := createState(ctx, cfg, dir, keys, logger); err != nil {
 		return nil, err
 	}

@@ -16,6 +16,7 @@ import (
 	"redoubt.internal/log/store"
 	"redoubt.internal/mirror"
 	"redoubt.internal/mirror/parcel"
+	"redoubt.internal/mirror/serve"
 )
 
 // The mirror's two ends as this instance configures them. Inside, mirror/in holds what was carried here; outside, mirror/out
@@ -252,5 +253,5 @@ func (in *instance) mirrorHandler() http.Handler {
 	if in.mirror == nil {
 		return http.NotFoundHandler()
 	}
-	return http.NotFoundHandler()
+	return serve.Handler(in.mirror, in.logger)
 }

@@ -7,7 +7,7 @@ func commands() []*cli.Command {
 	return uniform([]*cli.Command{
 		demoCommand(), initCommand(), serveCommand(), statusCommand(), doctorCommand(),
 		identityCommand(), clientCommand(), signCommand(), verifyCommand(),
-		keysCommand(), caCommand(), tsaCommand(), logCommand(), auditCommand(), trustCommand(), mirrorCommand(),
+		keysCommand(), ceremonyCommand(), caCommand(), tsaCommand(), logCommand(), auditCommand(), trustCommand(), mirrorCommand(),
 		bundleCommand(), configCommand(), docsCommand(), completionCommand(), versionCommand(),
 	})
 }

@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
 
 	"redoubt.internal/hsm"
 )
@@ -171,7 +172,8 @@ func settle(from, to layout) error {
 	if err := os.Rename(from.highWater(), to.highWater()); err != nil {
 		return fmt.Errorf("placing the high-water file: %w", err)
 	}
-	if err := os.Rename(from.root, to.root); err != nil {
+	// rename(2) itself, because os.Rename refuses the empty directory that may stand there.
+	if err := unix.Rename(from.root, to.root); err != nil {
 		os.Remove(to.highWater())
 		return fmt.Errorf("placing the state directory: %w", err)
 	}

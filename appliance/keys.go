@@ -19,6 +19,8 @@ type keyring struct {
 	cfg    Keys
 	dir    layout
 	logger *slog.Logger
+	// softDir is where relative soft: URIs start; keys/ of dir unless set.
+	softDir string
 
 	mu     sync.Mutex
 	tokens map[string]hsm.Token // by tokenURI
@@ -44,7 +46,7 @@ func (k *keyring) token(uri string) (hsm.Token, error) {
 	)
 	switch scheme, _, _ := strings.Cut(uri, ":"); scheme {
 	case "soft":
-		t, err = soft.Open(soft.Config{Dir: k.dir.keys(), PassphraseFile: k.dir.resolve(k.cfg.PassphraseFile), Logger: k.logger})
+		t, err = soft.Open(soft.Config{Dir: orDefault(k.softDir, k.dir.keys()), PassphraseFile: k.dir.resolve(k.cfg.PassphraseFile), Logger: k.logger})
 	case "pkcs11":
 		t, err = pkcs11.Open(pkcs11.Config{URI: at, PINFile: k.dir.resolve(k.cfg.PINFile), AllowedModules: k.modules(at), Sessions: k.cfg.Sessions, Logger: k.logger})
 	default:

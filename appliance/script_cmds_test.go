@@ -1,18 +1,38 @@
 package main
 
 import (
+	"crypto/sha256"
+	"encoding/json"
 	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
+	"strings"
+	"syscall"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
+// scriptCommands are what the scripts have beyond testscript's own.
+var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args []string){
+	"exits": exits, "start": start, "stop": stop, "hangup": hangup, "get": get, "digest": digest, "mode": mode,
+}
+
+func arguments(ts *testscript.TestScript, neg bool, args []string, least int, usage string) {
+	if neg || len(args) < least {
+		ts.Fatalf("usage: %s", usage)
+	}
+}
+
 // exits CODE COMMAND ARGS... runs a command and demands this very exit code; stdout and stderr can be matched afterwards.
 func exits(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) < 2 {
-		ts.Fatalf("usage: exits CODE COMMAND ARGS...")
-	}
+	arguments(ts, neg, args, 2, "exits CODE COMMAND ARGS...")
 	want, err := strconv.Atoi(args[0])
 	ts.Check(err)
 	got := 0
@@ -25,5 +45,148 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	if got != want {
 		ts.Fatalf("exit code %d, want %d", got, want)
+	}
+}
+
+// start DIR starts `redoubt serve --dir DIR`, waits until it is ready, and leaves DIR.ready and DIR.log.
+func start(ts *testscript.TestScript, neg bool, args []string) {
+	arguments(ts, neg, args, 1, "start DIR")
+	dir := ts.MkAbs(args[0])
+	log, err := os.Create(dir + ".log")
+	ts.Check(err)
+	defer log.Close()
+	command := exec.Command("redoubt", "serve", "--dir", dir, "--ready-file", dir+".ready")
+	for _, e := range os.Environ() {
+		if !strings.HasPrefix(e, "SOFTHSM2_CONF=") {
+			command.Env = append(command.Env, e)
+		}
+	}
+	command.Env = append(command.Env, "SOFTHSM2_CONF="+ts.Getenv("SOFTHSM2_CONF"))
+	command.Stdout, command.Stderr = log, log
+	ts.Check(command.Start())
+	exited := make(chan error, 1)
+	go func() { exited <- command.Wait() }()
+	ts.Defer(func() { command.Process.Kill() })
+	for range 2400 {
+		if _, err := os.Stat(dir + ".ready"); err == nil {
+			return
+		}
+		select {
+		case err := <-exited:
+			text, _ := os.ReadFile(dir + ".log")
+			ts.Fatalf("serve ended: %v\n%s", err, text)
+		case <-time.After(25 * time.Millisecond):
+		}
+	}
+	ts.Fatalf("serve did not become ready")
+}
+
+func readyFile(ts *testscript.TestScript, dir string) (ready map[string]any) {
+	data, err := os.ReadFile(ts.MkAbs(dir) + ".ready")
+	ts.Check(err)
+	ts.Check(json.Unmarshal(data, &ready))
+	return ready
+}
+
+// stop DIR ends the server of DIR with SIGTERM and waits until it has let go of the directory.
+func stop(ts *testscript.TestScript, neg bool, args []string) {
+	arguments(ts, neg, args, 1, "stop DIR")
+	signalServer(ts, args[0], syscall.SIGTERM)
+	for range 1200 {
+		release, err := layout{ts.MkAbs(args[0])}.acquire()
+		if err == nil {
+			release()
+			text, err := os.ReadFile(ts.MkAbs(args[0]) + ".log")
+			ts.Check(err)
+			if !strings.Contains(string(text), "msg=stopped") {
+				ts.Fatalf("the server did not drain:\n%s", text)
+			}
+			return
+		}
+		time.Sleep(25 * time.Millisecond)
+	}
+	ts.Fatalf("the server did not stop")
+}
+
+// hangup DIR sends SIGHUP and waits until the server says what it made of it.
+func hangup(ts *testscript.TestScript, neg bool, args []string) {
+	arguments(ts, neg, args, 1, "hangup DIR")
+	said := func() int {
+		text, err := os.ReadFile(ts.MkAbs(args[0]) + ".log")
+		ts.Check(err)
+		return strings.Count(string(text), "msg=reload") + strings.Count(string(text), `msg="reload`)
+	}
+	before := said()
+	signalServer(ts, args[0], syscall.SIGHUP)
+	for range 400 {
+		if said() > before {
+			return
+		}
+		time.Sleep(25 * time.Millisecond)
+	}
+	ts.Fatalf("the server did not answer SIGHUP")
+}
+
+func signalServer(ts *testscript.TestScript, dir string, signal os.Signal) {
+	pid, ok := readyFile(ts, dir)["pid"].(float64)
+	if !ok {
+		ts.Fatalf("no pid in %s.ready", dir)
+	}
+	process, err := os.FindProcess(int(pid))
+	ts.Check(err)
+	ts.Check(process.Signal(signal))
+}
+
+// get SERVICE PATH STATUS fetches from the server started last in $WORK/state and prints the body to stdout. It tries again for a
+// while, because states heal.
+func get(ts *testscript.TestScript, neg bool, args []string) {
+	arguments(ts, neg, args, 3, "get SERVICE PATH STATUS")
+	base, ok := readyFile(ts, "state")[args[0]].(string)
+	if !ok {
+		ts.Fatalf("no service %s", args[0])
+	}
+	want, err := strconv.Atoi(args[2])
+	ts.Check(err)
+	var body []byte
+	got := 0
+	for range 200 {
+		response, err := http.Get(base + args[1])
+		ts.Check(err)
+		body, err = io.ReadAll(response.Body)
+		response.Body.Close()
+		ts.Check(err)
+		if got = response.StatusCode; got == want {
+			_, err := fmt.Fprintf(ts.Stdout(), "%s", body)
+			ts.Check(err)
+			return
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	ts.Fatalf("%s%s answers %d, want %d: %s", args[0], args[1], got, want, body)
+}
+
+// digest OUT DIR writes names and digests of all files below DIR, sockets and locks aside.
+func digest(ts *testscript.TestScript, neg bool, args []string) {
+	arguments(ts, neg, args, 2, "digest OUT DIR")
+	var list strings.Builder
+	root := ts.MkAbs(args[1])
+	ts.Check(filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() || strings.Contains(path, "/run/") {
+			return err
+		}
+		data, err := os.ReadFile(path)
+		fmt.Fprintf(&list, "%x %s\n", sha256.Sum256(data), strings.TrimPrefix(path, root))
+		return err
+	}))
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(list.String()), 0o644))
+}
+
+// mode OCTAL PATH demands these permission bits.
+func mode(ts *testscript.TestScript, neg bool, args []string) {
+	arguments(ts, neg, args, 2, "mode OCTAL PATH")
+	info, err := os.Stat(ts.MkAbs(args[1]))
+	ts.Check(err)
+	if got := fmt.Sprintf("%04o", info.Mode().Perm()); got != args[0] {
+		ts.Fatalf("%s has mode %s, want %s", args[1], got, args[0])
 	}
 }

@@ -13,10 +13,8 @@ func TestMain(m *testing.M) {
 
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
-		Dir: "testdata/script",
-		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"exits": exits,
-		},
+		Dir:                 "testdata/script",
+		Cmds:                scriptCommands,
 		RequireExplicitExec: true,
 	})
 }

@@ -9,12 +9,12 @@ import (
 	"fmt"
 	"io"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
 	"redoubt.internal/log"
+	"redoubt.internal/log/rekor"
 )
 
 func logCommand() *cli.Command {
@@ -25,8 +25,8 @@ func logCommand() *cli.Command {
 		Subcommands: []*cli.Command{
 			{Name: "info", Usage: "origin, size, root and state of every log", Flags: append(stateFlags(), outputFlag()), Action: logInfoAction},
 			{Name: "get", Usage: "print one entry", ArgsUsage: "INDEX|LEAFHASH", Flags: flags(), Action: logGetAction},
-			{Name: "search", Usage: "indexes of entries that carry a key: an e-mail, a URI, sha256:HEX, a certificate's SHA-256", ArgsUsage: "KEY",
-				Flags: flags(&cli.IntFlag{Name: "limit", Value: 100, Usage: "most indexes to print", EnvVars: []string{"REDOUBT_LIMIT"}}), Action: logSearchAction},
+			{Name: "search", Usage: "indexes of entries of the artifact log that carry a key: an e-mail, a URI, sha256:HEX, a certificate's SHA-256", ArgsUsage: "KEY",
+				Flags: append(stateFlags(), outputFlag(), &cli.IntFlag{Name: "limit", Value: 100, Usage: "most indexes to print", EnvVars: []string{"REDOUBT_LIMIT"}}), Action: logSearchAction},
 			{Name: "proof", Usage: "inclusion proof of an entry, or with --from the consistency of two sizes; verified before it is printed", ArgsUsage: "[INDEX]",
 				Flags: flags(&cli.Uint64Flag{Name: "size", Usage: "tree size (default: the head's)", EnvVars: []string{"REDOUBT_SIZE"}},
 					&cli.Uint64Flag{Name: "from", Usage: "older size of a consistency proof", EnvVars: []string{"REDOUBT_FROM"}}), Action: logProofAction},
@@ -154,11 +154,7 @@ func logGetAction(c *cli.Context) error {
 }
 
 var logSearch = verb[logArgs, []uint64]{"log.search", func(ctx context.Context, in *instance, _ string, a logArgs) ([]uint64, error) {
-	l, err := in.pick(a.Log)
-	if err != nil {
-		return nil, err
-	}
-	found, err := l.Find(ctx, []byte(strings.ToLower(a.Key)), a.Limit)
+	found, err := in.rekorLog.Find(ctx, rekor.SearchKey(a.Key), a.Limit)
 	return append([]uint64{}, found...), err
 }}
 
@@ -166,7 +162,7 @@ func logSearchAction(c *cli.Context) error {
 	if c.NArg() != 1 {
 		return usage("log search takes one KEY")
 	}
-	found, err := logSearch.call(c, logArgs{Log: c.String("log"), Key: c.Args().First(), Limit: c.Int("limit")})
+	found, err := logSearch.call(c, logArgs{Key: c.Args().First(), Limit: c.Int("limit")})
 	if err != nil {
 		return err
 	}

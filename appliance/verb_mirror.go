@@ -5,11 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
 	"redoubt.internal/mirror"
-	"redoubt.internal/mirror/parcel"
 )
 
 func mirrorCommand() *cli.Command {
@@ -137,13 +137,6 @@ func printSteps(w io.Writer, steps []mirror.PullStep) {
 	}
 }
 
-// inspected is one element of the JSON of `redoubt mirror inspect -o json`.
-type inspected struct {
-	Manifest json.RawMessage `json:"manifest"`
-	Sound    bool            `json:"sound"`
-	Problem  string          `json:"problem,omitempty"`
-}
-
 // mirrorInspect needs no state, only the exporters' keys of the configuration.
 func mirrorInspect(c *cli.Context) error {
 	if c.NArg() == 0 {
@@ -153,41 +146,19 @@ func mirrorInspect(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	var keys []*parcel.Verifier
-	for _, line := range cfg.Mirror.Exporters {
-		key, err := parcel.NewVerifier(line)
-		if err != nil {
-			return fmt.Errorf("mirror.exporters: %w", err)
-		}
-		keys = append(keys, key)
-	}
-	parcels, err := parcel.Scan(c.Args().Slice(), keys)
-	if err != nil {
-		return withCode(mirror.ExitCode(err), err)
-	}
-	var first error
-	results := []inspected{}
-	for _, p := range parcels {
-		defer p.Close()
-		manifest, err := json.Marshal(p.Manifest)
+	found, failed := mirror.Inspect(c.Context, c.Args().Slice(), cfg.Mirror.Exporters)
+	if len(found) > 0 {
+		err := printResult(c, found, func(w io.Writer) {
+			for _, p := range found {
+				fmt.Fprintf(w, "parcel %d of %s, made %s by %s, whole=%t\n", p.Manifest.Sequence, p.Manifest.Stream, p.Manifest.Created.Format(time.RFC3339), p.Manifest.Exporter, p.Whole)
+				for _, l := range p.Manifest.Logs {
+					fmt.Fprintf(w, "  %s: from %d to %d entries, scope %s\n", l.Origin, l.From.Size, l.To.Size, l.Scope)
+				}
+			}
+		})
 		if err != nil {
 			return err
 		}
-		i := inspected{Manifest: manifest, Sound: true}
-		if err := p.Check(c.Context); err != nil {
-			i.Sound, i.Problem = false, err.Error()
-			if first == nil {
-				first = withCode(mirror.ExitCode(err), err)
-			}
-		}
-		results = append(results, i)
 	}
-	if err := printResult(c, results, func(w io.Writer) {
-		for _, r := range results {
-			fmt.Fprintf(w, "sound=%t %s%s\n", r.Sound, r.Manifest, r.Problem)
-		}
-	}); err != nil {
-		return err
-	}
-	return first
+	return withCode(mirror.ExitCode(failed), failed)
 }
