@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 )
 
@@ -341,8 +342,8 @@ func TestBodyIsNotReadToTheEnd(t *testing.T) {
 			}
 			resp.Body.Close()
 		}
-		if sent.n > 64<<20 {
-			t.Errorf("%s: %d MiB were taken", path, sent.n>>20)
+		if n := sent.Load(); n > 32<<20 { // the limit is 1 MiB; the rest is buffers of both ends
+			t.Errorf("%s: %d MiB were taken", path, n>>20)
 		}
 	}
 }
@@ -356,9 +357,9 @@ func (spaces) Read(b []byte) (int, error) {
 	return len(b), nil
 }
 
-type counter struct{ n int }
+type counter struct{ atomic.Int64 }
 
-func (c *counter) Write(b []byte) (int, error) { c.n += len(b); return len(b), nil }
+func (c *counter) Write(b []byte) (int, error) { c.Add(int64(len(b))); return len(b), nil }
 
 func pemOf(kind string, der []byte) []byte {
 	return []byte("-----BEGIN " + kind + "-----\n" + b64(der) + "\n-----END " + kind + "-----\n")
