@@ -110,10 +110,14 @@ func (m Material) SigningConfig(major uint32) ([]byte, error) {
 		return []*prototrust.Service{{Url: url, MajorApiVersion: version, ValidFor: timeRange(start, time.Time{}), Operator: m.Domain}}
 	}
 	caStart := latest(m.CAs, Authority.start)
+	rekorURL, logs := m.URLs.Rekor, v1Logs(m.Rekor)
+	if major == 2 && m.URLs.RekorV2 != "" {
+		rekorURL, logs = m.URLs.RekorV2, m.Rekor
+	}
 	c := &prototrust.SigningConfig{
 		MediaType:       SigningConfigMediaType,
 		CaUrls:          service(m.URLs.Fulcio, 1, caStart),
-		RekorTlogUrls:   service(m.URLs.Rekor, major, latest(m.Rekor, func(l Log) time.Time { return l.Start })),
+		RekorTlogUrls:   service(rekorURL, major, latest(logs, func(l Log) time.Time { return l.Start })),
 		RekorTlogConfig: &prototrust.ServiceConfiguration{Selector: prototrust.ServiceSelector_ANY},
 	}
 	if m.URLs.OIDC != "" {

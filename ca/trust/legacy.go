@@ -50,7 +50,7 @@ func (m Material) LegacyFiles() ([]File, error) {
 	for i := range m.CAs {
 		chains = append(chains, certPEM(m.CAs[len(m.CAs)-1-i].Chain...)...)
 	}
-	rekor, err := keyPEM(newest(m.Rekor))
+	rekor, err := keyPEM(newest(v1Logs(m.Rekor)))
 	if err != nil {
 		return nil, err
 	}
@@ -63,6 +63,11 @@ func (m Material) LegacyFiles() ([]File, error) {
 		files = append(files, File{Name: "tsa-chain.pem", Data: certPEM(m.TSAs[len(m.TSAs)-1].Chain...)})
 	}
 	return files, nil
+}
+
+// v1Logs leaves out the logs that speak Rekor v2 only.
+func v1Logs(logs []Log) []Log {
+	return slices.DeleteFunc(slices.Clone(logs), func(l Log) bool { return l.V2 })
 }
 
 func newest(logs []Log) Log {
@@ -124,7 +129,7 @@ func (m Material) legacyTargets() (files []File, err error) {
 			files = append(files, File{Name: numbered("fulcio_intermediate%s.crt.pem", i), Data: certPEM(a.Chain[:last]...), Custom: custom})
 		}
 	}
-	for i, l := range m.Rekor {
+	for i, l := range v1Logs(m.Rekor) {
 		key, err := keyPEM(l)
 		if err != nil {
 			return nil, err

@@ -47,7 +47,7 @@ type Material struct {
 	CAs []Authority
 	// CTLogs are the certificate transparency logs whose SCTs count.
 	CTLogs []Log
-	// Rekor are the artifact logs (shards). One instance speaks v1 and v2.
+	// Rekor are the artifact logs (shards), at least one of which speaks v1.
 	Rekor []Log
 	// TSAs are the timestamp authorities, leaf first, root last.
 	TSAs []Authority
@@ -58,12 +58,13 @@ type Material struct {
 
 // URLs are the dialled addresses of the services, http or https.
 type URLs struct {
-	Fulcio string // base URL
-	Rekor  string // base URL, for v1 and v2
-	TSA    string // full URL of the timestamp endpoint; empty without a TSA
-	TUF    string // base URL of the TUF repository
-	CT     string // base URL; for auditors only
-	OIDC   string // issuer URL; empty when there is none of our own
+	Fulcio  string // base URL
+	Rekor   string // base URL, for v1, and for v2 unless RekorV2 says otherwise
+	RekorV2 string // base URL of the v2 log; empty means Rekor
+	TSA     string // full URL of the timestamp endpoint; empty without a TSA
+	TUF     string // base URL of the TUF repository
+	CT      string // base URL; for auditors only
+	OIDC    string // issuer URL; empty when there is none of our own
 }
 
 // Authority is one instance of a CA or TSA.
@@ -84,6 +85,9 @@ type Log struct {
 	Key *ecdsa.PublicKey
 	// Start is required by clients; a zero End means still in use.
 	Start, End time.Time
+	// V2 marks an artifact log that speaks Rekor v2 only: it stands in
+	// trusted_root.json and not among the files of clients from before it.
+	V2 bool
 }
 
 // ID returns the log id clients index by, SHA-256 of the SubjectPublicKeyInfo.
@@ -106,6 +110,9 @@ func (m Material) Validate() error {
 	}
 	if len(m.CAs) == 0 || len(m.CTLogs) == 0 || len(m.Rekor) == 0 {
 		return bad("a CA, a CT log and an artifact log are required")
+	}
+	if len(v1Logs(m.Rekor)) == 0 {
+		return bad("no artifact log speaks Rekor v1")
 	}
 	for i, a := range m.CAs {
 		if err := a.check(x509.ExtKeyUsageCodeSigning, true); err != nil {
@@ -198,7 +205,7 @@ func window(start, end time.Time) error {
 }
 
 func (u URLs) check(tsa bool) error {
-	for name, s := range map[string]string{"Fulcio": u.Fulcio, "Rekor": u.Rekor, "TSA": u.TSA, "TUF": u.TUF, "CT": u.CT, "OIDC": u.OIDC} {
+	for name, s := range map[string]string{"Fulcio": u.Fulcio, "Rekor": u.Rekor, "Rekor v2": u.RekorV2, "TSA": u.TSA, "TUF": u.TUF, "CT": u.CT, "OIDC": u.OIDC} {
 		if s == "" {
 			if name == "Fulcio" || name == "Rekor" || name == "TSA" && tsa {
 				return fmt.Errorf("%w: the %s URL is missing", ErrMaterial, name)

@@ -189,6 +189,48 @@ func TestSigningConfigs(t *testing.T) {
 	}
 }
 
+// TestSeparateV2Log: with a log of its own for Rekor v2, each config names its
+// log and the files of older clients name the v1 log alone.
+func TestSeparateV2Log(t *testing.T) {
+	m := newMaterial(t)
+	m.URLs.RekorV2 = "http://127.0.0.1:4007"
+	m.Rekor = append(m.Rekor, Log{Host: "rekor-2.corp.internal", Key: &newKey(t).PublicKey, Start: testStart.Add(time.Hour), V2: true})
+	for major, want := range map[uint32]string{1: m.URLs.Rekor, 2: m.URLs.RekorV2} {
+		data, err := m.SigningConfig(major)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sc, err := root.NewSigningConfigFromJSON(data)
+		if err != nil || len(sc.RekorLogURLs()) != 1 || sc.RekorLogURLs()[0].URL != want {
+			t.Errorf("version %d: %+v, %v", major, sc, err)
+		}
+	}
+	old, err := keyPEM(m.Rekor[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := m.LegacyFiles()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		if f.Name == "rekor.pub" && !bytes.Equal(f.Data, old) {
+			t.Error("rekor.pub is not the v1 log's key")
+		}
+	}
+	data, err := m.TrustedRoot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if tr, err := root.NewTrustedRootFromJSON(data); err != nil || len(tr.RekorLogs()) != 2 {
+		t.Errorf("trusted root: %v", err)
+	}
+	m.Rekor[0].V2 = true
+	if err := m.Validate(); !errors.Is(err, ErrMaterial) {
+		t.Errorf("no v1 log: %v", err)
+	}
+}
+
 func TestMaterialRefused(t *testing.T) {
 	for name, spoil := range map[string]func(*Material){
 		"no domain":         func(m *Material) { m.Domain = "" },
