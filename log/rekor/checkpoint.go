@@ -52,6 +52,9 @@ func (l *Log) checkpointV1(h log.Head) (string, error) {
 }
 
 func (l *Log) renderV1(h log.Head) (string, error) {
+	if l.c.Only == 2 {
+		return "", fmt.Errorf("%w: a log of Rekor v2 entries has no v1 checkpoint", ErrHead)
+	}
 	var stated formats.Checkpoint
 	if _, err := stated.Unmarshal(h.Note); err != nil {
 		return "", fmt.Errorf("%w: %w", ErrHead, err)

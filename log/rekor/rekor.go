@@ -54,6 +54,10 @@ type Config struct {
 	TreeID   int64            // > 0, forever the same for this tree
 	Now      func() time.Time // default time.Now; gives integratedTime
 	Logger   *slog.Logger     // default: silent
+	// Only limits the log to one generation: 1 takes entries through Rekor v1 alone (the C2SP reads stay, they are safe over v1 leaves), 2 never
+	// signs a v1 checkpoint or entry timestamp and answers v1 with 501. 0 serves both, and then sigstore-go up to 1.3.0 can be shown another
+	// one's v2 entry under a v1 checkpoint as the entry of an unlogged signature: see docs/adr/0009.
+	Only int
 	// MaxBody bounds a request body in bytes, and so the size of an envelope or artifact submitted inline. Default 1 MiB.
 	MaxBody int64
 	// Disabled lists operations answered with 501, by their names in Rekor's openapi.yaml: createLogEntry, getLogEntryByIndex,
@@ -99,6 +103,9 @@ func New(c Config) (*Log, error) {
 	spki, err := x509.MarshalPKIXPublicKey(pub)
 	if err != nil {
 		return nil, fmt.Errorf("encoding the log key: %w", err)
+	}
+	if c.Only < 0 || c.Only > 2 {
+		return nil, fmt.Errorf("rekor: there is no generation %d", c.Only)
 	}
 	disabled := make(map[string]bool)
 	for _, d := range c.Disabled {

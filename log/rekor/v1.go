@@ -29,7 +29,7 @@ func (l *Log) routesV1(route func(string, http.HandlerFunc)) {
 				if m == http.MethodHead {
 					m = http.MethodGet
 				}
-				if op := byMethod[m]; l.disabled[op] {
+				if op := byMethod[m]; l.disabled[op] || l.c.Only == 2 {
 					err = &errStatus{http.StatusNotImplemented, fmt.Errorf("%s API not enabled in this Rekor instance", op)}
 				} else {
 					err = serves[m](w, r)

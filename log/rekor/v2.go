@@ -46,7 +46,7 @@ func (l *Log) routesV2(route func(string, http.HandlerFunc), mux *http.ServeMux)
 // codes of google.rpc.Code by HTTP status, as the gRPC gateway pairs them.
 var rpcCodes = map[int]int{
 	http.StatusBadRequest: 3, http.StatusNotFound: 5, http.StatusConflict: 6, http.StatusRequestEntityTooLarge: 8,
-	http.StatusMethodNotAllowed: 12, http.StatusUnsupportedMediaType: 3, http.StatusInternalServerError: 13, http.StatusServiceUnavailable: 14,
+	http.StatusMethodNotAllowed: 12, http.StatusNotImplemented: 12, http.StatusUnsupportedMediaType: 3, http.StatusInternalServerError: 13, http.StatusServiceUnavailable: 14,
 }
 
 func writeErrorV2(w http.ResponseWriter, code int, message string) {
@@ -92,6 +92,9 @@ func (l *Log) serveCreateV2(w http.ResponseWriter, r *http.Request) error {
 		w.WriteHeader(http.StatusMethodNotAllowed)
 		w.Write([]byte("This log has been frozen, please switch to the latest log.\n"))
 		return nil
+	}
+	if l.c.Only == 1 {
+		return &errStatus{http.StatusNotImplemented, errors.New("this log takes entries through Rekor v1 only")}
 	}
 	body, err := l.readBody(w, r)
 	if err != nil {

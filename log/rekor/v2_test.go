@@ -415,6 +415,34 @@ func TestDisabled(t *testing.T) {
 	}
 }
 
+// TestOneGeneration: a log of one generation takes nothing of the other, and one of v2 signs nothing in the v1 form.
+func TestOneGeneration(t *testing.T) {
+	key := generate(t)
+	v1, v2 := encode(hashedrekord(key, pemKey(key.Public()), "x")), encode(requestV2(key, keyV2(key.Public()), "x"))
+	r := newRigWith(t, generate(t), func(c *rekor.Config) { c.Only = 1 })
+	r.one(r.post("/api/v1/log/entries", v1))
+	if a := r.post("/api/v2/log/entries", v2); a.code != 501 || !bytes.HasPrefix(a.body, []byte(`{"code":12,"message":"`)) {
+		t.Errorf("v2 to a v1 log: %d %s", a.code, a.body)
+	}
+	if a := r.get("/checkpoint"); a.code != 200 {
+		t.Errorf("checkpoint of a v1 log: %d", a.code)
+	}
+	r = newRigWith(t, generate(t), func(c *rekor.Config) { c.Only = 2 })
+	r.tle(r.post("/api/v2/log/entries", v2))
+	for _, path := range []string{
+		"/api/v1/log", "/api/v1/log/entries?logIndex=0", "/api/v1/log/publicKey", "/api/v1/log/proof?lastSize=1", "/api/v1/log/entries/" + strings.Repeat("a", 64),
+	} {
+		if a := r.get(path); a.code != 501 {
+			t.Errorf("%s of a v2 log: %d %s", path, a.code, a.body)
+		}
+	}
+	for _, path := range []string{"/api/v1/log/entries", "/api/v1/log/entries/retrieve", "/api/v1/index/retrieve"} {
+		if a := r.post(path, v1); a.code != 501 {
+			t.Errorf("%s of a v2 log: %d %s", path, a.code, a.body)
+		}
+	}
+}
+
 func TestNew(t *testing.T) {
 	r := newRig(t)
 	p384 := must(ecdsa.GenerateKey(elliptic.P384(), rand.Reader))
@@ -427,6 +455,7 @@ func TestNew(t *testing.T) {
 		"no host":       {Log: r.merkle, Signer: r.key, TreeID: treeID},
 		"no tree":       {Log: r.merkle, Signer: r.key, Hostname: host},
 		"negative tree": {Log: r.merkle, Signer: r.key, Hostname: host, TreeID: -1},
+		"generation 3":  {Log: r.merkle, Signer: r.key, Hostname: host, TreeID: treeID, Only: 3},
 		"other host":    {Log: r.merkle, Signer: r.key, Hostname: "rekor.other.example", TreeID: treeID},
 		"other key":     {Log: r.merkle, Signer: generate(t), Hostname: host, TreeID: treeID},
 	} {
