@@ -17,7 +17,6 @@ import (
 	"github.com/sigstore/fulcio/pkg/config"
 	fulcioid "github.com/sigstore/fulcio/pkg/identity"
 	"github.com/sigstore/fulcio/pkg/identity/buildkite"
-	"github.com/sigstore/fulcio/pkg/identity/chainguard"
 	"github.com/sigstore/fulcio/pkg/identity/ciprovider"
 	"github.com/sigstore/fulcio/pkg/identity/codefresh"
 	"github.com/sigstore/fulcio/pkg/identity/email"
@@ -45,7 +44,6 @@ var mappings = map[config.IssuerType]func(context.Context, *oidc.IDToken) (fulci
 	config.IssuerTypeGitLabPipeline:    gitlabcom.JobPrincipalFromIDToken,      //nolint:staticcheck // old configurations name it
 	config.IssuerTypeBuildkiteJob:      buildkite.JobPrincipalFromIDToken,      //nolint:staticcheck // old configurations name it
 	config.IssuerTypeCodefreshWorkflow: codefresh.WorkflowPrincipalFromIDToken, //nolint:staticcheck // old configurations name it
-	config.IssuerTypeChainguard:        chainguard.PrincipalFromIDToken,
 }
 
 var (
