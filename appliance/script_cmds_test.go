@@ -1,18 +1,21 @@
 package main
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -22,6 +25,7 @@ import (
 // scriptCommands are what the scripts have beyond testscript's own.
 var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args []string){
 	"exits": exits, "start": start, "stop": stop, "hangup": hangup, "get": get, "digest": digest, "mode": mode,
+	"newstate": newState, "softhsmconf": softHSMConf,
 }
 
 func arguments(ts *testscript.TestScript, neg bool, args []string, least int, usage string) {
@@ -189,4 +193,59 @@ func mode(ts *testscript.TestScript, neg bool, args []string) {
 	if got := fmt.Sprintf("%04o", info.Mode().Perm()); got != args[0] {
 		ts.Fatalf("%s has mode %s, want %s", args[1], got, args[0])
 	}
+}
+
+// softHSMConf FILE TOKENDIR writes a SoftHSM configuration and puts the module's path into $SOFTHSM.
+func softHSMConf(ts *testscript.TestScript, neg bool, args []string) {
+	arguments(ts, neg, args, 2, "softhsmconf FILE TOKENDIR")
+	text := fmt.Sprintf("directories.tokendir = %s\nobjectstore.backend = file\nlog.level = ERROR\n", ts.MkAbs(args[1]))
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(text), 0o600))
+	for _, m := range softHSMModules {
+		if _, err := os.Stat(m); err == nil {
+			ts.Setenv("SOFTHSM", m)
+			return
+		}
+	}
+	ts.Fatalf("SoftHSM's module is in none of %v", softHSMModules)
+}
+
+// stateTemplate is one state directory, made once and copied by newstate: making RSA keys takes longer than most scripts.
+var stateTemplate = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "redoubt-template-")
+	if err != nil {
+		return "", err
+	}
+	_, err = initialise(context.Background(), initRequest{Dir: filepath.Join(dir, "state"), Domain: "corp.internal", Profile: profileDev, Keys: "soft:", Actor: "test"},
+		slog.New(slog.DiscardHandler), io.Discard)
+	return dir, err
+})
+
+// newstate DIR is `redoubt init --dir DIR --domain corp.internal` from a copy, with ports of its own.
+func newState(ts *testscript.TestScript, neg bool, args []string) {
+	arguments(ts, neg, args, 1, "newstate DIR")
+	from, err := stateTemplate()
+	ts.Check(err)
+	ts.Check(copyState(filepath.Join(from, "state"), ts.MkAbs(args[0])))
+}
+
+// copyState copies a stopped state directory with its high-water file and gives the copy free ports.
+func copyState(from, to string) error {
+	for _, pair := range [][2]string{{from, to}, {layout{from}.highWater(), layout{to}.highWater()}} {
+		if out, err := exec.Command("cp", "-a", pair[0], pair[1]).CombinedOutput(); err != nil {
+			return fmt.Errorf("copying: %w: %s", err, out)
+		}
+	}
+	cfg, err := loadConfig(layout{to}.config())
+	if err != nil {
+		return err
+	}
+	addresses, err := freeLoopback(len(serviceNames))
+	if err != nil {
+		return err
+	}
+	for i, name := range serviceNames {
+		cfg.Services.set(name, &Service{Listen: addresses[i], URL: "http://" + addresses[i]})
+	}
+	cfg.Dir = ""
+	return writeConfig(layout{to}, cfg)
 }
