@@ -36,7 +36,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"sync"
 	"time"
 
 	"redoubt.internal/ca/identity"
@@ -143,12 +142,10 @@ type Authority struct {
 	clock    *clock
 	refusals refusals
 
-	// throwaway signs what is linted. It is made by New, of the issuing key's
-	// type, and never leaves the process; lintParent is the issuing certificate
-	// with the throwaway's public key, so that the to-be-signed bytes are those
-	// the issuing key will sign.
-	throwaway  crypto.Signer
-	lintParent *x509.Certificate
+	// algorithm is the DER AlgorithmIdentifier of the issuing key's signatures.
+	// throwaway is a signature of that algorithm by a key that New made and forgot:
+	// it stands under what is linted.
+	algorithm, throwaway []byte
 }
 
 // Request asks for a certificate: a token, and either a public key with a proof
@@ -217,12 +214,9 @@ func New(c Config) (*Authority, error) {
 	if k, ok := c.Signer.(*hsm.Key); ok {
 		a.signer = k.Unverified()
 	}
-	if a.throwaway, a.hash, err = throwawayLike(c.Signer.Public()); err != nil {
+	if err := a.prepareLint(c.Signer.Public()); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
 	}
-	parent := *c.Chain[0]
-	parent.PublicKey = a.throwaway.Public()
-	a.lintParent = &parent
 	floor, err := readFloor(c.DB)
 	if err != nil {
 		return nil, fmt.Errorf("reading time floor: %w", err)
@@ -283,31 +277,45 @@ func checkChain(chain []*x509.Certificate, s crypto.Signer) error {
 	return nil
 }
 
-// throwawayLike makes a key of the type of pub, and names the hash signatures
-// of such a key use here.
-func throwawayLike(pub crypto.PublicKey) (crypto.Signer, crypto.Hash, error) {
+// Signature algorithms, DER AlgorithmIdentifier (RFC 5758, 3.2; RFC 4055, 5; RFC
+// 8410, 3). RSA alone has NULL parameters.
+var (
+	ecdsaSHA256 = []byte{0x30, 0x0a, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02}
+	ecdsaSHA384 = []byte{0x30, 0x0a, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x03}
+	rsaSHA256   = []byte{0x30, 0x0d, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x0b, 0x05, 0x00}
+	pureEd25519 = []byte{0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70}
+)
+
+// prepareLint settles the signature algorithm of the issuing key pub, and makes
+// the throwaway signature.
+func (a *Authority) prepareLint(pub crypto.PublicKey) error {
+	var throwaway crypto.Signer
+	var err error
 	switch k := pub.(type) {
 	case *ecdsa.PublicKey:
-		hash := crypto.SHA256
 		switch k.Curve {
 		case elliptic.P256():
+			a.hash, a.algorithm = crypto.SHA256, ecdsaSHA256
 		case elliptic.P384():
-			hash = crypto.SHA384
+			a.hash, a.algorithm = crypto.SHA384, ecdsaSHA384
 		default:
-			return nil, 0, fmt.Errorf("issuing key on curve %s is not supported", k.Curve.Params().Name)
+			return fmt.Errorf("issuing key on curve %s is not supported", k.Curve.Params().Name)
 		}
-		s, err := ecdsa.GenerateKey(k.Curve, rand.Reader)
-		return s, hash, err
+		throwaway, err = ecdsa.GenerateKey(k.Curve, rand.Reader)
 	case *rsa.PublicKey:
-		s, err := throwawayRSA()
-		return s, crypto.SHA256, err
+		a.hash, a.algorithm = crypto.SHA256, rsaSHA256
+		a.throwaway = make([]byte, k.Size()) // an RSA signature is a number; making a key takes a second
+		_, err = rand.Read(a.throwaway)
+		return err
 	case ed25519.PublicKey:
-		_, s, err := ed25519.GenerateKey(rand.Reader)
-		return s, 0, err
+		a.hash, a.algorithm = 0, pureEd25519
+		_, throwaway, err = ed25519.GenerateKey(rand.Reader)
+	default:
+		return fmt.Errorf("issuing key of type %T is not supported", pub)
 	}
-	return nil, 0, fmt.Errorf("issuing key of type %T is not supported", pub)
+	if err != nil {
+		return fmt.Errorf("making throwaway key: %w", err)
+	}
+	a.throwaway, err = signBytes(throwaway, a.hash, []byte("redoubt.internal/ca: not a signature over a certificate"))
+	return err
 }
-
-// throwawayRSA is made once: it signs nothing that leaves the process, and RSA
-// keys are slow to make.
-var throwawayRSA = sync.OnceValues(func() (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, 2048) })

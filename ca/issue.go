@@ -31,8 +31,8 @@ func (a *Authority) Issue(ctx context.Context, r Request) (*Issued, error) {
 	}
 
 	// 2. Does the requester hold the key, and is it one we certify? Then the
-	//    certificate is laid out and linted with the throwaway key: tbs is the only
-	//    thing the issuing key can sign, and it can sign it once.
+	//    certificate is laid out and linted under a throwaway signature: tbs is the
+	//    only thing the issuing key can sign, and it can sign it once.
 	pub, err := provenKey(r, who.Name)
 	if err != nil {
 		a.refuse(ctx, &who, err)
@@ -46,11 +46,11 @@ func (a *Authority) Issue(ctx context.Context, r Request) (*Issued, error) {
 	if err != nil {
 		return nil, err
 	}
-	template, err := precertTemplate(who, pub, serial, notBefore, notAfter)
+	spki, err := x509.MarshalPKIXPublicKey(pub)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrLint, err)
+		return nil, fmt.Errorf("%w: %w", ErrKey, err)
 	}
-	tbs, err := a.lint(template, pub)
+	tbs, err := a.lint(template{who, spki, serial, notBefore, notAfter})
 	if err != nil {
 		a.logger.ErrorContext(ctx, "certificate refused by lint", "identity", who.SAN.Value, "error", err)
 		a.refuse(ctx, &who, err)
@@ -63,10 +63,9 @@ func (a *Authority) Issue(ctx context.Context, r Request) (*Issued, error) {
 	//    handed out. Nobody waits for the client any more.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.profile.Timeout)
 	defer cancel()
-	event := a.event(who, tbs.cert)
+	event := describe(tbs)
 	event.Outcome = audit.Intent
-	spki := sha256.Sum256(tbs.cert.RawSubjectPublicKeyInfo)
-	_, err = a.audit.Add(ctx, event, func(tx store.Tx) error { return putIntent(tx, who, tbs, spki) })
+	_, err = a.audit.Add(ctx, event, func(tx store.Tx) error { return putIntent(tx, tbs) })
 	if err != nil {
 		if errors.Is(err, ErrTokenUsed) {
 			a.refuse(ctx, &who, err)
@@ -97,13 +96,12 @@ func (a *Authority) Issue(ctx context.Context, r Request) (*Issued, error) {
 	if err != nil {
 		return nil, a.fail(ctx, event, unavailable(ErrSigning, err))
 	}
-	cert, err := a.readBack(leaf)
-	if err != nil {
-		return nil, a.fail(ctx, event, fmt.Errorf("%w: %w", ErrSigning, err))
+	if err := a.readBack(leaf); err != nil {
+		return nil, a.fail(ctx, event, err)
 	}
 	event.Outcome, event.Time = audit.Success, time.Time{}
 	event.Detail["certificate_sha256"] = hexSum(leaf)
-	_, err = a.audit.Add(ctx, event, func(tx store.Tx) error { return putCertificate(tx, cert) })
+	_, err = a.audit.Add(ctx, event, func(tx store.Tx) error { return putCertificate(tx, serial, leaf) })
 	if err != nil {
 		return nil, unavailable(ErrRecord, err)
 	}
@@ -128,19 +126,6 @@ func (a *Authority) validity() (notBefore, notAfter time.Time, err error) {
 		}
 	}
 	return notBefore, notAfter, nil
-}
-
-// readBack parses the signed certificate and verifies it under the issuing
-// certificate: a faulty signature stops here.
-func (a *Authority) readBack(der []byte) (*x509.Certificate, error) {
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		return nil, fmt.Errorf("reading certificate back: %w", err)
-	}
-	if err := cert.CheckSignatureFrom(a.chain[0]); err != nil {
-		return nil, fmt.Errorf("verifying certificate: %w", err)
-	}
-	return cert, nil
 }
 
 // fail records that an intent came to nothing. The record is a courtesy to the

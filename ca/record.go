@@ -16,7 +16,6 @@ import (
 	"golang.org/x/crypto/cryptobyte"
 	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
 
-	"redoubt.internal/ca/identity"
 	"redoubt.internal/log/store"
 )
 
@@ -24,7 +23,7 @@ import (
 //
 //	ca/floor                               the highest issuing time, see clock.go
 //	ca/serial/<20 octets serial>           state octet, then DER:
-//	                                         'i' intent: the linted precertificate, signed by the throwaway key
+//	                                         'i' intent: the linted precertificate, under a throwaway signature
 //	                                         'c' issued: the certificate
 //	ca/time/<8 octets seconds><serial>     empty
 //	ca/name/<32 octets SHA-256 of SAN><8 octets seconds><serial>   empty
@@ -49,34 +48,34 @@ const (
 
 // putIntent writes the intent of one certificate and its search keys. It runs
 // inside the audit event's transaction, perhaps more than once.
-func putIntent(tx store.Tx, who identity.Principal, s *signable, spki [32]byte) error {
-	key := append([]byte(serialPrefix), serialBytes(s.cert.SerialNumber)...)
+func putIntent(tx store.Tx, s *signable) error {
+	serial := serialBytes(s.serial)
+	key := join(serialPrefix, serial)
 	if old, err := tx.Get(key); err != nil {
 		return err
 	} else if old != nil {
 		return errors.New("serial number was drawn before")
 	}
-	if err := countUse(tx, who, spki, s.cert.NotBefore); err != nil {
+	if err := countUse(tx, s); err != nil {
 		return err
 	}
-	if err := tx.Put(key, append([]byte{'i'}, s.cert.Raw...)); err != nil {
+	if err := tx.Put(key, append([]byte{'i'}, s.shell...)); err != nil {
 		return err
 	}
-	when := binary.BigEndian.AppendUint64(nil, uint64(s.cert.NotBefore.Unix()))
-	serial := serialBytes(s.cert.SerialNumber)
+	when := binary.BigEndian.AppendUint64(nil, uint64(s.notBefore.Unix()))
 	if err := tx.Put(join(timePrefix, when, serial), []byte{}); err != nil {
 		return err
 	}
-	name := sha256.Sum256([]byte(who.SAN.Value))
+	name := sha256.Sum256([]byte(s.who.SAN.Value))
 	if err := tx.Put(join(namePrefix, name[:], when, serial), []byte{}); err != nil {
 		return err
 	}
-	return raiseFloor(tx, s.cert.NotBefore)
+	return raiseFloor(tx, s.notBefore)
 }
 
 // putCertificate replaces an intent by its certificate.
-func putCertificate(tx store.Tx, cert *x509.Certificate) error {
-	key := append([]byte(serialPrefix), serialBytes(cert.SerialNumber)...)
+func putCertificate(tx store.Tx, serial *big.Int, leaf []byte) error {
+	key := join(serialPrefix, serialBytes(serial))
 	old, err := tx.Get(key)
 	if err != nil {
 		return err
@@ -84,15 +83,17 @@ func putCertificate(tx store.Tx, cert *x509.Certificate) error {
 	if len(old) == 0 || old[0] != 'i' {
 		return errors.New("certificate has no intent")
 	}
-	return tx.Put(key, append([]byte{'c'}, cert.Raw...))
+	return tx.Put(key, append([]byte{'c'}, leaf...))
 }
 
 // countUse refuses a token that obtained its number of certificates, and forgets
 // tokens that expired. A retry with a key already served does not count.
-func countUse(tx store.Tx, who identity.Principal, spki [32]byte, now time.Time) error {
+func countUse(tx store.Tx, s *signable) error {
+	who := s.who
 	if who.TokenUses == 0 {
 		return nil
 	}
+	spki := sha256.Sum256(s.spki)
 	id, err := hex.DecodeString(who.TokenID)
 	if err != nil {
 		return err
@@ -115,7 +116,7 @@ func countUse(tx store.Tx, who identity.Principal, spki [32]byte, now time.Time)
 	}
 	// An hour covers every skew; two per use keep the list short.
 	var old [][]byte
-	limit := join(usePrefix, binary.BigEndian.AppendUint64(nil, uint64(now.Add(-time.Hour).Unix())))
+	limit := join(usePrefix, binary.BigEndian.AppendUint64(nil, uint64(s.notBefore.Add(-time.Hour).Unix())))
 	err = tx.Scan([]byte(usePrefix), limit, func(k, _ []byte) bool {
 		old = append(old, bytes.Clone(k))
 		return len(old) < 2

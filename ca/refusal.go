@@ -2,7 +2,6 @@ package ca
 
 import (
 	"context"
-	"crypto/x509"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -62,14 +61,14 @@ func (a *Authority) refuse(ctx context.Context, who *identity.Principal, cause e
 	}
 }
 
-// event describes one certificate for the audit log.
-func (a *Authority) event(who identity.Principal, cert *x509.Certificate) audit.Event {
+// describe is one certificate for the audit log.
+func describe(s *signable) audit.Event {
 	return audit.Event{
-		Actor: who.SAN.Value, Action: action, Object: serialHex(cert.SerialNumber),
+		Actor: s.who.SAN.Value, Action: action, Object: serialHex(s.serial),
 		Detail: map[string]string{
-			"issuer": who.Issuer, "subject": who.Subject, "token": who.TokenID,
-			"not_before": cert.NotBefore.UTC().Format(time.RFC3339), "not_after": cert.NotAfter.UTC().Format(time.RFC3339),
-			"public_key_sha256": hexSum(cert.RawSubjectPublicKeyInfo), "tbs_sha256": hexSum(cert.RawTBSCertificate),
+			"issuer": s.who.Issuer, "subject": s.who.Subject, "token": s.who.TokenID,
+			"not_before": s.notBefore.Format(time.RFC3339), "not_after": s.notAfter.Format(time.RFC3339),
+			"public_key_sha256": hexSum(s.spki), "tbs_sha256": hexSum(s.tbs),
 		},
 	}
 }

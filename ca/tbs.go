@@ -1,42 +1,52 @@
 package ca
 
 import (
-	"bytes"
 	"crypto"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/asn1"
 	"errors"
 	"fmt"
 	"math/big"
 	"net/url"
-	"slices"
 	"sync/atomic"
 	"time"
 
-	cttls "github.com/google/certificate-transparency-go/tls"
 	"github.com/sigstore/sigstore/pkg/cryptoutils"
 	"golang.org/x/crypto/cryptobyte"
 	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
 
 	"redoubt.internal/ca/identity"
 	"redoubt.internal/ca/lint"
-	"redoubt.internal/log/ct"
 )
 
+// Extensions of the profile (RFC 5280, 4.2.1; RFC 6962, 3.1 and 3.3).
 var (
-	oidPoison  = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 11129, 2, 4, 3} // RFC 6962, 3.1
-	oidSCTList = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 11129, 2, 4, 2} // RFC 6962, 3.3
+	oidKeyUsage    = asn1.ObjectIdentifier{2, 5, 29, 15}
+	oidExtKeyUsage = asn1.ObjectIdentifier{2, 5, 29, 37}
+	oidSubjectKey  = asn1.ObjectIdentifier{2, 5, 29, 14}
+	oidAuthority   = asn1.ObjectIdentifier{2, 5, 29, 35}
+	oidSAN         = asn1.ObjectIdentifier{2, 5, 29, 17}
+	oidCodeSigning = asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 3, 3}
+	oidPoison      = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 11129, 2, 4, 3}
+	oidSCTList     = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 11129, 2, 4, 2}
 )
+
+// template is what one certificate will say, before it is bytes.
+type template struct {
+	who                 identity.Principal
+	spki                []byte // DER SubjectPublicKeyInfo
+	serial              *big.Int
+	notBefore, notAfter time.Time
+}
 
 // signable is a to-be-signed certificate that may be signed, once. Only lint
 // and embed make one, so what was not linted cannot reach the issuing key.
 type signable struct {
+	template
 	tbs   []byte // DER TBSCertificate
-	alg   []byte // DER AlgorithmIdentifier of the signature, the same as inside tbs
-	cert  *x509.Certificate
+	shell []byte // tbs under the throwaway's signature: what was linted
 	spent atomic.Bool
 }
 
@@ -55,50 +65,122 @@ func newSerial() (*big.Int, error) {
 // serialHex is how serial numbers are written everywhere: 40 lower-case digits.
 func serialHex(n *big.Int) string { return fmt.Sprintf("%040x", n) }
 
-// precertTemplate is the certificate profile: empty subject, one critical SAN,
-// digitalSignature, codeSigning, the identity's extensions, and the poison last
-// (Fulcio docs/certificate-specification.md).
-func precertTemplate(p identity.Principal, pub crypto.PublicKey, serial *big.Int, notBefore, notAfter time.Time) (*x509.Certificate, error) {
-	ski, err := keyID(pub)
+// precertificate encodes the profile: empty subject, digitalSignature and
+// codeSigning, key identifiers, one critical SAN, the identity's extensions, and
+// the poison last (Fulcio docs/certificate-specification.md; RFC 5280, 4.1).
+//
+// crypto/x509 would sign, verify and parse to encode this one shape; a test
+// holds every octet to what it encodes.
+func (a *Authority) precertificate(t template) ([]byte, error) {
+	san, err := sanExtension(t.who.SAN)
 	if err != nil {
 		return nil, err
 	}
-	t := &x509.Certificate{
-		SerialNumber: serial, NotBefore: notBefore, NotAfter: notAfter,
-		KeyUsage:     x509.KeyUsageDigitalSignature,
-		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning},
-		SubjectKeyId: ski,
+	ski, err := keyID(t.spki)
+	if err != nil {
+		return nil, err
 	}
-	switch p.SAN.Type {
-	case identity.SANEmail:
-		t.EmailAddresses = []string{p.SAN.Value}
-	case identity.SANURI:
-		u, err := url.Parse(p.SAN.Value)
-		if err != nil {
-			return nil, fmt.Errorf("identity is not a URI: %w", err)
+	b := cryptobyte.NewBuilder(make([]byte, 0, 1024))
+	b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
+		b.AddASN1(cbasn1.Tag(0).ContextSpecific().Constructed(), func(b *cryptobyte.Builder) { b.AddASN1Int64(2) })
+		b.AddASN1BigInt(t.serial)
+		b.AddBytes(a.algorithm)
+		b.AddBytes(a.chain[0].RawSubject)
+		b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
+			addTime(b, t.notBefore)
+			addTime(b, t.notAfter)
+		})
+		b.AddASN1(cbasn1.SEQUENCE, func(*cryptobyte.Builder) {}) // the empty subject
+		b.AddBytes(t.spki)
+		b.AddASN1(cbasn1.Tag(3).ContextSpecific().Constructed(), func(b *cryptobyte.Builder) {
+			b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
+				addExtension(b, oidKeyUsage, true, []byte{0x03, 0x02, 0x07, 0x80}) // bit 0, digitalSignature
+				addExtension(b, oidExtKeyUsage, false, der(func(b *cryptobyte.Builder) {
+					b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) { b.AddASN1ObjectIdentifier(oidCodeSigning) })
+				}))
+				addExtension(b, oidSubjectKey, false, der(func(b *cryptobyte.Builder) { b.AddASN1OctetString(ski) }))
+				addExtension(b, oidAuthority, false, der(func(b *cryptobyte.Builder) {
+					b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
+						b.AddASN1(cbasn1.Tag(0).ContextSpecific(), func(b *cryptobyte.Builder) { b.AddBytes(a.chain[0].SubjectKeyId) })
+					})
+				}))
+				addExtension(b, oidSAN, true, san) // critical, because the subject is empty
+				for _, e := range t.who.Extensions {
+					addExtension(b, e.Id, e.Critical, e.Value)
+				}
+				addExtension(b, oidPoison, true, asn1.NullBytes)
+			})
+		})
+	})
+	return b.Bytes()
+}
+
+// addTime adds a Time: UTCTime through 2049, GeneralizedTime from 2050 (RFC
+// 5280, 4.1.2.5).
+func addTime(b *cryptobyte.Builder, t time.Time) {
+	if t = t.UTC(); t.Year() < 2050 {
+		b.AddASN1UTCTime(t)
+		return
+	}
+	b.AddASN1GeneralizedTime(t)
+}
+
+// addExtension adds SEQUENCE { oid, critical DEFAULT FALSE, OCTET STRING }.
+func addExtension(b *cryptobyte.Builder, id asn1.ObjectIdentifier, critical bool, value []byte) {
+	b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
+		b.AddASN1ObjectIdentifier(id)
+		if critical {
+			b.AddASN1Boolean(true)
 		}
-		t.URIs = []*url.URL{u}
+		b.AddASN1OctetString(value)
+	})
+}
+
+// der encodes one value that cannot fail: its parts are fixed or measured.
+func der(f func(*cryptobyte.Builder)) []byte {
+	var b cryptobyte.Builder
+	f(&b)
+	return b.BytesOrPanic()
+}
+
+// sanExtension is GeneralNames of the one name (RFC 5280, 4.2.1.6).
+func sanExtension(n identity.SAN) ([]byte, error) {
+	value := n.Value
+	tag := cbasn1.Tag(1).ContextSpecific() // rfc822Name
+	switch n.Type {
+	case identity.SANEmail:
+	case identity.SANURI:
+		if u, err := url.Parse(value); err != nil || u.Scheme == "" {
+			return nil, errors.New("identity is not a URI")
+		}
+		tag = cbasn1.Tag(6).ContextSpecific() // uniformResourceIdentifier
 	case identity.SANUserName:
-		ext, err := cryptoutils.MarshalOtherNameSAN(p.SAN.Value, true)
+		ext, err := cryptoutils.MarshalOtherNameSAN(value, true)
 		if err != nil {
 			return nil, fmt.Errorf("encoding user name: %w", err)
 		}
-		t.ExtraExtensions = append(t.ExtraExtensions, *ext)
+		return ext.Value, nil
 	default:
-		return nil, fmt.Errorf("identity has no name a certificate can carry")
+		return nil, errors.New("identity has no name a certificate can carry")
 	}
-	t.ExtraExtensions = append(t.ExtraExtensions, p.Extensions...)
-	t.ExtraExtensions = append(t.ExtraExtensions, pkix.Extension{Id: oidPoison, Critical: true, Value: asn1.NullBytes})
-	return t, nil
+	for i := range len(value) {
+		if value[i] <= ' ' || value[i] >= 0x7f { // IA5String, and nothing invisible
+			return nil, errors.New("identity is not printable ASCII")
+		}
+	}
+	if value == "" {
+		return nil, errors.New("identity is empty")
+	}
+	return der(func(b *cryptobyte.Builder) {
+		b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
+			b.AddASN1(tag, func(b *cryptobyte.Builder) { b.AddBytes([]byte(value)) })
+		})
+	}), nil
 }
 
 // keyID is the leftmost 160 bits of the SHA-256 of the public key's bits (RFC
 // 7093, section 2, method 1), so that no SHA-1 is needed.
-func keyID(pub crypto.PublicKey) ([]byte, error) {
-	spki, err := x509.MarshalPKIXPublicKey(pub)
-	if err != nil {
-		return nil, fmt.Errorf("encoding public key: %w", err)
-	}
+func keyID(spki []byte) ([]byte, error) {
 	in := cryptobyte.String(spki)
 	var body cryptobyte.String
 	var bits []byte
@@ -109,27 +191,28 @@ func keyID(pub crypto.PublicKey) ([]byte, error) {
 	return sum[:20], nil
 }
 
-// lint signs the template with the throwaway key, applies every rule of the
-// profile to the result, and returns its to-be-signed bytes. The throwaway is
-// of the issuing key's type and stands under the issuing certificate's name, so
-// these are the bytes the issuing key signs, to the last one.
-func (a *Authority) lint(template *x509.Certificate, pub crypto.PublicKey) (*signable, error) {
-	der, err := x509.CreateCertificate(rand.Reader, template, a.lintParent, pub, a.throwaway)
+// lint encodes the template and checks what came out.
+func (a *Authority) lint(t template) (*signable, error) {
+	tbs, err := a.precertificate(t)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrLint, err)
 	}
-	if err := lint.Check(der, lint.Precertificate); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrLint, err)
-	}
-	cert, err := x509.ParseCertificate(der)
+	return a.check(t, tbs)
+}
+
+// check puts a throwaway key's signature under tbs and applies every rule of the
+// profile to the result. That signature has the form of the issuing key's and is
+// over something else, so what was linted, and what an intent keeps, is a
+// certificate nobody can use.
+func (a *Authority) check(t template, tbs []byte) (*signable, error) {
+	shell, err := assemble(tbs, a.algorithm, a.throwaway)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrLint, err)
 	}
-	in, alg := cryptobyte.String(der), cryptobyte.String(nil)
-	if !in.ReadASN1(&in, cbasn1.SEQUENCE) || !in.SkipASN1(cbasn1.SEQUENCE) || !in.ReadASN1Element(&alg, cbasn1.SEQUENCE) {
-		return nil, fmt.Errorf("%w: certificate without a signature algorithm", ErrLint)
+	if err := lint.Check(shell, lint.Precertificate); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrLint, err)
 	}
-	return &signable{tbs: cert.RawTBSCertificate, alg: alg, cert: cert}, nil
+	return &signable{template: t, tbs: tbs, shell: shell}, nil
 }
 
 // sign is the only use of the issuing key. It consumes s.
@@ -137,17 +220,21 @@ func (a *Authority) sign(s *signable) ([]byte, error) {
 	if s.spent.Swap(true) {
 		return nil, fmt.Errorf("%w: these bytes were signed before", ErrSigning)
 	}
-	input := s.tbs
-	if a.hash != 0 {
-		h := a.hash.New()
-		h.Write(s.tbs)
-		input = h.Sum(nil)
-	}
-	sig, err := a.signer.Sign(rand.Reader, input, a.hash)
+	sig, err := signBytes(a.signer, a.hash, s.tbs)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrSigning, err)
 	}
-	return assemble(s.tbs, s.alg, sig)
+	return assemble(s.tbs, a.algorithm, sig)
+}
+
+// signBytes signs msg, or its digest when the key signs digests.
+func signBytes(s crypto.Signer, hash crypto.Hash, msg []byte) ([]byte, error) {
+	if hash != 0 {
+		h := hash.New()
+		h.Write(msg)
+		msg = h.Sum(nil)
+	}
+	return s.Sign(rand.Reader, msg, hash)
 }
 
 // assemble is Certificate ::= SEQUENCE { tbs, alg, BIT STRING } (RFC 5280, 4.1).
@@ -161,127 +248,15 @@ func assemble(tbs, alg, sig []byte) ([]byte, error) {
 	return b.Bytes()
 }
 
-// embed makes the final certificate's bytes out of the precertificate's: the
-// poison goes, the SCT list comes last, and nothing else changes, which it
-// checks by reading both with another parser.
-func embed(pre *signable, sct ct.SCT) (*signable, error) {
-	if !pre.spent.Load() {
-		return nil, errors.New("precertificate was not signed")
-	}
-	list, err := sctExtension(sct)
+// readBack parses a signed certificate and verifies it under the issuing one: a
+// faulty signature stops here.
+func (a *Authority) readBack(leaf []byte) error {
+	cert, err := x509.ParseCertificate(leaf)
 	if err != nil {
-		return nil, err
+		return fmt.Errorf("%w: reading certificate back: %w", ErrSigning, err)
 	}
-	var body, extensions, wrapped cryptobyte.String
-	in := cryptobyte.String(pre.tbs)
-	if !in.ReadASN1(&body, cbasn1.SEQUENCE) || !in.Empty() {
-		return nil, errors.New("precertificate is malformed")
-	}
-	var head []byte // everything before the extensions, as it stands
-	explicit3 := cbasn1.Tag(3).ContextSpecific().Constructed()
-	for !body.PeekASN1Tag(explicit3) {
-		var element cryptobyte.String
-		var tag cbasn1.Tag
-		if !body.ReadAnyASN1Element(&element, &tag) {
-			return nil, errors.New("precertificate has no extensions")
-		}
-		head = append(head, element...)
-	}
-	if !body.ReadASN1(&wrapped, explicit3) || !body.Empty() || !wrapped.ReadASN1(&extensions, cbasn1.SEQUENCE) || !wrapped.Empty() {
-		return nil, errors.New("precertificate is malformed")
-	}
-	var kept []byte
-	poison := 0
-	for !extensions.Empty() {
-		var element, inner cryptobyte.String
-		var oid asn1.ObjectIdentifier
-		if !extensions.ReadASN1Element(&element, cbasn1.SEQUENCE) {
-			return nil, errors.New("precertificate is malformed")
-		}
-		inner = element
-		if !inner.ReadASN1(&inner, cbasn1.SEQUENCE) || !inner.ReadASN1ObjectIdentifier(&oid) {
-			return nil, errors.New("precertificate is malformed")
-		}
-		if oid.Equal(oidPoison) {
-			poison++
-			continue
-		}
-		kept = append(kept, element...)
-	}
-	if poison != 1 {
-		return nil, fmt.Errorf("precertificate has %d poison extensions", poison)
-	}
-	b := cryptobyte.NewBuilder(make([]byte, 0, len(pre.tbs)+len(list)+16))
-	b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
-		b.AddBytes(head)
-		b.AddASN1(explicit3, func(b *cryptobyte.Builder) {
-			b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
-				b.AddBytes(kept)
-				b.AddBytes(list)
-			})
-		})
-	})
-	tbs, err := b.Bytes()
-	if err != nil {
-		return nil, fmt.Errorf("encoding certificate: %w", err)
-	}
-	shell, err := assemble(tbs, pre.alg, []byte{0})
-	if err != nil {
-		return nil, fmt.Errorf("encoding certificate: %w", err)
-	}
-	cert, err := x509.ParseCertificate(shell)
-	if err != nil {
-		return nil, fmt.Errorf("reading certificate back: %w", err)
-	}
-	if err := correspond(pre.cert, cert); err != nil {
-		return nil, err
-	}
-	return &signable{tbs: tbs, alg: pre.alg, cert: cert}, nil
-}
-
-// sctExtension is the DER Extension that holds one SCT (RFC 6962, 3.3).
-func sctExtension(sct ct.SCT) ([]byte, error) {
-	one, err := cttls.Marshal(sct)
-	if err != nil {
-		return nil, fmt.Errorf("encoding SCT: %w", err)
-	}
-	var b cryptobyte.Builder
-	b.AddASN1(cbasn1.OCTET_STRING, func(b *cryptobyte.Builder) {
-		b.AddUint16LengthPrefixed(func(b *cryptobyte.Builder) {
-			b.AddUint16LengthPrefixed(func(b *cryptobyte.Builder) { b.AddBytes(one) })
-		})
-	})
-	value, err := b.Bytes()
-	if err != nil {
-		return nil, fmt.Errorf("encoding SCT list: %w", err)
-	}
-	return asn1.Marshal(pkix.Extension{Id: oidSCTList, Value: value})
-}
-
-// correspond demands that final is pre without the poison and with the SCT list
-// last: everything else equal byte for byte and in the same order (RFC 6962,
-// 3.1 and 3.2).
-func correspond(pre, final *x509.Certificate) error {
-	same := pre.Version == final.Version &&
-		pre.SerialNumber.Cmp(final.SerialNumber) == 0 &&
-		pre.SignatureAlgorithm == final.SignatureAlgorithm &&
-		pre.NotBefore.Equal(final.NotBefore) && pre.NotAfter.Equal(final.NotAfter) &&
-		bytes.Equal(pre.RawIssuer, final.RawIssuer) &&
-		bytes.Equal(pre.RawSubject, final.RawSubject) &&
-		bytes.Equal(pre.RawSubjectPublicKeyInfo, final.RawSubjectPublicKeyInfo)
-	if !same {
-		return errors.New("certificate does not correspond to its precertificate")
-	}
-	want := slices.DeleteFunc(slices.Clone(pre.Extensions), func(e pkix.Extension) bool { return e.Id.Equal(oidPoison) })
-	n := len(final.Extensions)
-	if n == 0 || n != len(want)+1 || len(want) != len(pre.Extensions)-1 || !final.Extensions[n-1].Id.Equal(oidSCTList) || final.Extensions[n-1].Critical {
-		return errors.New("certificate's extensions are not those of its precertificate and the SCT list")
-	}
-	for i, w := range want {
-		f := final.Extensions[i]
-		if !f.Id.Equal(w.Id) || f.Critical != w.Critical || !bytes.Equal(f.Value, w.Value) {
-			return fmt.Errorf("extension %s differs from its precertificate", w.Id)
-		}
+	if err := cert.CheckSignatureFrom(a.chain[0]); err != nil {
+		return fmt.Errorf("%w: verifying certificate: %w", ErrSigning, err)
 	}
 	return nil
 }
