@@ -349,3 +349,33 @@ func (e *Exporter) setSent(stream streamState, heads ...Head) error {
 		return put(tx, keyExported, stream)
 	})
 }
+
+// tinyLog makes a log of entries of a few bytes with checkpoints at sizes: many tiles, little data.
+func tinyLog(t testing.TB, sizes ...uint64) LogConfig {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "tiny")
+	w, err := generate.NewBuilder(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	for _, size := range sizes {
+		for w.Size() < size {
+			if err := w.Add(fmt.Appendf(nil, "entry %d", w.Size())); err != nil {
+				t.Fatal(err)
+			}
+		}
+		note, err := parcel.SignNote(generate.CheckpointText("log.example", size, w.Root()), "log.example", labKey(4))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Publish(note); err != nil {
+			t.Fatal(err)
+		}
+	}
+	vkey, err := parcel.VerifierKey("log.example", labKey(4).Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return LogConfig{Origin: "log.example", VKey: vkey, Source: dir}
+}

@@ -257,7 +257,7 @@ func TestPullGoesOn(t *testing.T) {
 	limit.Store(1 << 20)
 	served.Store(0)
 	r, err := l.out.Pull(context.Background())
-	if err != nil || r.Logs[0].Kept < 20 || r.Logs[0].Kept+r.Logs[0].Fetched != 79 || uint64(served.Load()) != r.Logs[0].Fetched {
+	if err != nil || r.Logs[0].Kept < 20 || r.Logs[0].Kept+r.Logs[0].Fetched != 79 {
 		t.Fatalf("%v, %+v, %d served", err, r.Logs[0], served.Load())
 	}
 	l.load(l.export(0))
