@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/asn1"
+	"encoding/binary"
 	"fmt"
 
 	cttypes "github.com/google/certificate-transparency-go"
@@ -28,49 +29,58 @@ var (
 
 // submission is a precertificate whose chain was verified.
 type submission struct {
-	entry    cttypes.PreCert
+	leaf     []byte   // TLS MerkleTreeLeaf, RFC 6962 3.4, its timestamp still zero
 	extra    []byte   // TLS PrecertChainEntry, RFC 6962 4.6: what get-entries serves as extra_data
 	identity [32]byte // SHA-256 of the leaf without its timestamp
 }
 
-func (p *submission) leaf(timestamp uint64) *cttypes.MerkleTreeLeaf {
-	return &cttypes.MerkleTreeLeaf{
-		Version:  cttypes.V1,
-		LeafType: cttypes.TimestampedEntryLeafType,
-		TimestampedEntry: &cttypes.TimestampedEntry{
-			Timestamp: timestamp, EntryType: cttypes.PrecertLogEntryType, PrecertEntry: &p.entry,
-		},
-	}
+// stamped returns the leaf at a time in milliseconds since the Unix epoch.
+func (p *submission) stamped(timestamp uint64) []byte {
+	leaf := bytes.Clone(p.leaf)
+	binary.BigEndian.PutUint64(leaf[2:leafPrefixSize], timestamp)
+	return leaf
 }
 
 // processChain verifies chain and makes its entry.
 func (l *Log) processChain(chain [][]byte) (*submission, error) {
-	certs, err := parseChain(chain)
+	switch {
+	case len(chain) == 0:
+		return nil, fmt.Errorf("%w: it is empty", ErrChain)
+	case len(chain) > maxChain:
+		return nil, fmt.Errorf("%w: %d certificates, at most %d", ErrChain, len(chain), maxChain)
+	}
+	pre, err := parse(chain, 0)
 	if err != nil {
 		return nil, err
 	}
-	if err := checkPrecert(certs[0]); err != nil {
+	if err := checkPrecert(pre); err != nil {
 		return nil, err
 	}
-	certs, err = l.verify(certs)
+	issuers, err := l.issuers(pre, chain)
 	if err != nil {
 		return nil, err
 	}
-	tbs, err := ctx509.BuildPrecertTBS(certs[0].RawTBSCertificate, nil)
+	if err := signedBy(pre, issuers[0], 0); err != nil {
+		return nil, err
+	}
+	tbs, err := ctx509.BuildPrecertTBS(pre.RawTBSCertificate, nil)
 	if err != nil {
 		return nil, fmt.Errorf("%w: chain[0]: removing the poison: %v", ErrChain, err)
 	}
-	p := &submission{entry: cttypes.PreCert{
-		IssuerKeyHash:  sha256.Sum256(certs[1].RawSubjectPublicKeyInfo),
-		TBSCertificate: tbs,
-	}}
-	leaf, err := cttls.Marshal(*p.leaf(0))
+	p := new(submission)
+	p.leaf, err = cttls.Marshal(cttypes.MerkleTreeLeaf{
+		Version:  cttypes.V1,
+		LeafType: cttypes.TimestampedEntryLeafType,
+		TimestampedEntry: &cttypes.TimestampedEntry{EntryType: cttypes.PrecertLogEntryType, PrecertEntry: &cttypes.PreCert{
+			IssuerKeyHash: sha256.Sum256(issuers[0].RawSubjectPublicKeyInfo), TBSCertificate: tbs,
+		}},
+	})
 	if err != nil {
 		return nil, fmt.Errorf("%w: encoding the entry: %v", ErrChain, err)
 	}
-	p.identity, _ = identityOf(leaf)
-	stored := cttypes.PrecertChainEntry{PreCertificate: cttypes.ASN1Cert{Data: certs[0].Raw}}
-	for _, c := range certs[1:] {
+	p.identity, _ = identityOf(p.leaf)
+	stored := cttypes.PrecertChainEntry{PreCertificate: cttypes.ASN1Cert{Data: pre.Raw}}
+	for _, c := range issuers {
 		stored.CertificateChain = append(stored.CertificateChain, cttypes.ASN1Cert{Data: c.Raw})
 	}
 	if p.extra, err = cttls.Marshal(stored); err != nil {
@@ -79,25 +89,15 @@ func (l *Log) processChain(chain [][]byte) (*submission, error) {
 	return p, nil
 }
 
-func parseChain(chain [][]byte) ([]*x509.Certificate, error) {
-	switch {
-	case len(chain) == 0:
-		return nil, fmt.Errorf("%w: it is empty", ErrChain)
-	case len(chain) > maxChain:
-		return nil, fmt.Errorf("%w: %d certificates, at most %d", ErrChain, len(chain), maxChain)
+func parse(chain [][]byte, i int) (*x509.Certificate, error) {
+	if len(chain[i]) > maxCert {
+		return nil, fmt.Errorf("%w: chain[%d] is %d bytes, at most %d", ErrChain, i, len(chain[i]), maxCert)
 	}
-	certs := make([]*x509.Certificate, len(chain))
-	for i, der := range chain {
-		if len(der) > maxCert {
-			return nil, fmt.Errorf("%w: chain[%d] is %d bytes, at most %d", ErrChain, i, len(der), maxCert)
-		}
-		c, err := x509.ParseCertificate(der)
-		if err != nil {
-			return nil, fmt.Errorf("%w: chain[%d]: %v", ErrChain, i, err)
-		}
-		certs[i] = c
+	c, err := x509.ParseCertificate(chain[i])
+	if err != nil {
+		return nil, fmt.Errorf("%w: chain[%d]: %v", ErrChain, i, err)
 	}
-	return certs, nil
+	return c, nil
 }
 
 // checkPrecert refuses what is not a precertificate in the sense of RFC 6962 3.1.
@@ -120,50 +120,55 @@ func checkPrecert(c *x509.Certificate) error {
 	return nil
 }
 
-// verify checks that each certificate is signed by the next one and the last one is, or is signed by, an accepted root, and returns the
-// chain with that root. Times are not checked: an expired certificate is worth recording too.
-func (l *Log) verify(certs []*x509.Certificate) ([]*x509.Certificate, error) {
-	last := certs[len(certs)-1]
-	if !l.roots.has(last) {
+// issuers returns the certificates above pre, an accepted root last, after checking that each is signed by the next. The authority's own chain
+// comes with every submission: it is parsed, and its P-384 signatures verified, once. Times are not checked: what an authority signed is
+// worth recording even when it has expired.
+func (l *Log) issuers(pre *x509.Certificate, chain [][]byte) ([]*x509.Certificate, error) {
+	key := digestOf(chain[1:])
+	l.mu.Lock()
+	known, ok := l.chains.get(key)
+	l.mu.Unlock()
+	if ok && len(chain) > 1 {
+		return known, nil
+	}
+	all := []*x509.Certificate{pre}
+	for i := 1; i < len(chain); i++ {
+		c, err := parse(chain, i)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, c)
+	}
+	if last := all[len(all)-1]; !l.roots.has(last) {
 		root := l.roots.issuerOf(last)
 		if root == nil {
-			return nil, fmt.Errorf("%w: chain[%d] (issuer %q) does not lead to an accepted root", ErrChain, len(certs)-1, last.Issuer)
+			return nil, fmt.Errorf("%w: chain[%d] (issuer %q) does not lead to an accepted root", ErrChain, len(all)-1, last.Issuer)
 		}
-		certs = append(certs, root)
+		all = append(all, root)
 	}
-	if len(certs) < 2 {
+	if len(all) < 2 {
 		return nil, fmt.Errorf("%w: a root is no precertificate", ErrChain)
 	}
-	for _, u := range certs[1].UnknownExtKeyUsage {
+	for _, u := range all[1].UnknownExtKeyUsage {
 		if u.Equal(oidPreIssuer) {
 			return nil, fmt.Errorf("%w: precertificate signing certificates are not supported", ErrChain)
 		}
 	}
-	if err := signedBy(certs, 0); err != nil {
-		return nil, err
-	}
-	// The authority's own chain comes with every submission: its P-384 signatures are checked once.
-	key := digestOf(certs[1:])
-	l.mu.Lock()
-	_, known := l.chains.get(key)
-	l.mu.Unlock()
-	if known {
-		return certs, nil
-	}
-	for i := 1; i < len(certs)-1; i++ {
-		if err := signedBy(certs, i); err != nil {
+	for i := 1; i < len(all)-1; i++ {
+		if err := signedBy(all[i], all[i+1], i); err != nil {
 			return nil, err
 		}
 	}
-	l.mu.Lock()
-	l.chains.put(key, struct{}{})
-	l.mu.Unlock()
-	return certs, nil
+	if len(chain) > 1 {
+		l.mu.Lock()
+		l.chains.put(key, all[1:])
+		l.mu.Unlock()
+	}
+	return all[1:], nil
 }
 
-// signedBy checks that certs[i] names certs[i+1] as its issuer, which is an authority and signed it.
-func signedBy(certs []*x509.Certificate, i int) error {
-	child, parent := certs[i], certs[i+1]
+// signedBy checks that child, which is chain[i], names parent as its issuer, which is an authority and signed it.
+func signedBy(child, parent *x509.Certificate, i int) error {
 	if !bytes.Equal(child.RawIssuer, parent.RawSubject) {
 		return fmt.Errorf("%w: chain[%d] was issued by %q, chain[%d] is %q", ErrChain, i, child.Issuer, i+1, parent.Subject)
 	}
@@ -179,10 +184,10 @@ func signedBy(certs []*x509.Certificate, i int) error {
 	return nil
 }
 
-func digestOf(certs []*x509.Certificate) (sum [32]byte) {
+func digestOf(certs [][]byte) (sum [32]byte) {
 	h := sha256.New()
-	for _, c := range certs {
-		one := sha256.Sum256(c.Raw)
+	for _, der := range certs {
+		one := sha256.Sum256(der)
 		h.Write(one[:])
 	}
 	h.Sum(sum[:0])

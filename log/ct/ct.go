@@ -61,10 +61,10 @@ type Log struct {
 	roots rootSet
 
 	mu      sync.Mutex
-	pending map[[32]byte]chan struct{} // submissions on their way, by identity; closed when they end
-	sent    recent[SCT]                // timestamps handed out lately, by identity
-	chains  recent[struct{}]           // issuer chains verified lately, by digest
-	heads   recent[*treeHead]          // signed tree heads, by digest of size and root
+	pending map[[32]byte]chan struct{}  // submissions on their way, by identity; closed when they end
+	sent    recent[SCT]                 // timestamps handed out lately, by identity
+	chains  recent[[]*x509.Certificate] // issuer chains verified lately, root included, by digest of what was submitted
+	heads   recent[*treeHead]           // signed tree heads, by digest of size and root
 }
 
 // New returns the log. It signs nothing yet.
@@ -100,7 +100,7 @@ func New(c Config) (*Log, error) {
 	return &Log{
 		c: c, id: sha256.Sum256(spki), roots: newRootSet(c.Roots),
 		pending: make(map[[32]byte]chan struct{}),
-		sent:    newRecent[SCT](4096), chains: newRecent[struct{}](256), heads: newRecent[*treeHead](16),
+		sent:    newRecent[SCT](4096), chains: newRecent[[]*x509.Certificate](256), heads: newRecent[*treeHead](16),
 	}, nil
 }
 
@@ -183,18 +183,14 @@ func (l *Log) entry(ctx context.Context, p *submission) (*cttypes.MerkleTreeLeaf
 			return parseLeaf(e.Leaf)
 		}
 	}
-	leaf := p.leaf(uint64(l.c.Now().UnixMilli()))
-	raw, err := cttls.Marshal(*leaf)
-	if err != nil {
-		return nil, fmt.Errorf("encoding the entry: %w", err)
-	}
-	if len(raw) > log.MaxLeaf || len(p.extra) > log.MaxExtra {
+	leaf := p.stamped(uint64(l.c.Now().UnixMilli()))
+	if len(leaf) > log.MaxLeaf || len(p.extra) > log.MaxExtra {
 		return nil, fmt.Errorf("%w: too large for a log entry", ErrChain)
 	}
-	if _, err := l.c.Log.Add(ctx, raw, p.extra, nil); err != nil {
+	if _, err := l.c.Log.Add(ctx, leaf, p.extra, nil); err != nil {
 		return nil, fmt.Errorf("logging the precertificate: %w", err)
 	}
-	return leaf, nil
+	return parseLeaf(leaf)
 }
 
 // sign makes the timestamp of a logged entry: RFC 6962 3.2.
