@@ -207,6 +207,13 @@ func TestRefuses(t *testing.T) {
 		{Precertificate, "redoubt_poison", swap(oidPoison)},
 		{Precertificate, "redoubt_poison", swap(oidPoison, ext(oidPoison, asn1NullDER))},
 		{Precertificate, "e_precert_with_sct_list", swap(oidPoison, pkix.Extension{Id: oidPoison, Critical: true, Value: asn1NullDER}, sctExt(make([]byte, 118)))},
+		{Leaf, "redoubt_unexpected_extension", swap(oidTokenSub, ext(oidTokenSub, utf8DER("x")), ext(asn1.ObjectIdentifier{2, 5, 29, 32}, []byte{0x30, 0x06, 0x30, 0x04, 0x06, 0x02, 0x2a, 0x03}))},
+		{TSALeaf, "redoubt_unexpected_extension", func(c *x509.Certificate) {
+			c.ExtraExtensions = append(c.ExtraExtensions, ext(oidIssuerV1, []byte("x")))
+		}},
+		{Issuing, "redoubt_unexpected_extension", func(c *x509.Certificate) {
+			c.ExtraExtensions = append(c.ExtraExtensions, ext(oidIssuerV1, []byte("x")))
+		}},
 		{Root, "redoubt_key_usage", func(c *x509.Certificate) { c.KeyUsage |= x509.KeyUsageDigitalSignature }},
 		{Root, "redoubt_eku", func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning} }},
 		{Root, "redoubt_ca_subject", func(c *x509.Certificate) { c.Subject.Organization = nil }},

@@ -20,19 +20,35 @@ import (
 const MaxLeafValidity = 10 * time.Minute
 
 var (
-	oidSAN       = asn1.ObjectIdentifier{2, 5, 29, 17}
-	oidKeyUsage  = asn1.ObjectIdentifier{2, 5, 29, 15}
-	oidEKU       = asn1.ObjectIdentifier{2, 5, 29, 37}
-	oidBasic     = asn1.ObjectIdentifier{2, 5, 29, 19}
-	oidPoison    = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 11129, 2, 4, 3}
-	oidSCTList   = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 11129, 2, 4, 2}
-	oidIssuerV1  = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 57264, 1, 1}
-	oidUserName  = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 57264, 1, 7}
-	oidIssuerV2  = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 57264, 1, 8}
-	oidTokenSub  = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 57264, 1, 24}
-	sigAlgs      = []x509.SignatureAlgorithm{x509.ECDSAWithSHA256, x509.ECDSAWithSHA384, x509.ECDSAWithSHA512, x509.SHA256WithRSA, x509.SHA384WithRSA, x509.SHA512WithRSA, x509.SHA256WithRSAPSS, x509.SHA384WithRSAPSS, x509.SHA512WithRSAPSS, x509.PureEd25519}
-	asn1NullDER  = []byte{5, 0}
-	minSerialLen = 8 // octets; 64 bits are the least that random serials should carry
+	oidSAN             = asn1.ObjectIdentifier{2, 5, 29, 17}
+	oidKeyUsage        = asn1.ObjectIdentifier{2, 5, 29, 15}
+	oidEKU             = asn1.ObjectIdentifier{2, 5, 29, 37}
+	oidBasic           = asn1.ObjectIdentifier{2, 5, 29, 19}
+	oidPoison          = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 11129, 2, 4, 3}
+	oidSCTList         = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 11129, 2, 4, 2}
+	oidIssuerV1        = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 57264, 1, 1}
+	oidUserName        = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 57264, 1, 7}
+	oidIssuerV2        = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 57264, 1, 8}
+	oidSKI             = asn1.ObjectIdentifier{2, 5, 29, 14}
+	oidAKI             = asn1.ObjectIdentifier{2, 5, 29, 35}
+	oidNameConstraints = asn1.ObjectIdentifier{2, 5, 29, 30}
+	oidTokenSub        = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 57264, 1, 24}
+	sigAlgs            = []x509.SignatureAlgorithm{x509.ECDSAWithSHA256, x509.ECDSAWithSHA384, x509.ECDSAWithSHA512, x509.SHA256WithRSA, x509.SHA384WithRSA, x509.SHA512WithRSA, x509.SHA256WithRSAPSS, x509.SHA384WithRSAPSS, x509.SHA512WithRSAPSS, x509.PureEd25519}
+	asn1NullDER        = []byte{5, 0}
+	minSerialLen       = 8 // octets; 64 bits are the least that random serials should carry
+)
+
+// Extensions each class of certificate may carry; anything else was not meant.
+var (
+	endEntityExtensions = []asn1.ObjectIdentifier{oidKeyUsage, oidEKU, oidSKI, oidAKI, oidBasic, oidSAN, oidPoison, oidSCTList}
+	authorityExtensions = []asn1.ObjectIdentifier{
+		oidKeyUsage, oidEKU, oidSKI, oidAKI, oidBasic,
+		oidNameConstraints,
+		{2, 5, 29, 31},              // cRLDistributionPoints
+		{2, 5, 29, 32},              // certificatePolicies
+		{1, 3, 6, 1, 5, 5, 7, 1, 1}, // authorityInfoAccess
+	}
+	oidSigstore = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 57264, 1} // arc of the Sigstore extensions
 )
 
 // report collects the findings of one certificate.
@@ -107,9 +123,17 @@ func (r *report) common() {
 	}
 	for _, e := range c.Extensions {
 		if e.Critical {
-			known := e.Id.Equal(oidSAN) || e.Id.Equal(oidKeyUsage) || e.Id.Equal(oidEKU) || e.Id.Equal(oidBasic) || e.Id.Equal(oidPoison)
+			known := e.Id.Equal(oidSAN) || e.Id.Equal(oidKeyUsage) || e.Id.Equal(oidEKU) || e.Id.Equal(oidBasic) || e.Id.Equal(oidPoison) || e.Id.Equal(oidNameConstraints)
 			r.want(known, "critical_extension", "extension %s must not be critical", e.Id)
 		}
+	}
+}
+
+// only refuses extensions outside the list and, for leaves, the Sigstore arc.
+func (r *report) only(allowed []asn1.ObjectIdentifier, sigstore bool) {
+	for _, e := range r.cert.Extensions {
+		inArc := sigstore && len(e.Id) == len(oidSigstore)+1 && e.Id[:len(oidSigstore)].Equal(oidSigstore)
+		r.want(inArc || slices.ContainsFunc(allowed, e.Id.Equal), "unexpected_extension", "extension %s does not belong to this profile", e.Id)
 	}
 }
 
@@ -126,6 +150,7 @@ func (r *report) authority(eku []x509.ExtKeyUsage) {
 	_, _, san := r.ext(oidSAN)
 	r.want(!san, "ca_san", "an authority carries no subjectAltName")
 	r.noTransparency()
+	r.only(authorityExtensions, false)
 }
 
 // intermediate holds for authorities below the root.
@@ -143,6 +168,7 @@ func (r *report) endEntity(eku x509.ExtKeyUsage) {
 	_, critical, _ := r.ext(oidKeyUsage)
 	r.want(critical && c.KeyUsage == x509.KeyUsageDigitalSignature, "key_usage", "keyUsage is not critical with exactly digitalSignature")
 	r.want(len(c.ExtKeyUsage) == 1 && c.ExtKeyUsage[0] == eku && len(c.UnknownExtKeyUsage) == 0, "eku", "extendedKeyUsage is not exactly one, as the profile says")
+	r.only(endEntityExtensions, eku == x509.ExtKeyUsageCodeSigning)
 	if eku == x509.ExtKeyUsageTimeStamping {
 		r.noTransparency()
 	}
