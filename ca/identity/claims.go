@@ -44,6 +44,7 @@ var mappings = map[config.IssuerType]func(context.Context, *oidc.IDToken) (fulci
 	config.IssuerTypeGitLabPipeline:    gitlabcom.JobPrincipalFromIDToken,      //nolint:staticcheck // old configurations name it
 	config.IssuerTypeBuildkiteJob:      buildkite.JobPrincipalFromIDToken,      //nolint:staticcheck // old configurations name it
 	config.IssuerTypeCodefreshWorkflow: codefresh.WorkflowPrincipalFromIDToken, //nolint:staticcheck // old configurations name it
+	config.IssuerTypeChainguard:        chainguardFromIDToken,
 }
 
 var (

@@ -41,6 +41,7 @@ const (
 	narrowIss   = "https://narrow.corp.example"
 	fedIssuer   = "https://dex.corp.example"
 	otherIssuer = "https://other.corp.example"
+	imageIssuer = "https://images.corp.example"
 )
 
 // testKeys are made once: RSA keys are slow.
@@ -97,16 +98,17 @@ func testConfig(t testing.TB) identity.Config {
 	return identity.Config{
 		Now: func() time.Time { return testNow },
 		OIDCIssuers: map[string]identity.IssuerRules{
-			mailIssuer: rules("email", nil),
-			uriIssuer:  rules("uri", func(r *identity.IssuerRules) { r.SubjectDomain = "https://users.corp.example" }),
-			k8sIssuer:  rules("kubernetes", nil),
-			spiffeIss:  rules("spiffe", func(r *identity.IssuerRules) { r.SPIFFETrustDomain = "corp.example" }),
-			userIssuer: rules("username", func(r *identity.IssuerRules) { r.SubjectDomain = "git.corp.example" }),
-			ciIssuer:   rules("ci-provider", func(r *identity.IssuerRules) { r.CIProvider = "forge" }),
-			waivedIss:  rules("email", func(r *identity.IssuerRules) { r.SkipEmailVerification = true }),
-			singleIss:  rules("email", func(r *identity.IssuerRules) { r.SingleAudience = true }),
-			narrowIss:  rules("email", func(r *identity.IssuerRules) { r.Algorithms = []string{"RS256"} }),
-			fedIssuer:  rules("email", func(r *identity.IssuerRules) { r.IssuerClaim = "$.federated_claims.connector_id" }),
+			mailIssuer:  rules("email", nil),
+			uriIssuer:   rules("uri", func(r *identity.IssuerRules) { r.SubjectDomain = "https://users.corp.example" }),
+			k8sIssuer:   rules("kubernetes", nil),
+			spiffeIss:   rules("spiffe", func(r *identity.IssuerRules) { r.SPIFFETrustDomain = "corp.example" }),
+			userIssuer:  rules("username", func(r *identity.IssuerRules) { r.SubjectDomain = "git.corp.example" }),
+			imageIssuer: rules("chainguard-identity", nil),
+			ciIssuer:    rules("ci-provider", func(r *identity.IssuerRules) { r.CIProvider = "forge" }),
+			waivedIss:   rules("email", func(r *identity.IssuerRules) { r.SkipEmailVerification = true }),
+			singleIss:   rules("email", func(r *identity.IssuerRules) { r.SingleAudience = true }),
+			narrowIss:   rules("email", func(r *identity.IssuerRules) { r.Algorithms = []string{"RS256"} }),
+			fedIssuer:   rules("email", func(r *identity.IssuerRules) { r.IssuerClaim = "$.federated_claims.connector_id" }),
 			otherIssuer: rules("email", func(r *identity.IssuerRules) {
 				r.JWKS = jwks(t, "other")
 			}),
@@ -249,6 +251,15 @@ func TestAccepted(t *testing.T) {
 		{"username", "p256", "ES256", map[string]any{"iss": userIssuer, "sub": "alice"}, identity.SAN{"username", "alice!git.corp.example"}, "alice", userIssuer},
 		{"ci-provider", "p256", "ES256", map[string]any{"iss": ciIssuer, "sub": "job-7", "workflow": "release.yml@v1"}, identity.SAN{"uri", "https://forge.corp.example/release.yml@v1"}, "job-7", ciIssuer},
 	}
+	cases = append(cases, []struct {
+		name, key, alg string
+		edits          map[string]any
+		want           identity.SAN
+		pop, issuer    string
+	}{
+		{"chainguard", "p256", "ES256", map[string]any{"iss": imageIssuer, "sub": "abc/def", "email": nil}, identity.SAN{Type: "uri", Value: imageIssuer + "/abc/def"}, "abc/def", imageIssuer},
+		{"chainguard with an address", "p256", "ES256", map[string]any{"iss": imageIssuer, "sub": "abc/def"}, identity.SAN{Type: "uri", Value: imageIssuer + "/abc/def"}, "dev@corp.example", imageIssuer},
+	}...)
 	for _, alg := range []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"} {
 		c := cases[0]
 		c.name, c.key, c.alg = alg, "rsa", alg
@@ -452,6 +463,8 @@ func refusals(t testing.TB) []refusal {
 		bad("kubernetes without claims", with(map[string]any{"iss": k8sIssuer})),
 		bad("kubernetes with a path in the namespace", with(map[string]any{"iss": k8sIssuer, "kubernetes.io": map[string]any{"namespace": "a/serviceaccounts/b", "serviceaccount": map[string]any{"name": "c"}}})),
 		bad("kubernetes without account", with(map[string]any{"iss": k8sIssuer, "kubernetes.io": map[string]any{"namespace": "a"}})),
+		bad("chainguard with an unverified address", with(map[string]any{"iss": imageIssuer, "email_verified": false})),
+		bad("chainguard climbing out", with(map[string]any{"iss": imageIssuer, "sub": "../../evil\u202e"})),
 		bad("user name with the separator", with(map[string]any{"iss": userIssuer, "sub": "alice!root"})),
 		bad("user name with look-alikes", with(map[string]any{"iss": userIssuer, "sub": "\u0430lice"})),
 		bad("ci claim missing", with(map[string]any{"iss": ciIssuer})),

@@ -416,6 +416,10 @@ oidc-issuers:
     client-id: sigstore
     type: email
     issuer-claim: $.federated_claims.connector_id
+  https://images.corp.example:
+    issuer-url: https://images.corp.example
+    client-id: sigstore
+    type: chainguard-identity
   https://forge.corp.example:
     issuer-url: https://forge.corp.example
     client-id: sigstore
@@ -446,7 +450,7 @@ func TestFulcioConfiguration(t *testing.T) {
 		t.Fatal(err)
 	}
 	v := newVerifier(t, c)
-	if f := v.Fulcio(); len(f.OIDCIssuers) != 3 || len(f.MetaIssuers) != 2 || f.CIIssuerMetadata["forge-workflow"].ExtensionTemplates.BuildSignerURI == "" {
+	if f := v.Fulcio(); len(f.OIDCIssuers) != 4 || len(f.MetaIssuers) != 2 || f.CIIssuerMetadata["forge-workflow"].ExtensionTemplates.BuildSignerURI == "" {
 		t.Fatalf("%+v", f)
 	}
 }
