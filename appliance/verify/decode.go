@@ -34,6 +34,12 @@ const (
 	maxProof      = 64       // hashes
 )
 
+// mediaTypes are the four that the bundle's specification names.
+var mediaTypes = []string{
+	"application/vnd.dev.sigstore.bundle+json;version=0.1", "application/vnd.dev.sigstore.bundle+json;version=0.2",
+	"application/vnd.dev.sigstore.bundle+json;version=0.3", "application/vnd.dev.sigstore.bundle.v0.3+json",
+}
+
 const inTotoType = "application/vnd.in-toto+json"
 
 // decoded is a bundle that was read strictly. Nothing in it is verified.
@@ -69,6 +75,9 @@ func decode(data []byte) (*decoded, error) {
 	p := &protobundle.Bundle{}
 	if err := protojson.Unmarshal(data, p); err != nil {
 		return nil, fmt.Errorf("%w: bundle: %w", ErrMalformed, err)
+	}
+	if !slices.Contains(mediaTypes, p.GetMediaType()) {
+		return nil, fmt.Errorf("%w: bundle: media type %.100q", ErrMalformed, p.GetMediaType())
 	}
 	if err := checkLimits(p); err != nil {
 		return nil, fmt.Errorf("%w: bundle: %w", ErrMalformed, err)

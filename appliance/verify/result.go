@@ -57,7 +57,7 @@ type report struct {
 	Root         rootReport     `json:"root"`
 	Artifact     artifactReport `json:"artifact"`
 	BundleSHA256 string         `json:"bundleSHA256"`
-	MediaType    string         `json:"bundleMediaType"`
+	MediaType    string         `json:"bundleMediaType"` // as the bundle calls itself
 	Signature    signatureInfo  `json:"signature"`
 	Signer       signerReport   `json:"signer"`
 	Times        []SignedTime   `json:"times"`
