@@ -167,7 +167,7 @@ If it lies elsewhere than {{.Dir}}, set REDOUBT_CLIENT_DIR first.
 
 Put in your own values once
   D={{sh .Dir}}
-  TOKEN=token.jwt                      file with an identity token
+  TOKEN=token.jwt                      # a file with an identity token
   WHO=dev@{{.Domain}}
   ISSUER={{if .URLs.OIDC}}{{sh .URLs.OIDC}}{{else}}https://issuer.{{.Domain}}{{end}}
 {{if .TLS}}  export SSL_CERT_FILE="$D/ca-bundle.pem" NODE_EXTRA_CA_CERTS="$D/ca-bundle.pem"
@@ -193,6 +193,7 @@ cosign 2: files
   cosign sign-blob -y --fulcio-url {{sh .URLs.Fulcio}} --rekor-url {{sh .URLs.Rekor}} --oidc-issuer "$ISSUER" --identity-token "$TOKEN" --bundle FILE.bundle FILE
   cosign verify-blob --bundle FILE.bundle --certificate-identity "$WHO" --certificate-oidc-issuer "$ISSUER" FILE
 cosign 2: images
+  . "$D/env.sh"
   cosign sign -y --fulcio-url {{sh .URLs.Fulcio}} --rekor-url {{sh .URLs.Rekor}} --oidc-issuer "$ISSUER" --identity-token "$TOKEN" REGISTRY/IMAGE@sha256:DIGEST
   cosign verify --certificate-identity "$WHO" --certificate-oidc-issuer "$ISSUER" REGISTRY/IMAGE@sha256:DIGEST
 
