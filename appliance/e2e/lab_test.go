@@ -34,9 +34,10 @@ const (
 type lab struct {
 	scratch   string
 	binary    string
-	config    string // redoubt.yaml
-	setup     string // what `client setup` wrote
-	registry  string // host:port, plain HTTP, serves the OCI 1.1 referrers API
+	config    string   // redoubt.yaml
+	setup     string   // what `client setup` wrote
+	registry  string   // host:port, plain HTTP, serves the OCI 1.1 referrers API
+	env       []string // what every command of it needs beside the clean environment
 	urls      serviceURLs
 	server    *exec.Cmd
 	exited    chan error // what server.Wait returned, once
@@ -50,15 +51,15 @@ type serviceURLs struct {
 	Version                                             string
 }
 
-// newLab does what an operator does: init, serve, client setup.
-func newLab(t *testing.T) *lab {
+// newLab does what an operator does: init, serve, client setup. Every command of it gets env; init gets the further flags.
+func newLab(t *testing.T, env []string, initFlags ...string) *lab {
 	t.Helper()
-	l := &lab{scratch: t.TempDir(), binary: os.Getenv(binaryVariable)}
+	l := &lab{scratch: t.TempDir(), binary: os.Getenv(binaryVariable), env: env}
 	state := filepath.Join(l.scratch, "state")
 	l.config = filepath.Join(state, "redoubt.yaml")
 	l.setup = filepath.Join(l.scratch, "setup")
 	here := l.session(t)
-	here.run(t, l.binary, "init", "--dir", state, "--domain", domain, "--profile", "dev", "--non-interactive")
+	here.run(t, l.binary, join([]string{"init", "--dir", state, "--domain", domain, "--profile", "dev", "--non-interactive"}, initFlags)...)
 	l.serve(t)
 	here.run(t, l.binary, "--config", l.config, "client", "setup", "--out", l.setup)
 	l.registry = serveRegistry(t)
@@ -76,7 +77,7 @@ func (l *lab) serve(t *testing.T) {
 	}
 	defer log.Close()
 	l.server = exec.Command(l.binary, "--config", l.config, "serve", "--ready-file", ready)
-	l.server.Env = cleanEnv(l.scratch)
+	l.server.Env = append(cleanEnv(l.scratch), l.env...)
 	l.server.Stdout, l.server.Stderr = log, log
 	if err := l.server.Start(); err != nil {
 		t.Fatal(err)
@@ -165,7 +166,7 @@ type session struct {
 func (l *lab) session(t *testing.T, env ...string) *session {
 	t.Helper()
 	dir := t.TempDir()
-	return &session{lab: l, dir: dir, env: append(cleanEnv(dir), env...)}
+	return &session{lab: l, dir: dir, env: join(cleanEnv(dir), l.env, env)}
 }
 
 // cleanEnv carries over nothing a client might find its way out by.
