@@ -82,6 +82,7 @@ func (m *faultyMark) Raise(ctx context.Context, to Mark) error {
 // Every transaction and every raise of a run fails once, both before and after it persists. Each time: what was
 // acknowledged is there after reopening, what was not is either absent or covered, Fsck finds nothing, and the log goes on.
 func TestFaultAtEveryCommitPoint(t *testing.T) {
+	t.Parallel()
 	cases := 0
 	for _, kind := range []string{"commit", "full", "mark"} {
 		for at := 1; at <= 12; at++ {
@@ -301,10 +302,14 @@ func (tx *flippingTx) Put(k, v []byte) error {
 }
 
 // No bit that flips between the caller and the disk is signed over.
-func TestFlippedBitIsNotSigned(t *testing.T) {
+func TestTortureFlippedBitIsNotSigned(t *testing.T) {
+	t.Parallel()
 	rnd := rand.New(rand.NewPCG(7, 8))
 	signed := 0
-	const rounds = 150
+	rounds := 60
+	if os.Getenv("REDOUBT_TORTURE") != "" {
+		rounds = 1000
+	}
 	for range rounds {
 		r := newRig(t, nil)
 		r.add("before", "")
@@ -368,6 +373,7 @@ func TestLostCompareAndSwap(t *testing.T) {
 }
 
 func TestClockGoesBack(t *testing.T) {
+	t.Parallel()
 	now := time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
 	var mu sync.Mutex
 	r := newRig(t, func(c *Config) {

@@ -277,9 +277,13 @@ func checkAcks(t *testing.T, dir string, acks []ack, whole bool) (lost, mismatch
 
 // 100 SIGKILLs under load: nothing acknowledged is lost and no acknowledged root changes.
 func TestKill(t *testing.T) {
+	t.Parallel()
 	cycles := 100
 	if testing.Short() {
 		cycles = 10
+	}
+	if os.Getenv("REDOUBT_TORTURE") != "" {
+		cycles = 1000
 	}
 	start := time.Now()
 	run := kills(t, cycles, false)

@@ -132,6 +132,7 @@ func fill(t testing.TB, r *rig, leaves [][]byte) {
 
 // The fast tree against the naive one, at every size from 0 to 600: roots, tails, inclusion and consistency proofs.
 func TestReference(t *testing.T) {
+	t.Parallel()
 	const max = 600
 	r, naive := grown(t, max)
 	var grow tree
