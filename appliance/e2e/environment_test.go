@@ -43,10 +43,11 @@ func testSetupReadme(t *testing.T, l *lab) {
 		}
 	}
 	sections := readmeSections(string(content))
-	image, digest, _ := strings.Cut(pushImage(t, l.registry, "readme/image"), "@sha256:")
-	fill := strings.NewReplacer("REGISTRY/IMAGE", image, "DIGEST", digest)
 	shell := func(t *testing.T, names ...string) {
 		t.Helper()
+		// Each section has an image of its own: cosign 2 reads one that carries both forms of signature as the new one.
+		image, digest, _ := strings.Cut(pushImage(t, l.registry, "readme/image"), "@sha256:")
+		fill := strings.NewReplacer("REGISTRY/IMAGE", image, "DIGEST", digest)
 		script := "set -eu\n"
 		for _, name := range append([]string{"Put in your own values once"}, names...) {
 			if sections[name] == "" {
