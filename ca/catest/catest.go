@@ -51,6 +51,8 @@ type Options struct {
 	Identity func(*identity.Config)
 	// IssuerURL names the built-in issuer; empty is DefaultIssuer.
 	IssuerURL string
+	// IssuerKey signs the built-in issuer's tokens; nil is a new P-256 key.
+	IssuerKey crypto.Signer
 	// CANotAfter ends the issuing certificate; zero is a year from now.
 	CANotAfter time.Time
 	// Logger of the authority; nil discards.
@@ -155,9 +157,12 @@ func New(t testing.TB, o Options) *Rig {
 	r.AuditLog, r.StopAudit = r.runLog(t, log.Config{DB: r.DB, Prefix: "audit/", Origin: "audit.redoubt.example", Signer: r.AuditKey, Now: o.Now})
 	r.CT, err = ct.New(ct.Config{Log: r.CTLog, Signer: r.CTKey, Roots: r.Chain[len(r.Chain)-1:], Now: o.Now})
 	must(t, err)
+	if o.IssuerKey == nil {
+		o.IssuerKey = NewKey(t)
+	}
 	r.Audit = audit.New(r.AuditLog)
 	r.Audit.Now = o.Now
-	r.Issuer, err = identity.NewIssuer(identity.IssuerConfig{URL: o.IssuerURL, Signer: NewKey(t), Now: o.Now})
+	r.Issuer, err = identity.NewIssuer(identity.IssuerConfig{URL: o.IssuerURL, Signer: o.IssuerKey, Now: o.Now})
 	must(t, err)
 	c := identity.Config{Now: o.Now, OIDCIssuers: map[string]identity.IssuerRules{
 		o.IssuerURL: {OIDCIssuer: config.OIDCIssuer{ClientID: "sigstore", Type: "email"}, JWKS: identity.JWKS{Inline: r.Issuer.JWKS()}},
