@@ -42,7 +42,12 @@ type module struct {
 	calls sync.RWMutex
 	// generation counts initializations; handles of an older one are void.
 	generation uint64
+	restarted  time.Time // when it was last restarted
 }
+
+// restartEvery is the least time between two restarts of a module: a token that
+// stays away must not cost the other tokens their sessions again and again.
+const restartEvery = 2 * time.Second
 
 // loadModule returns the shared module, loading it for its first user.
 func loadModule(path, params string) (*module, error) {
@@ -103,7 +108,7 @@ func (m *module) initialize() error {
 }
 
 // restart finalizes and initializes the module, unless somebody did since
-// generation seen. Every session of the process is lost; the Tokens concerned
+// generation seen or just before. Every session of the process is lost; the Tokens concerned
 // notice and recover by themselves.
 func (m *module) restart(ctx context.Context, seen uint64) error {
 	for !m.calls.TryLock() {
@@ -114,10 +119,11 @@ func (m *module) restart(ctx context.Context, seen uint64) error {
 		}
 	}
 	defer m.calls.Unlock()
-	if m.generation != seen {
+	if m.generation != seen || time.Since(m.restarted) < restartEvery {
 		return nil
 	}
 	m.generation++
+	m.restarted = time.Now()
 	_ = m.ctx.Finalize() // CKR_CRYPTOKI_NOT_INITIALIZED is what we come from
 	if err := m.initialize(); err != nil {
 		return fmt.Errorf("initializing module %s%s: %w", m.path, configHint(m.path), err)
