@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"mime"
 	"net/http"
+	"strings"
 
 	"redoubt.internal/log"
 )
@@ -36,7 +37,11 @@ func (l *Log) Handler() http.Handler {
 	l.routesV1(route)
 	l.routesV2(route, mux)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		l.fail(w, r, writeErrorV1, &errStatus{http.StatusNotFound, fmt.Errorf("path %.200q was not found", r.URL.Path)})
+		write := writeErrorV1
+		if strings.HasPrefix(r.URL.Path, "/api/v2/") {
+			write = writeErrorV2
+		}
+		l.fail(w, r, write, &errStatus{http.StatusNotFound, fmt.Errorf("path %.200q was not found", r.URL.Path)})
 	})
 	return mux
 }

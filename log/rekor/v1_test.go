@@ -258,6 +258,9 @@ func TestMethodsAndPaths(t *testing.T) {
 			t.Errorf("%s: %d %s", path, a.code, a.body)
 		}
 	}
+	if a := r.get("/api/v2/log/nothing"); a.code != 404 || !bytes.HasPrefix(a.body, []byte(`{"code":5,"message":"path `)) || !bytes.HasSuffix(a.body, []byte(`"details":[]}`)) {
+		t.Errorf("v2: %d %s", a.code, a.body)
+	}
 	if a := r.do("HEAD", "/api/v1/log", nil); a.code != 200 || len(a.body) != 0 {
 		t.Errorf("HEAD: %d", a.code)
 	}
