@@ -45,6 +45,18 @@ func bundleCommand() *cli.Command {
 					fmt.Fprintf(progress(c), "built in %.0f s, licences of %d modules\n", time.Since(started).Seconds(), report.Modules)
 					return printReport(c, report)
 				}},
+			{Name: "unpack", Usage: "check a bundle and write its folder, where tar knows no zstd", ArgsUsage: "FILE [DIR]",
+				Action: func(c *cli.Context) error {
+					if c.NArg() < 1 || c.NArg() > 2 {
+						return usage("bundle unpack takes a FILE and perhaps a DIR")
+					}
+					folder, err := installer.Unpack(c.Args().First(), orDefault(c.Args().Get(1), "."))
+					if err != nil {
+						return err
+					}
+					fmt.Fprintln(c.App.Writer, folder)
+					return nil
+				}},
 			{Name: "verify", Usage: "check form and digests of a bundle", ArgsUsage: "FILE", Flags: []cli.Flag{outputFlag()},
 				Action: func(c *cli.Context) error {
 					if c.NArg() != 1 {

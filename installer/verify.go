@@ -144,3 +144,56 @@ func checkSums(list []byte, digests map[string]string) error {
 	}
 	return nil
 }
+
+// Unpack verifies the bundle at file and then writes its folder below dir, which must exist, and returns the folder's path.
+// Nothing is written when the bundle is not sound, and nothing that is there is replaced.
+func Unpack(file, dir string) (string, error) {
+	report, err := Verify(file)
+	if err != nil {
+		return "", err
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return "", err
+	}
+	defer root.Close()
+	if err := root.Mkdir(report.Folder, 0o755); err != nil {
+		return "", fmt.Errorf("unpacking: %w", err)
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	decompressor, err := zstd.NewReader(f, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow))
+	if err != nil {
+		return "", err
+	}
+	defer decompressor.Close()
+	archive := tar.NewReader(decompressor)
+	for range report.Files {
+		header, err := archive.Next()
+		if err != nil {
+			return "", fmt.Errorf("unpacking: %w", err)
+		}
+		if err := unpackMember(root, header, archive); err != nil {
+			return "", fmt.Errorf("unpacking %s: %w", header.Name, err)
+		}
+	}
+	return path.Join(dir, report.Folder), nil
+}
+
+func unpackMember(root *os.Root, header *tar.Header, data io.Reader) error {
+	if err := root.MkdirAll(path.Dir(header.Name), 0o755); err != nil {
+		return err
+	}
+	out, err := root.OpenFile(header.Name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, fs.FileMode(header.Mode))
+	if err != nil {
+		return err
+	}
+	if _, err := io.Copy(out, data); err != nil {
+		out.Close()
+		return err
+	}
+	return out.Close()
+}
