@@ -137,8 +137,9 @@ func (m *module) do(ctx context.Context, fn func(c *pkcs11.Ctx, generation uint6
 	done := make(chan error, 1)
 	go func() {
 		m.calls.RLock()
-		defer m.calls.RUnlock()
-		done <- fn(m.ctx, m.generation)
+		err := fn(m.ctx, m.generation)
+		m.calls.RUnlock()
+		done <- err // after the unlock, so that the caller may finalize
 	}()
 	select {
 	case err := <-done:
