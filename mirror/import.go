@@ -101,10 +101,10 @@ func (m *Mirror) importParcel(ctx context.Context, p *parcel.Parcel, newerFollow
 	}
 	// 5 to 7, per log: checkpoint and consistency; PENDING; packages.
 	if err := in.readLogs(ctx); err != nil {
-		return nil, err
+		return nil, in.abandon(err)
 	}
 	if in.moved == 0 {
-		return nil, errors.Join(in.forks...)
+		return nil, in.abandon(errors.Join(in.forks...))
 	}
 	// 8 and 9: publish and COMMIT.
 	if err := in.publish(ctx); err != nil {
@@ -152,6 +152,9 @@ func (m *Mirror) judge(p *parcel.Parcel, s *snapshot, newerFollows bool) (*Trans
 		}
 		if l.Scope != known.Scope {
 			return nil, fmt.Errorf("log %q: %w: scope %q is carried, %q is required", l.Origin, ErrProof, l.Scope, known.Scope)
+		}
+		if err := checkStep(l.Scope, l.From.Size, l.To.Size, l.Records); err != nil {
+			return nil, fmt.Errorf("log %q: %w", l.Origin, err)
 		}
 		if _, frozen := s.frozen[l.Origin]; frozen {
 			continue
@@ -347,6 +350,18 @@ func (in *importing) savePending() error {
 		return err
 	}
 	return in.m.c.DB.Update(func(tx store.Tx) error { return tx.Put([]byte(keyPending), b) })
+}
+
+// abandon clears what was staged of a parcel that can never be imported, and returns why it cannot. After any other failure
+// the staged files stay, and the next run goes on from them.
+func (in *importing) abandon(err error) error {
+	switch ExitCode(err) {
+	case 30, 31, 40, 60:
+	default:
+		return err
+	}
+	derr := in.m.c.DB.Update(func(tx store.Tx) error { return tx.Delete([]byte(keyPending)) })
+	return errors.Join(err, derr, in.m.root.RemoveAll("staging"))
 }
 
 // resume finds out how far an earlier run came with this very parcel, or starts anew.

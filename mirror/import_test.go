@@ -386,3 +386,111 @@ func liar(t *testing.T, l *lab, c LogConfig) {
 		t.Fatal(err)
 	}
 }
+
+// TestSameExportTwice makes one parcel on two machines: same log, same key, same time, same bytes.
+func TestSameExportTwice(t *testing.T) {
+	_, c := makeLog(t, smallLog)
+	a, b := newLab(t, c), newLab(t, c)
+	a.pull()
+	b.now = b.now.Add(time.Minute) // pulled later, packed with the same created time
+	b.pull()
+	var packed [2]Packed
+	for i, l := range []*lab{a, b} {
+		var err error
+		packed[i], err = l.out.Export(context.Background(), ExportOptions{Out: l.medium, Created: a.now, VolumeSize: 600_000})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !packed[0].Digest.Equal(packed[1].Digest) || len(packed[0].Files) < 1 {
+		t.Fatalf("%+v", packed)
+	}
+	for _, f := range packed[0].Files {
+		x, err1 := os.ReadFile(filepath.Join(a.medium, f))
+		y, err2 := os.ReadFile(filepath.Join(b.medium, f))
+		if err1 != nil || err2 != nil || !bytes.Equal(x, y) {
+			t.Fatalf("%s differs: %v, %v", f, err1, err2)
+		}
+	}
+	if _, err := a.out.Export(context.Background(), ExportOptions{Out: a.medium}); ExitCode(err) != 10 {
+		t.Fatal(err)
+	}
+	if _, err := a.out.Pull(context.Background()); ExitCode(err) != 10 {
+		t.Fatal(err)
+	}
+	if _, err := a.in.Import(context.Background(), []string{t.TempDir()}); ExitCode(err) != 10 {
+		t.Fatal(err)
+	}
+}
+
+// TestInspect reads a parcel without importing it.
+func TestInspect(t *testing.T) {
+	l, _, first, second := twoParcels(t)
+	list, err := Inspect(context.Background(), append(second, first...), []string{l.vkey})
+	if err != nil || len(list) != 2 || !list[0].Whole || list[0].Sequence != 1 || list[1].Manifest.Logs[0].To.Size != 700 {
+		t.Fatalf("%+v, %v", list, err)
+	}
+	list, err = Inspect(context.Background(), []string{l.flipBit(first[0], 3000)}, []string{l.vkey})
+	if ExitCode(err) != 40 || len(list) != 1 || list[0].Whole {
+		t.Fatalf("%+v, %v", list, err)
+	}
+	if _, err := Inspect(context.Background(), first, []string{mustKey(t, "x", 3)}); ExitCode(err) != 61 {
+		t.Fatal(err)
+	}
+	if _, err := l.in.Head(smallLog.Origin); !errors.Is(err, ErrNotFound) {
+		t.Fatal("inspecting moved something", err)
+	}
+}
+
+// TestExportIsNamedAfterACrash loses the process between the state and the names of the volumes.
+func TestExportIsNamedAfterACrash(t *testing.T) {
+	l, _, first, second := twoParcels(t)
+	hidden := filepath.Join(l.medium, "."+filepath.Base(second[0])+".partial")
+	if err := os.Rename(second[0], hidden); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.out.Export(context.Background(), ExportOptions{Out: l.medium}); !errors.Is(err, ErrNothing) {
+		t.Fatal(err)
+	}
+	l.load(append(first, second...))
+}
+
+// TestHugeStepIsRefused offers a manifest that claims more leaves than memory holds tiles for.
+func TestHugeStepIsRefused(t *testing.T) {
+	l, _, first, _ := twoParcels(t)
+	p, _ := openParcel(t, l, first[0])
+	m := *p.Manifest
+	m.Logs = slices.Clone(m.Logs)
+	m.Logs[0].To.Size = tiles.MaxSize
+	text, err := m.Text()
+	if err != nil {
+		t.Fatal(err)
+	}
+	note, err := parcel.SignNote(text, "exporter.outside", l.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(l.sub("huge"), "h.001.rdp")
+	if err := os.WriteFile(path, append(parcel.HeadFrame(note), make([]byte, m.Volumes[0].Bytes)...), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	l.refused(40, path)
+}
+
+// TestForeignParcelAmongGood offers a folder with a stranger's parcel in it: nothing of the folder is taken, and the file is named.
+func TestForeignParcelAmongGood(t *testing.T) {
+	l, _, first, second := twoParcels(t)
+	foreign := *l
+	foreign.ec.Signer, foreign.ec.DB, foreign.ec.Dir = labKey(2), newDB(t, filepath.Join(l.dir, "f.db")), filepath.Join(l.dir, "f")
+	foreign.medium = l.sub("foreign")
+	foreign.reopen()
+	foreign.pull()
+	strange := foreign.export(0)[0]
+	if err := l.refused(61, first[0], strange, second[0]); !strings.Contains(err.Error(), strange) {
+		t.Fatal(err)
+	}
+	st, err := l.in.Status(context.Background())
+	if err != nil || len(st.Missing) != 0 {
+		t.Fatal("a stranger's parcel opens a gap", st, err)
+	}
+}

@@ -2,6 +2,7 @@ package mirror
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 
 	"redoubt.internal/mirror/parcel"
@@ -20,6 +21,24 @@ type plan struct {
 	from, to     uint64
 	spine        []tiles.Tile
 	first, after uint64 // entry bundles [first, after)
+}
+
+// maxSpine is the largest number of hash tiles of a step: they are held in memory, 8 KiB each. At scope full it is reached
+// at about two billion new entries.
+const maxSpine = 1 << 15
+
+// checkStep refuses a step too large to plan, before anything is made of its size.
+func checkStep(scope string, from, to uint64, records []uint64) error {
+	n := uint64(len(records)+2) * (tiles.MaxLevel + 1)
+	if scope == parcel.ScopeFull {
+		for level := 1; tiles.Count(level, to) > 0; level++ {
+			n += tiles.Count(level, to)/tiles.Width - tiles.Count(level, from)/tiles.Width
+		}
+	}
+	if n > maxSpine {
+		return fmt.Errorf("%w: a step from %d to %d leaves is more than one parcel may carry", parcel.ErrManifest, from, to)
+	}
+	return nil
 }
 
 func planStep(scope string, from, to uint64, records []uint64) plan {

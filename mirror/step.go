@@ -40,6 +40,9 @@ func prove(ctx context.Context, log *knownLog, from Head, note []byte, scope str
 	case to.Size == from.Size && to.Root != from.Root:
 		return nil, &forkFound{contradiction}
 	}
+	if err := checkStep(scope, from.Size, to.Size, records); err != nil {
+		return nil, fmt.Errorf("log %q: %w", log.Origin, err)
+	}
 	s := &step{log: log, from: from, note: note, to: to, plan: planStep(scope, from.Size, to.Size, records), spine: make(map[tiles.Tile][]byte)}
 	s.tree = tiles.NewTree(to.Size, to.Root, fetch)
 	if len(s.plan.spine) == 0 { // the same head again, or an empty log

@@ -217,7 +217,7 @@ func (m *Manifest) check() error {
 	}
 	for i, v := range m.Volumes {
 		if v.N != i+1 || v.Bytes < 1 || v.Bytes > 1<<50 || v.Files < 0 || v.Files > maxFiles || len(v.SHA256) != sha256.Size ||
-			v.Unpacked < 0 || v.Unpacked > maxUnpacked || v.Unpacked > ratioFloor+v.Bytes*maxRatio {
+			v.Unpacked < 0 || v.Unpacked > maxUnpacked || v.Unpacked > ratioFloor+v.Bytes*maxRatio || v.Files*tarBlock > v.Unpacked {
 			return bad("volume %d", i+1)
 		}
 	}

@@ -1,6 +1,7 @@
 package parcel
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -77,10 +78,7 @@ func Scan(paths []string, keys []*Verifier) (parcels []*Parcel, err error) {
 		parcels[same].files = append(parcels[same].files, v)
 	}
 	slices.SortStableFunc(parcels, func(a, b *Parcel) int {
-		if a.Manifest.Sequence < b.Manifest.Sequence {
-			return -1
-		}
-		return 1
+		return cmp.Or(cmp.Compare(a.Manifest.Stream, b.Manifest.Stream), cmp.Compare(a.Manifest.Sequence, b.Manifest.Sequence))
 	})
 	return parcels, nil
 }
