@@ -191,6 +191,45 @@ func TestEveryStepFails(t *testing.T) {
 	}
 }
 
+// TestFaultyToken lets a token return signatures over something else. The
+// issuing key is used without its own second verification, so both must be
+// caught here: the first by the transparency log, before it enters, the second
+// when the certificate is read back.
+func TestFaultyToken(t *testing.T) {
+	for faulty, want := range map[int64]error{1: ca.ErrCT, 2: ca.ErrSigning} {
+		soft := catest.NewKey(t)
+		var n atomic.Int64
+		key, err := hsm.NewKey(hsm.Info{URI: "test:faulty"}, soft.Public(), func(_ context.Context, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
+			if n.Add(1) == faulty {
+				digest = bytes.Repeat([]byte{1}, len(digest))
+			}
+			return soft.Sign(nil, digest, opts)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := catest.New(t, catest.Options{IssuingKey: key})
+		n.Store(0)
+		got, err := r.Authority.Issue(t.Context(), r.Request(t, "dev@corp.example", clientKeys()["P-256"]))
+		if got != nil || !errors.Is(err, want) {
+			t.Fatalf("signature %d faulty: %v, %v", faulty, got, err)
+		}
+		for _, state := range registered(t, r.DB) {
+			if state != ca.StateIntent {
+				t.Fatalf("signature %d faulty: register says %s", faulty, state)
+			}
+		}
+		if faulty == 1 && r.CTLog.Head().Size != 0 {
+			t.Fatal("a precertificate with a faulty signature entered the log")
+		}
+		if got, err := r.Authority.Issue(t.Context(), r.Request(t, "dev@corp.example", clientKeys()["P-256"])); err != nil {
+			t.Fatalf("healed: %v", err)
+		} else {
+			verifyIssued(t, r, got, clientKeys()["P-256"].Public())
+		}
+	}
+}
+
 // TestFailureIsRecorded shows the outcome of an intent that came to nothing.
 func TestFailureIsRecorded(t *testing.T) {
 	r := catest.New(t, catest.Options{})
@@ -380,7 +419,7 @@ func TestKillChild(t *testing.T) {
 		}
 	}}
 	r := catest.New(t, catest.Options{IssuingKey: key, Dir: dir})
-	request := r.Request(t, "dev@corp.example", clientKeys()["P-256"])
+	request := r.Request(t, "dev@corp.example", catest.NewKey(t))
 	fmt.Println("ready")
 	var wg sync.WaitGroup
 	for range 8 {

@@ -30,6 +30,7 @@ import (
 
 	"redoubt.internal/ca"
 	"redoubt.internal/ca/identity"
+	"redoubt.internal/hsm"
 	"redoubt.internal/log"
 	"redoubt.internal/log/audit"
 	"redoubt.internal/log/ct"
@@ -172,8 +173,12 @@ func New(t testing.TB, o Options) *Rig {
 	}
 	r.Verifier, err = identity.New(c)
 	must(t, err)
+	var signer crypto.Signer = r.CAKey
+	if k, ok := o.IssuingKey.(*hsm.Key); ok {
+		signer = k // as the appliance passes it; CAKey counts nothing then
+	}
 	r.config = ca.Config{
-		Chain: r.Chain, Signer: r.CAKey, CT: r.CT, Audit: r.Audit, DB: r.DB, Identity: r.Verifier,
+		Chain: r.Chain, Signer: signer, CT: r.CT, Audit: r.Audit, DB: r.DB, Identity: r.Verifier,
 		Profile: o.Profile, Now: o.Now, Logger: o.Logger,
 	}
 	r.Authority, err = ca.New(r.config)

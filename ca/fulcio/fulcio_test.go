@@ -21,6 +21,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -38,6 +39,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
+	"redoubt.internal/ca"
 	"redoubt.internal/ca/catest"
 	"redoubt.internal/ca/fulcio"
 	"redoubt.internal/ca/identity"
@@ -498,6 +500,58 @@ func TestFailures(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestIssuerAway answers 503, so that clients try again, for a token whose issuer
+// cannot be asked for its keys.
+func TestIssuerAway(t *testing.T) {
+	away := httptest.NewServer(http.NotFoundHandler())
+	defer away.Close()
+	r := catest.New(t, catest.Options{IssuerURL: away.URL, Identity: func(c *identity.Config) {
+		rules := c.OIDCIssuers[away.URL]
+		rules.JWKS = identity.JWKS{}
+		c.OIDCIssuers[away.URL] = rules
+	}})
+	s := serve(t, r)
+	a := do(t, "POST", s.URL+"/api/v2/signingCert", nil, jsonBody(t, v2Body(t, r.Token(t, "dev@corp.example"), newKey(t), "dev@corp.example")))
+	if code, _ := checkError(t, a); a.code != 503 || code != 14 {
+		t.Fatalf("%d %s", a.code, a.body)
+	}
+}
+
+// TestConcurrent has clients of both versions and gRPC at once, and finds every
+// certificate in the register and the log afterwards.
+func TestConcurrent(t *testing.T) {
+	r := catest.New(t, catest.Options{})
+	s := serve(t, r)
+	key := newKey(t)
+	const clients, each = 8, 5
+	var wg sync.WaitGroup
+	for range clients {
+		wg.Go(func() {
+			for i := range each {
+				path, want := "/api/v2/signingCert", 200
+				body := any(v2Body(t, "", key, "dev@corp.example"))
+				if i%2 == 1 {
+					path, want = "/api/v1/signingCert", 201
+					body = map[string]any{"publicKey": map[string]any{"content": spki(t, key), "algorithm": "ecdsa"}, "signedEmailAddress": catest.Proof(t, key, "dev@corp.example")}
+				}
+				if a := do(t, "POST", s.URL+path, map[string]string{"Authorization": "bearer " + r.Token(t, "dev@corp.example")}, jsonBody(t, body)); a.code != want {
+					t.Errorf("%d %s", a.code, a.body)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	found, err := ca.Search(t.Context(), r.DB, ca.Query{Identity: "dev@corp.example", Limit: 1000})
+	if err != nil || len(found) != clients*each || r.CTLog.Head().Size != clients*each || r.AuditLog.Head().Size != 2*clients*each {
+		t.Fatalf("%d registered, %d logged, %d audited, %v", len(found), r.CTLog.Head().Size, r.AuditLog.Head().Size, err)
+	}
+	for _, f := range found {
+		if f.State != ca.StateIssued {
+			t.Fatalf("%+v", f)
+		}
 	}
 }
 
