@@ -39,6 +39,7 @@ type lab struct {
 	registry  string   // host:port, plain HTTP, serves the OCI 1.1 referrers API
 	env       []string // what every command of it needs beside the clean environment
 	urls      serviceURLs
+	mint      func(*testing.T) string // nil: the built-in issuer
 	server    *exec.Cmd
 	exited    chan error // what server.Wait returned, once
 	serverLog string
@@ -138,9 +139,12 @@ func (l *lab) logTail() string {
 	return "-- end of the server's log --\n" + string(content)
 }
 
-// token mints an identity token of the built-in issuer.
+// token mints an identity token: of the built-in issuer, unless the lab has another.
 func (l *lab) token(t *testing.T, args ...string) string {
 	t.Helper()
+	if l.mint != nil {
+		return l.mint(t)
+	}
 	if len(args) == 0 {
 		args = []string{"--email", identity}
 	}

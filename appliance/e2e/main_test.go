@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -23,7 +24,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv(binaryVariable) == "" {
 		os.Exit(enterNamespace())
 	}
-	if err := raiseLoopback(); err != nil {
+	if err := errors.Join(raiseLoopback(), nameHosts()); err != nil {
 		fmt.Fprintln(os.Stderr, "e2e:", err)
 		os.Exit(1)
 	}
@@ -31,7 +32,7 @@ func TestMain(m *testing.M) {
 }
 
 // enterNamespace builds the binary while there still is a network to fetch modules from, then runs this same test program again
-// in a network namespace of its own (and a user namespace, when not root). It returns that program's exit code.
+// in a network and a mount namespace of its own (and a user namespace, when not root). It returns that program's exit code.
 func enterNamespace() int {
 	dir, err := os.MkdirTemp("", "redoubt-e2e-")
 	if err != nil {
@@ -50,7 +51,7 @@ func enterNamespace() int {
 	inner := exec.Command("/proc/self/exe", os.Args[1:]...)
 	inner.Env = append(os.Environ(), binaryVariable+"="+binary)
 	inner.Stdin, inner.Stdout, inner.Stderr = nil, os.Stdout, os.Stderr
-	inner.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
+	inner.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS}
 	if os.Geteuid() != 0 {
 		inner.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER
 		inner.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}}
@@ -83,6 +84,21 @@ func raiseLoopback() error {
 	request.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
 	if err := unix.IoctlIfreq(socket, unix.SIOCSIFFLAGS, request); err != nil {
 		return fmt.Errorf("bringing up lo: %w", err)
+	}
+	return nil
+}
+
+// nameHosts gives the site's host names loopback addresses, by an /etc/hosts that only this mount namespace sees.
+func nameHosts() error {
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("keeping mounts to ourselves: %w", err)
+	}
+	file := filepath.Join(filepath.Dir(os.Getenv(binaryVariable)), "hosts")
+	if err := os.WriteFile(file, []byte("127.0.0.1 localhost "+strings.Join(hosts, " ")+"\n"), 0o644); err != nil {
+		return err
+	}
+	if err := unix.Mount(file, "/etc/hosts", "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("naming the hosts: %w", err)
 	}
 	return nil
 }
