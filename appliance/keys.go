@@ -48,7 +48,7 @@ func (k *keyring) token(uri string) (hsm.Token, error) {
 	case "soft":
 		t, err = soft.Open(soft.Config{Dir: orDefault(k.softDir, k.dir.keys()), PassphraseFile: k.dir.resolve(k.cfg.PassphraseFile), Logger: k.logger})
 	case "pkcs11":
-		t, err = pkcs11.Open(pkcs11.Config{URI: at, PINFile: k.dir.resolve(k.cfg.PINFile), AllowedModules: k.modules(at), Sessions: k.cfg.Sessions, Logger: k.logger})
+		t, err = pkcs11.Open(pkcs11.Config{URI: at, PINFile: k.dir.resolve(k.cfg.PINFile), LatchDir: k.dir.keys(), AllowedModules: k.modules(at), Sessions: k.cfg.Sessions, Logger: k.logger})
 	default:
 		return nil, fmt.Errorf("%w: %q; want soft: or pkcs11:", errScheme, scheme)
 	}

@@ -47,10 +47,11 @@ type Config struct {
 	// AllowPINValue accepts pin-value in URI. Only for development: a URI is
 	// written to configuration files and logs.
 	AllowPINValue bool
-	// LatchFile is where a refused PIN is remembered; empty means the PIN file's
-	// name with ".refused" appended. Needed when the PIN source is read-only,
-	// as a systemd credential is.
-	LatchFile string
+	// LatchDir is where a refused PIN is remembered when the directory of the
+	// PIN file is not writable, as /etc and systemd's credentials are not; it is
+	// made (0700) when needed. Otherwise the mark stands beside the PIN file, with
+	// ".refused" appended to its name.
+	LatchDir string
 	// AllowedModules lists the module paths that may be loaded; an entry ending
 	// in "/" allows the files of that directory. nil means DefaultModules.
 	AllowedModules []string

@@ -3,6 +3,7 @@ package pkcs11
 import (
 	"bytes"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/json"
 	"errors"
@@ -50,7 +51,7 @@ type latchMark struct {
 
 // newPINSource decides where the PIN comes from; it does not read it.
 func newPINSource(c Config, u *uri) (*pinSource, error) {
-	p := &pinSource{file: c.PINFile, latch: c.LatchFile}
+	p := &pinSource{file: c.PINFile}
 	if u.pinValue != "" {
 		if !c.AllowPINValue {
 			return nil, fmt.Errorf("PKCS#11 URI holds pin-value, expected pin-source=FILE: a PIN in a URI ends up in logs: %w", hsm.ErrUnsupported)
@@ -69,9 +70,15 @@ func newPINSource(c Config, u *uri) (*pinSource, error) {
 	if p.file == "" {
 		return nil, errors.New("no PIN: set a PIN file, or pin-source in the PKCS#11 URI")
 	}
-	if p.latch == "" {
-		p.latch = p.file + ".refused"
+	p.latch = p.file + ".refused"
+	if p.writable() == nil || c.LatchDir == "" {
+		return p, nil
 	}
+	if err := os.MkdirAll(c.LatchDir, 0o700); err != nil {
+		return nil, fmt.Errorf("making the directory of the refused-PIN mark: %w", err)
+	}
+	sum := sha256.Sum256([]byte(filepath.Clean(p.file))) // one mark per PIN file
+	p.latch = filepath.Join(c.LatchDir, fmt.Sprintf("pin-%x.refused", sum[:6]))
 	return p, nil
 }
 
@@ -160,7 +167,7 @@ func (p *pinSource) accept() error {
 func (p *pinSource) writable() error {
 	dir := filepath.Dir(p.latch)
 	if err := unix.Access(dir, unix.W_OK|unix.X_OK); err != nil {
-		return fmt.Errorf("directory %s of the refused-PIN mark is not writable (%w): set a latch file in the state directory", dir, err)
+		return fmt.Errorf("directory %s of the refused-PIN mark is not writable (%w): set a latch directory in the state directory", dir, err)
 	}
 	return nil
 }

@@ -129,6 +129,29 @@ func TestPINLatch(t *testing.T) {
 	}
 }
 
+// Where the PIN's directory cannot be written to, the mark goes elsewhere.
+func TestPINLatchDirectory(t *testing.T) {
+	const readOnly = "/proc/self" // refuses files even to root
+	state := filepath.Join(t.TempDir(), "state")
+	p, err := newPINSource(Config{PINFile: readOnly + "/pin", LatchDir: state}, &uri{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if filepath.Dir(p.latch) != state {
+		t.Skipf("%s is writable here, the fallback cannot be seen", readOnly)
+	}
+	if err := p.refuse([]byte("1234")); err != nil {
+		t.Fatal(err)
+	}
+	if m, err := readLatch(p.latch); err != nil || m == nil {
+		t.Errorf("%v, %v", m, err)
+	}
+	other, err := newPINSource(Config{PINFile: readOnly + "/other", LatchDir: state}, &uri{})
+	if err != nil || other.latch == p.latch {
+		t.Errorf("two PIN files share %s, %v", p.latch, err)
+	}
+}
+
 func FuzzURI(f *testing.F) {
 	f.Add("pkcs11:token=a;object=b;id=%01?module-path=/m.so&pin-source=/p")
 	f.Add("pkcs11:?pin-value=x")
