@@ -100,8 +100,8 @@ func (a *Authority) Issue(ctx context.Context, r Request) (*Issued, error) {
 		return nil, a.fail(ctx, event, err)
 	}
 	event.Outcome, event.Time = audit.Success, time.Time{}
-	event.Detail["certificate_sha256"] = hexSum(leaf)
-	_, err = a.audit.Add(ctx, event, func(tx store.Tx) error { return putCertificate(tx, serial, leaf) })
+	event.Detail = map[string]string{"certificate_sha256": hexSum(leaf)}
+	_, err = a.audit.Add(ctx, event, func(tx store.Tx) error { return putCertificate(tx, tbs, leaf) })
 	if err != nil {
 		return nil, unavailable(ErrRecord, err)
 	}
@@ -132,7 +132,7 @@ func (a *Authority) validity() (notBefore, notAfter time.Time, err error) {
 // reader of the audit log, so its own failure changes nothing.
 func (a *Authority) fail(ctx context.Context, e audit.Event, cause error) error {
 	e.Outcome, e.Time = audit.Failed, time.Time{}
-	e.Detail["reason"] = clip(cause.Error())
+	e.Detail = map[string]string{"reason": clip(cause.Error())}
 	if _, err := a.audit.Add(ctx, e, nil); err != nil {
 		a.logger.ErrorContext(ctx, "recording failed issuance", "serial", e.Object, "error", err)
 	}

@@ -22,18 +22,19 @@ import (
 // The register of certificates, in the store:
 //
 //	ca/floor                               the highest issuing time, see clock.go
-//	ca/serial/<20 octets serial>           state octet, then DER:
+//	ca/cert/<8 octets seconds><20 octets serial>   state octet, then DER:
 //	                                         'i' intent: the linted precertificate, under a throwaway signature
 //	                                         'c' issued: the certificate
-//	ca/time/<8 octets seconds><serial>     empty
-//	ca/name/<32 octets SHA-256 of SAN><8 octets seconds><serial>   empty
+//	ca/serial/<20 octets serial>           8 octets seconds: where the certificate is
+//	ca/name/<32 octets SHA-256 of SAN><8 octets seconds><20 octets serial>   empty
 //	ca/use/<8 octets seconds of expiry><32 octets token>           32-octet SHA-256 of each key served
 //
-// All numbers are big-endian, so that keys sort by time.
+// Seconds are notBefore since 1970. All numbers are big-endian, so that keys
+// sort by time and what is written together lies together.
 const (
 	prefix       = "ca/"
+	certPrefix   = prefix + "cert/"
 	serialPrefix = prefix + "serial/"
-	timePrefix   = prefix + "time/"
 	namePrefix   = prefix + "name/"
 	usePrefix    = prefix + "use/"
 )
@@ -46,12 +47,19 @@ const (
 	StateIssued = "issued"
 )
 
+// place is where the certificate of s is kept.
+func (s *signable) place() []byte { return join(certPrefix, s.seconds(), serialBytes(s.serial)) }
+
+// seconds is notBefore as keys hold it.
+func (s *signable) seconds() []byte {
+	return binary.BigEndian.AppendUint64(nil, uint64(s.notBefore.Unix()))
+}
+
 // putIntent writes the intent of one certificate and its search keys. It runs
 // inside the audit event's transaction, perhaps more than once.
 func putIntent(tx store.Tx, s *signable) error {
-	serial := serialBytes(s.serial)
-	key := join(serialPrefix, serial)
-	if old, err := tx.Get(key); err != nil {
+	serial := join(serialPrefix, serialBytes(s.serial))
+	if old, err := tx.Get(serial); err != nil {
 		return err
 	} else if old != nil {
 		return errors.New("serial number was drawn before")
@@ -59,31 +67,29 @@ func putIntent(tx store.Tx, s *signable) error {
 	if err := countUse(tx, s); err != nil {
 		return err
 	}
-	if err := tx.Put(key, append([]byte{'i'}, s.shell...)); err != nil {
+	if err := tx.Put(serial, s.seconds()); err != nil {
 		return err
 	}
-	when := binary.BigEndian.AppendUint64(nil, uint64(s.notBefore.Unix()))
-	if err := tx.Put(join(timePrefix, when, serial), []byte{}); err != nil {
+	if err := tx.Put(s.place(), append([]byte{'i'}, s.shell...)); err != nil {
 		return err
 	}
 	name := sha256.Sum256([]byte(s.who.SAN.Value))
-	if err := tx.Put(join(namePrefix, name[:], when, serial), []byte{}); err != nil {
+	if err := tx.Put(join(namePrefix, name[:], s.seconds(), serialBytes(s.serial)), []byte{}); err != nil {
 		return err
 	}
 	return raiseFloor(tx, s.notBefore)
 }
 
-// putCertificate replaces an intent by its certificate.
-func putCertificate(tx store.Tx, serial *big.Int, leaf []byte) error {
-	key := join(serialPrefix, serialBytes(serial))
-	old, err := tx.Get(key)
+// putCertificate replaces the intent of s by its certificate.
+func putCertificate(tx store.Tx, s *signable, leaf []byte) error {
+	old, err := tx.Get(s.place())
 	if err != nil {
 		return err
 	}
 	if len(old) == 0 || old[0] != 'i' {
 		return errors.New("certificate has no intent")
 	}
-	return tx.Put(key, append([]byte{'c'}, leaf...))
+	return tx.Put(s.place(), append([]byte{'c'}, leaf...))
 }
 
 // countUse refuses a token that obtained its number of certificates, and forgets
@@ -177,22 +183,19 @@ func Search(ctx context.Context, db store.DB, q Query) ([]Record, error) {
 	}
 	var records []Record
 	err := db.View(func(tx store.Tx) error {
-		serials, err := find(ctx, tx, q)
+		places, err := find(ctx, tx, q)
 		if err != nil {
 			return err
 		}
-		records = make([]Record, 0, len(serials))
-		for _, s := range serials {
-			v, err := tx.Get(join(serialPrefix, s))
+		records = make([]Record, 0, len(places))
+		for _, p := range places {
+			v, err := tx.Get(join(certPrefix, p))
 			if err != nil {
 				return err
 			}
-			if v == nil {
-				continue
-			}
 			r, err := readRecord(v)
 			if err != nil {
-				return fmt.Errorf("reading certificate %x: %w", s, err)
+				return fmt.Errorf("reading certificate %x: %w", p, err)
 			}
 			records = append(records, r)
 		}
@@ -201,16 +204,20 @@ func Search(ctx context.Context, db store.DB, q Query) ([]Record, error) {
 	return records, err
 }
 
-// find returns the serials of q, newest first.
+// find returns where the certificates of q are, seconds and serial, newest first.
 func find(ctx context.Context, tx store.Tx, q Query) ([][]byte, error) {
 	if q.Serial != "" {
 		n, ok := new(big.Int).SetString(strings.ReplaceAll(strings.ToLower(q.Serial), ":", ""), 16)
 		if !ok || n.Sign() <= 0 || n.BitLen() > 160 {
 			return nil, fmt.Errorf("%w: serial %.60q is not a hex number of at most 160 bits", ErrQuery, q.Serial)
 		}
-		return [][]byte{serialBytes(n)}, nil
+		seconds, err := tx.Get(join(serialPrefix, serialBytes(n)))
+		if err != nil || seconds == nil {
+			return nil, err
+		}
+		return [][]byte{join("", seconds, serialBytes(n))}, nil
 	}
-	base := []byte(timePrefix)
+	base := []byte(certPrefix)
 	if q.Identity != "" {
 		name := sha256.Sum256([]byte(q.Identity))
 		base = join(namePrefix, name[:])
@@ -225,10 +232,10 @@ func find(ctx context.Context, tx store.Tx, q Query) ([][]byte, error) {
 	if from >= to {
 		return nil, nil
 	}
-	// Ascending scans only: the last Limit of them are kept in a ring.
+	// Scans ascend only: the last Limit of them are kept in a ring.
 	ring, n := make([][]byte, q.Limit), 0
 	err := tx.Scan(binary.BigEndian.AppendUint64(bytes.Clone(base), from), binary.BigEndian.AppendUint64(bytes.Clone(base), to), func(k, _ []byte) bool {
-		ring[n%q.Limit] = bytes.Clone(k[len(k)-20:])
+		ring[n%q.Limit] = bytes.Clone(k[len(base):])
 		n++
 		return ctx.Err() == nil
 	})
@@ -245,8 +252,11 @@ func find(ctx context.Context, tx store.Tx, q Query) ([][]byte, error) {
 	return out, nil
 }
 
-// readRecord decodes a value of ca/serial/.
+// readRecord decodes a value of ca/cert/.
 func readRecord(v []byte) (Record, error) {
+	if len(v) == 0 {
+		return Record{}, errors.New("it is not there")
+	}
 	cert, err := x509.ParseCertificate(v[1:])
 	if err != nil {
 		return Record{}, err
