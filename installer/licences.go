@@ -60,24 +60,29 @@ func collectLicences(ctx context.Context, source, binary string) (map[string]mem
 	return members, len(info.Deps) + 2, nil
 }
 
-// moduleDirs maps path@version of every module of the build to its folder.
+// moduleDirs maps path@version of every module the binary is compiled from to its folder. It goes by packages: a list of modules
+// takes in those that nothing is compiled from, and writes their sums into the checkout's go.sum.
 func moduleDirs(ctx context.Context, source string) (map[string]string, error) {
-	command := exec.CommandContext(ctx, "go", "list", "-m", "-json", "all")
+	command := exec.CommandContext(ctx, "go", "list", "-deps", "-json=Module", "./appliance")
 	command.Dir = source
-	command.Env = append(os.Environ(), "GOWORK=off", "GOFLAGS=-mod=mod")
+	command.Env = append(os.Environ(), "GOWORK=off", "GOFLAGS=-mod=readonly")
 	out, err := command.Output()
 	if err != nil {
 		return nil, fmt.Errorf("listing modules: %w", err)
 	}
 	dirs := map[string]string{}
 	for decoder := json.NewDecoder(bytes.NewReader(out)); ; {
-		var m struct{ Path, Version, Dir string }
-		if err := decoder.Decode(&m); errors.Is(err, io.EOF) {
+		var p struct {
+			Module *struct{ Path, Version, Dir string } // nil in the standard library
+		}
+		if err := decoder.Decode(&p); errors.Is(err, io.EOF) {
 			return dirs, nil
 		} else if err != nil {
 			return nil, fmt.Errorf("listing modules: %w", err)
 		}
-		dirs[m.Path+"@"+m.Version] = m.Dir
+		if m := p.Module; m != nil {
+			dirs[m.Path+"@"+m.Version] = m.Dir
+		}
 	}
 }
 
