@@ -52,7 +52,7 @@ func Run(ctx context.Context, plan Plan, open func(ctx context.Context, uri stri
 	}
 	base, wall := now(), now
 	now = func() time.Time { return base.Add(wall().Sub(base)) } // a step of the wall clock does not turn the record round
-	text := plan.YAML()
+	text := plan.source()
 	r := &run{
 		plan: plan, open: open, now: now, progress: progress,
 		keys: map[string]*hsm.Key{}, throwaway: map[hsm.Algorithm]crypto.Signer{}, certs: map[string]*x509.Certificate{},

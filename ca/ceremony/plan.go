@@ -56,6 +56,9 @@ type Plan struct {
 	Keys Keys `yaml:"keys"`
 	// Certificates says what is issued over the keys.
 	Certificates Certificates `yaml:"certificates"`
+
+	// text is the file the plan was read from, comments and all.
+	text []byte
 }
 
 // Keys names each role's key. TSAIntermediate is optional, the others are not.
@@ -245,7 +248,20 @@ func ParsePlan(data []byte) (Plan, error) {
 	if err := d.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
 		return Plan{}, fmt.Errorf("%w: more than one YAML document", ErrPlan)
 	}
+	p.text = bytes.Clone(data)
 	return p, p.Validate()
+}
+
+// source is the text that goes into the transcript: the reviewed file, octet by
+// octet, when the plan was read from one and still says the same; else YAML.
+func (p *Plan) source() []byte {
+	if p.text != nil {
+		read, err := ParsePlan(p.text)
+		if err == nil && reflect.DeepEqual(read, *p) {
+			return p.text
+		}
+	}
+	return p.YAML()
 }
 
 var unknownField = regexp.MustCompile(`field (\S+) not found in type ceremony\.(\w+)`)

@@ -11,10 +11,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"time"
 
 	"redoubt.internal/ca/lint"
+	"redoubt.internal/ca/strictjson"
 	"redoubt.internal/hsm"
 )
 
@@ -79,17 +79,10 @@ func verifyAll(data []byte) (*Transcript, error) {
 	return t, t.checkTimes()
 }
 
-// strict decodes exactly one JSON value without unknown fields.
+// strict decodes exactly one JSON value: no unknown, repeated or differently
+// spelt names.
 func strict(data []byte, v any) error {
-	d := json.NewDecoder(bytes.NewReader(data))
-	d.DisallowUnknownFields()
-	if err := d.Decode(v); err != nil {
-		return err
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return errors.New("data after the end")
-	}
-	return nil
+	return strictjson.Decode(data, strictjson.Limits{Bytes: maxTranscript}, v)
 }
 
 // checkKeys compares the recorded keys with the plan and returns them by role.
