@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -123,6 +124,74 @@ func TestKilledAnywhere(t *testing.T) {
 		t.Fatalf("only %d kills", kills)
 	}
 	t.Logf("%d kills", kills)
+}
+
+// TestKilledAtRandom kills imports from the start at random instants, between and within packages, flushes and transactions,
+// then lets one finish. It runs when REDOUBT_LONG is set; its value is the number of kills (default 100).
+func TestKilledAtRandom(t *testing.T) {
+	kills, err := strconv.Atoi(os.Getenv("REDOUBT_LONG"))
+	if os.Getenv("REDOUBT_LONG") == "" {
+		t.Skip("set REDOUBT_LONG to kill imports at random instants")
+	}
+	if err != nil || kills < 2 {
+		kills = 100
+	}
+	g, lc := makeLog(t, generate.Config{Seed: 3, Origin: "log.example", Sizes: []uint64{1000, 45_000}})
+	calm := newLab(t, lc)
+	calm.pull()
+	calm.load(calm.export(0))
+	show(t, g, 45_000)
+	calm.pull()
+	start := time.Now()
+	calm.load(calm.export(0))
+	span := time.Since(start)
+	want := calm.content()
+	rng := rand.New(rand.NewPCG(3, 4))
+	done := 0
+	for done < kills {
+		l := newLab(t, lc)
+		if err := os.CopyFS(l.medium, os.DirFS(calm.medium)); err != nil {
+			t.Fatal(err)
+		}
+		l.inDB.Close()
+		for cut := 0; ; cut++ {
+			cmd := exec.Command(os.Args[0])
+			cmd.Env = append(os.Environ(), "REDOUBT_TEST_KILL="+strings.Join([]string{"0", l.dir, l.vkey, lc.Origin, lc.VKey}, "\t"))
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			ended := make(chan error, 1)
+			go func() { ended <- cmd.Wait() }()
+			if cut < 5 {
+				select {
+				case <-time.After(time.Duration(rng.Int64N(int64(span)))):
+					cmd.Process.Kill()
+					done++
+				case err := <-ended:
+					ended <- err
+				}
+			}
+			err := <-ended
+			l.reopenDB()
+			h, herr := l.in.Head(lc.Origin)
+			if herr != nil && !errors.Is(herr, ErrNotFound) || h.Size != 0 && h.Size != 1000 && h.Size != 45_000 {
+				t.Fatalf("size %d, %v", h.Size, herr)
+			}
+			if r, rerr := l.in.Reconcile(context.Background()); rerr != nil || r.Err() != nil {
+				t.Fatal(rerr, r.Err())
+			}
+			if err == nil {
+				if got := l.content(); got != want {
+					t.Fatal("the final state differs from that of an undisturbed import")
+				}
+				l.inDB.Close()
+				break
+			}
+			l.inDB.Close()
+		}
+		os.RemoveAll(l.dir)
+	}
+	t.Logf("%d kills at random instants, every final state the same", done)
 }
 
 func (l *lab) reopenDB() {

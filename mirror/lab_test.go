@@ -208,19 +208,6 @@ func (l *lab) flipBit(path string, fromEnd int) string {
 	return out
 }
 
-// generated makes a log with checkpoints at sizes and shows its first one.
-func (l *lab) generated(name string, c generate.Config) *generate.Log {
-	l.t.Helper()
-	g, err := generate.Write(context.Background(), filepath.Join(l.dir, name), c)
-	if err != nil {
-		l.t.Fatal(err)
-	}
-	if err := generate.Rewind(g.Dir, c.Sizes[0]); err != nil {
-		l.t.Fatal(err)
-	}
-	return g
-}
-
 // makeLog makes a generated log outside any lab.
 func makeLog(t testing.TB, c generate.Config) (*generate.Log, LogConfig) {
 	t.Helper()

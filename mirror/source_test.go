@@ -59,7 +59,7 @@ func TestRemoteIsPoliteAndBounded(t *testing.T) {
 	mux.HandleFunc("/log/down", func(w http.ResponseWriter, r *http.Request) { hits.Add(1); w.WriteHeader(500) })
 	mux.HandleFunc("/log/denied", func(w http.ResponseWriter, r *http.Request) { hits.Add(1); w.WriteHeader(403) })
 	mux.HandleFunc("/log/long", func(w http.ResponseWriter, r *http.Request) { w.Write(make([]byte, 1<<20)) })
-	mux.HandleFunc("/log/away", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, other.URL+"/x", 302) })
+	mux.HandleFunc("/log/away", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, other.URL+"/x", http.StatusFound) })
 	mux.HandleFunc("/log/short", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Length", "100")
 		w.Write([]byte("x"))
