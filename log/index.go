@@ -6,113 +6,18 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"slices"
-	"sync"
 
 	"redoubt.internal/log/store"
 )
 
-// The derived index: leaf hash to index, and search key to indices. It is a hint and nothing else: every hit is checked
-// against the entry it names, and it is rebuilt at start from tiles and entries. A table is a map of the newest records
-// over sorted runs of older ones; a full map becomes a run, and runs of like size are merged, off the writer.
+// The derived index: leaf hash to index (table 'l'), and search key to indices (table 's'). It is a hint and nothing
+// else: every hit is checked against the entry it names, it may be deleted at any time, and Open brings it up to the
+// published head. See table.go for how it is kept.
 
 const (
 	maxIndexKeys   = 2048
 	maxIndexKeyLen = 1024
-	memRecords     = 1 << 16
 )
-
-// record is one pair of a truncated hash and an index. Equal hashes are no error: the caller checks hits.
-type record struct {
-	key [16]byte
-	val uint64
-}
-
-func compareRecords(a, b record) int {
-	if c := bytes.Compare(a.key[:], b.key[:]); c != 0 {
-		return c
-	}
-	switch {
-	case a.val < b.val:
-		return -1
-	case a.val > b.val:
-		return 1
-	}
-	return 0
-}
-
-type table struct {
-	mu      sync.RWMutex
-	mem     map[[16]byte][]uint64
-	n       int
-	frozen  map[[16]byte][]uint64 // being turned into a run
-	runs    [][]record            // sorted; older and larger first
-	merging sync.WaitGroup
-}
-
-func (t *table) add(h [32]byte, val uint64) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.mem == nil {
-		t.mem = map[[16]byte][]uint64{}
-	}
-	k := [16]byte(h[:16])
-	t.mem[k] = append(t.mem[k], val)
-	t.n++
-	if t.n >= memRecords && t.frozen == nil {
-		t.frozen, t.mem, t.n = t.mem, nil, 0
-		t.merging.Go(t.settle)
-	}
-}
-
-// settle turns the frozen map into a run and merges runs of like size.
-func (t *table) settle() {
-	t.mu.RLock()
-	frozen, runs := t.frozen, slices.Clone(t.runs)
-	t.mu.RUnlock()
-	run := make([]record, 0, len(frozen))
-	for k, vs := range frozen {
-		for _, v := range vs {
-			run = append(run, record{k, v})
-		}
-	}
-	slices.SortFunc(run, compareRecords)
-	for len(runs) > 0 && len(runs[len(runs)-1]) < 2*len(run) {
-		run = mergeRuns(runs[len(runs)-1], run)
-		runs = runs[:len(runs)-1]
-	}
-	t.mu.Lock()
-	t.runs, t.frozen = append(runs, run), nil
-	t.mu.Unlock()
-}
-
-func mergeRuns(a, b []record) []record {
-	out := make([]record, 0, len(a)+len(b))
-	for len(a) > 0 && len(b) > 0 {
-		if compareRecords(a[0], b[0]) <= 0 {
-			out, a = append(out, a[0]), a[1:]
-		} else {
-			out, b = append(out, b[0]), b[1:]
-		}
-	}
-	return append(append(out, a...), b...)
-}
-
-// all returns the values of h in ascending order.
-func (t *table) all(h [32]byte) []uint64 {
-	k := [16]byte(h[:16])
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	var vals []uint64
-	for _, run := range t.runs {
-		i, _ := slices.BinarySearchFunc(run, record{key: k}, compareRecords)
-		for ; i < len(run) && run[i].key == k; i++ {
-			vals = append(vals, run[i].val)
-		}
-	}
-	vals = append(append(vals, t.frozen[k]...), t.mem[k]...)
-	slices.Sort(vals)
-	return slices.Compact(vals)
-}
 
 // indexKeys calls the configured function and keeps its limits.
 func (l *Log) indexKeys(leaf, extra []byte) [][]byte {
@@ -121,45 +26,74 @@ func (l *Log) indexKeys(leaf, extra []byte) [][]byte {
 	return slices.DeleteFunc(keys, func(k []byte) bool { return len(k) > maxIndexKeyLen })
 }
 
-func (l *Log) addToIndex(r *request) {
-	l.leaves.add(r.hash, r.index)
-	for _, k := range r.keys {
-		l.search.add(sha256.Sum256(k), r.index)
+// addToIndex takes entries in the order of their index.
+func (l *Log) addToIndex(index uint64, hash [32]byte, keys [][]byte) {
+	l.leaves.add(index, hash)
+	if l.c.IndexKeys != nil {
+		hashes := make([][32]byte, len(keys))
+		for i, k := range keys {
+			hashes[i] = sha256.Sum256(k)
+		}
+		l.search.add(index, hashes...)
 	}
 }
 
-// rebuildIndex fills the index with the entries of the published head.
-func (l *Log) rebuildIndex(ctx context.Context) error {
+// openIndex loads what is stored of the index and adds the entries of the published head that it lacks.
+func (l *Log) openIndex(ctx context.Context) error {
 	v := l.view.Load()
-	for first := uint64(0); first < v.size; first += tileWidth {
+	l.leaves.init(l.c.DB, l.keys, 'l', 0, l.c.Logger)
+	if err := l.leaves.load(v.size); err != nil {
+		return err
+	}
+	for l.leaves.next < v.size {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
+		first := l.leaves.next &^ (tileWidth - 1)
 		t, err := l.tileAt(v, 0, first/tileWidth)
 		if err != nil {
 			return err
 		}
-		for i := first; i < min(v.size, first+tileWidth); i++ {
-			l.leaves.add(*t.at(0, i-first), i)
+		for i := l.leaves.next; i < min(v.size, first+tileWidth); i++ {
+			l.leaves.add(i, *t.at(0, i-first))
 		}
+		l.leaves.await()
 	}
-	if l.c.IndexKeys == nil || v.size == 0 {
+	if l.c.IndexKeys == nil {
 		return nil
 	}
+	l.search.init(l.c.DB, l.keys, 's', l.c.IndexVersion, l.c.Logger)
+	if err := l.search.load(v.size); err != nil {
+		return err
+	}
+	for l.search.next < v.size {
+		if err := l.searchKeys(ctx, min(v.size, l.search.next+4096)); err != nil {
+			return err
+		}
+		l.search.await()
+	}
+	return nil
+}
+
+// searchKeys adds the keys of the entries up to to.
+func (l *Log) searchKeys(ctx context.Context, to uint64) error {
+	from := l.search.next
 	return l.c.DB.View(func(tx store.Tx) error {
-		return scanEntries(tx, l.keys, 0, v.size, func(c chunk) error {
+		return scanEntries(tx, l.keys, from, to, func(c chunk) error {
 			for i, leaf := range c.leaves {
 				n := c.first + uint64(i)
-				if n >= v.size {
-					break
+				if n < from || n >= to {
+					continue
 				}
 				var extra []byte
 				if c.extras != nil {
 					extra = c.extras[i]
 				}
+				var hashes [][32]byte
 				for _, k := range l.indexKeys(leaf, extra) {
-					l.search.add(sha256.Sum256(k), n)
+					hashes = append(hashes, sha256.Sum256(k))
 				}
+				l.search.add(n, hashes...)
 			}
 			return ctx.Err()
 		})
@@ -176,7 +110,8 @@ func (l *Log) LeafIndex(ctx context.Context, hash [32]byte) (uint64, bool, error
 
 func (l *Log) leafIndex(hash [32]byte) (uint64, bool, error) {
 	v := l.view.Load()
-	for _, i := range l.leaves.all(hash) {
+	vals, err := l.leaves.find(hash, 0, 64)
+	for _, i := range vals {
 		ok, err := l.holds(v, i, hash)
 		if err != nil {
 			return 0, false, fmt.Errorf("looking up a leaf hash: %w", err)
@@ -185,6 +120,9 @@ func (l *Log) leafIndex(hash [32]byte) (uint64, bool, error) {
 			return i, true, nil
 		}
 	}
+	if err != nil {
+		return 0, false, fmt.Errorf("looking up a leaf hash: %w", err)
+	}
 	return 0, false, nil
 }
 
@@ -192,21 +130,32 @@ func (l *Log) leafIndex(hash [32]byte) (uint64, bool, error) {
 // Each was checked against its entry.
 func (l *Log) Find(ctx context.Context, key []byte, limit int) ([]uint64, error) {
 	var out []uint64
-	if l.c.IndexKeys == nil {
+	if l.c.IndexKeys == nil || limit <= 0 {
 		return nil, nil
 	}
 	size := l.view.Load().size
-	for _, i := range l.search.all(sha256.Sum256(key)) {
-		if len(out) >= limit || i >= size {
-			break
-		}
-		e, err := l.Entry(ctx, i)
+	hash := sha256.Sum256(key)
+	for from := uint64(0); ; {
+		const step = 256
+		vals, err := l.search.find(hash, from, step)
 		if err != nil {
 			return nil, fmt.Errorf("searching: %w", err)
 		}
-		if slices.ContainsFunc(l.indexKeys(e.Leaf, e.Extra), func(k []byte) bool { return bytes.Equal(k, key) }) {
-			out = append(out, i)
+		for _, i := range vals {
+			if len(out) == limit || i >= size {
+				return out, nil
+			}
+			e, err := l.Entry(ctx, i)
+			if err != nil {
+				return nil, fmt.Errorf("searching: %w", err)
+			}
+			if slices.ContainsFunc(l.indexKeys(e.Leaf, e.Extra), func(k []byte) bool { return bytes.Equal(k, key) }) {
+				out = append(out, i)
+			}
 		}
+		if len(vals) < step {
+			return out, nil
+		}
+		from = vals[len(vals)-1] + 1
 	}
-	return out, nil
 }

@@ -17,7 +17,7 @@ import (
 //	"h" uint64 size     head record: root, int64 unix nanoseconds, the note's signature (key hash and bytes)
 //	"h" 0xff x9         last: uint64 size, root of the last head. Compared and swapped with each head
 //	"t" level uint64 i  hash tile, full ones only: 256 x 32 bytes
-//	"x" ...             runs of the derived index (index.go); may be deleted at any time
+//	"x" ...             runs of the derived index (table.go); may be deleted at any time
 //	"z"                 latch: why the log must not go on
 //
 // A chunk: byte 1 (version), uint16 number of entries, uint32 length of the framed part, the framed part, the extras.

@@ -81,6 +81,8 @@ type Config struct {
 	// IndexKeys gives the search keys of an entry (at most 2048 of at most 1024 bytes are kept). It must be a pure function:
 	// the index is rebuilt from entries and is never on the append path.
 	IndexKeys func(leaf, extra []byte) [][]byte
+	// IndexVersion is raised when IndexKeys gives other keys than before: the search index is then built anew.
+	IndexVersion uint32
 	// Logger takes notices of starts, stops and latches; nil discards them.
 	Logger *slog.Logger
 }

@@ -82,8 +82,8 @@ func (r *rig) stop() {
 	r.cancel()
 	<-r.done
 	r.cancel = nil
-	r.l.leaves.merging.Wait()
-	r.l.search.merging.Wait()
+	r.l.leaves.working.Wait()
+	r.l.search.working.Wait()
 	r.db.Close()
 	r.hw.Close()
 }

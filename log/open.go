@@ -179,7 +179,7 @@ func (l *Log) open(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
-	if err := l.rebuildIndex(ctx); err != nil {
+	if err := l.openIndex(ctx); err != nil {
 		return err
 	}
 	l.keepFlight(&stage{added: tail})

@@ -48,6 +48,8 @@ func (l *Log) Run(ctx context.Context) error {
 		return fmt.Errorf("running the log %s: a writer runs already", l.c.Origin)
 	}
 	defer l.running.Store(false)
+	defer l.search.await() // nothing of this log touches the database after Run
+	defer l.leaves.await()
 	l.queue.reopen()
 	err := l.run(ctx)
 	if e := l.Err(); e != nil {
@@ -336,7 +338,7 @@ func (l *Log) publish(ctx context.Context, s *signed) {
 	}
 	l.at("raised")
 	for _, r := range l.w.fresh {
-		l.addToIndex(r)
+		l.addToIndex(r.index, r.hash, r.keys)
 	}
 	l.w.fresh = l.w.fresh[:0]
 	clear(l.w.flight)

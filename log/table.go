@@ -1,0 +1,477 @@
+package log
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"log/slog"
+	"slices"
+	"sync"
+
+	"redoubt.internal/log/store"
+)
+
+// A table maps truncated hashes to entry indices. The newest records are a map in memory; a full map becomes a sorted
+// run in the store, written in bulk by a goroutine of its own, and four runs of like size are merged into one. Runs
+// follow each other in index order. Of a run only its Bloom filter, 10 bits a record, is kept in memory.
+//
+// On disk, under "x" table: runs in chunks of sorted records, each chunk under the key of its last record, so that the
+// first chunk at or after a hash holds it; Bloom filters in pieces; one manifest. Everything carries a CRC-32C. A run
+// that the manifest does not name is the rest of an interrupted merge and is deleted when the table is loaded.
+const (
+	recordSize   = 24 // 16 bytes of hash, uint64 index
+	memRecords   = 1 << 16
+	chunkRecords = 340 // of a run, in one value of about 8 KiB
+	bloomPiece   = 32 << 10
+	bloomHashes  = 7
+	mergeWidth   = 4
+	bulkBytes    = 2 << 20 // of one transaction
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// errIndex says that the stored index is damaged; it is dropped and built anew at the next start.
+var errIndex = fmt.Errorf("%w: the derived index is damaged and will be rebuilt at the next start", ErrCorrupt)
+
+type record struct {
+	key [16]byte
+	val uint64
+}
+
+func (a record) compare(b record) int {
+	if c := bytes.Compare(a.key[:], b.key[:]); c != 0 {
+		return c
+	}
+	switch {
+	case a.val < b.val:
+		return -1
+	case a.val > b.val:
+		return 1
+	}
+	return 0
+}
+
+func (a record) encode(b []byte) []byte {
+	return binary.BigEndian.AppendUint64(append(b, a.key[:]...), a.val)
+}
+
+func parseRecord(b []byte) record {
+	return record{[16]byte(b), binary.BigEndian.Uint64(b[16:24])}
+}
+
+type memRun map[[16]byte][]uint64
+
+// run is a stored run.
+type run struct {
+	id    uint64
+	n     uint64
+	bloom bloom
+}
+
+type table struct {
+	db      store.DB
+	prefix  []byte // of all keys of the table
+	version uint32
+	logger  *slog.Logger
+	limit   int // records in memory before they become a run
+
+	mu       sync.RWMutex
+	mem      memRun
+	n        int    // records in mem
+	next     uint64 // entries below are in mem, frozen or runs; the adding goroutine's, others read under mu
+	frozen   memRun // being written out
+	frozenTo uint64 // entries below are in frozen or runs
+	covered  uint64 // entries below are in runs
+	runs     []run  // in index order; replaced, never changed
+	commits  uint64 // how often runs was replaced
+	nextID   uint64
+	busy     bool // settle runs; one at a time
+	broken   bool // writing failed or damage was met: the rest stays in memory
+
+	working sync.WaitGroup
+}
+
+func (t *table) init(db store.DB, keys layout, id byte, version uint32, logger *slog.Logger) {
+	t.db, t.prefix, t.version, t.logger = db, keys.key('x', id), version, logger
+	t.mem, t.limit = memRun{}, memRecords
+}
+
+// add takes the hashes of the entry after the last one added.
+func (t *table) add(index uint64, hashes ...[32]byte) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, h := range hashes {
+		k := [16]byte(h[:16])
+		t.mem[k] = append(t.mem[k], index)
+		t.n++
+	}
+	t.next = index + 1
+	if t.n >= t.limit && !t.busy && !t.broken {
+		t.busy = true
+		t.frozen, t.frozenTo, t.mem, t.n = t.mem, t.next, memRun{}, 0
+		t.working.Go(t.settle)
+	}
+}
+
+// await waits for the work in the background.
+func (t *table) await() { t.working.Wait() }
+
+// find returns at most limit indices of h, from upwards, ascending. Some may be wrong: they share 16 bytes of hash.
+func (t *table) find(h [32]byte, from uint64, limit int) ([]uint64, error) {
+	k := [16]byte(h[:16])
+	for {
+		// The store is read without the lock, so that a lookup never holds up the writer. A merge deletes the runs it
+		// replaced only after they are replaced here: with the same commit before and after, all of them were there.
+		t.mu.RLock()
+		runs, commits := t.runs, t.commits
+		var young []uint64
+		for _, m := range []memRun{t.frozen, t.mem} {
+			for _, v := range m[k] {
+				if v >= from && len(young) < limit {
+					young = append(young, v)
+				}
+			}
+		}
+		t.mu.RUnlock()
+		var out []uint64
+		var err error
+		for _, r := range runs {
+			if err == nil && len(out) < limit && r.bloom.has(k) {
+				out, err = t.findInRun(r, k, from, limit, out)
+			}
+		}
+		t.mu.RLock()
+		same := commits == t.commits
+		t.mu.RUnlock()
+		if !same {
+			continue
+		}
+		if errors.Is(err, errIndex) {
+			t.drop()
+		}
+		return append(out, young[:min(len(young), limit-len(out))]...), err
+	}
+}
+
+func (t *table) findInRun(r run, k [16]byte, from uint64, limit int, out []uint64) ([]uint64, error) {
+	want := record{k, from}
+	var ferr error
+	err := t.db.View(func(tx store.Tx) error {
+		return tx.Scan(want.encode(t.runKey(r.id, 'r')), t.runKey(r.id, 's'), func(_, v []byte) bool {
+			var recs []byte
+			if recs, ferr = checked(v); ferr != nil || len(recs)%recordSize != 0 {
+				ferr = errIndex
+				return false
+			}
+			n := len(recs) / recordSize
+			i := binarySearch(recs, n, want)
+			for ; i < n && len(out) < limit; i++ {
+				rec := parseRecord(recs[i*recordSize:])
+				if rec.key != k {
+					return false
+				}
+				out = append(out, rec.val)
+			}
+			return len(out) < limit
+		})
+	})
+	if err == nil {
+		err = ferr
+	}
+	return out, err
+}
+
+// binarySearch is the first of n records not below want.
+func binarySearch(recs []byte, n int, want record) int {
+	lo, hi := 0, n
+	for lo < hi {
+		mid := (lo + hi) / 2
+		if parseRecord(recs[mid*recordSize:]).compare(want) < 0 {
+			lo = mid + 1
+		} else {
+			hi = mid
+		}
+	}
+	return lo
+}
+
+func (t *table) runKey(id uint64, kind byte) []byte {
+	b := make([]byte, 0, len(t.prefix)+9+recordSize)
+	b = append(b, t.prefix...)
+	b = append(b, 'r')
+	b = binary.BigEndian.AppendUint64(b, id)
+	return append(b, kind)
+}
+
+func (t *table) manifestKey() []byte { return append(bytes.Clone(t.prefix), 'm') }
+
+// seal puts a CRC before b, checked takes it off.
+func seal(b []byte) []byte {
+	return append(binary.BigEndian.AppendUint32(make([]byte, 0, 4+len(b)), crc32.Checksum(b, castagnoli)), b...)
+}
+
+func checked(b []byte) ([]byte, error) {
+	if len(b) < 4 || binary.BigEndian.Uint32(b) != crc32.Checksum(b[4:], castagnoli) {
+		return nil, errIndex
+	}
+	return b[4:], nil
+}
+
+// bloom is a Bloom filter over hashes, which need no further hashing.
+type bloom []byte
+
+func newBloom(n uint64) bloom { return make(bloom, max(64, n*10/8)) }
+
+func (b bloom) bits(k [16]byte, fn func(byteAt uint64, bit byte) bool) {
+	h1, h2 := binary.BigEndian.Uint64(k[:]), binary.BigEndian.Uint64(k[8:])|1
+	for range bloomHashes {
+		at := h1 % (uint64(len(b)) * 8)
+		if !fn(at/8, 1<<(at%8)) {
+			return
+		}
+		h1 += h2
+	}
+}
+
+func (b bloom) add(k [16]byte) {
+	b.bits(k, func(at uint64, bit byte) bool { b[at] |= bit; return true })
+}
+
+func (b bloom) has(k [16]byte) bool {
+	all := true
+	b.bits(k, func(at uint64, bit byte) bool { all = b[at]&bit != 0; return all })
+	return all
+}
+
+// manifest: uint32 1, uint32 version, uint64 covered, uint64 next id, then per run uint64 id, uint64 records.
+func (t *table) manifest(runs []run, covered, nextID uint64) []byte {
+	b := binary.BigEndian.AppendUint32(nil, 1)
+	b = binary.BigEndian.AppendUint32(b, t.version)
+	b = binary.BigEndian.AppendUint64(b, covered)
+	b = binary.BigEndian.AppendUint64(b, nextID)
+	for _, r := range runs {
+		b = binary.BigEndian.AppendUint64(b, r.id)
+		b = binary.BigEndian.AppendUint64(b, r.n)
+	}
+	return seal(b)
+}
+
+// load reads the manifest and the filters. Whatever is wrong with them, or of another version, or beyond the size of
+// the published head, is deleted: the index is then built anew.
+func (t *table) load(size uint64) error {
+	err := t.db.View(func(tx store.Tx) error {
+		v, err := tx.Get(t.manifestKey())
+		if err != nil || v == nil {
+			return err
+		}
+		return t.parseManifest(tx, v, size)
+	})
+	if errors.Is(err, errIndex) {
+		t.logger.Warn("rebuilding the derived index", "table", string(t.prefix[len(t.prefix)-1:]))
+		t.runs, t.covered, t.nextID = nil, 0, 0
+		if err = t.deleteAll(); err != nil {
+			return err
+		}
+	}
+	if err != nil {
+		return err
+	}
+	t.next, t.frozenTo = t.covered, t.covered
+	return t.deleteOrphans()
+}
+
+func (t *table) parseManifest(tx store.Tx, v []byte, size uint64) error {
+	b, err := checked(v)
+	if err != nil {
+		return err
+	}
+	if len(b) < 24 || (len(b)-24)%16 != 0 || binary.BigEndian.Uint32(b) != 1 || binary.BigEndian.Uint32(b[4:]) != t.version {
+		return errIndex
+	}
+	t.covered, t.nextID = binary.BigEndian.Uint64(b[8:]), binary.BigEndian.Uint64(b[16:])
+	if t.covered > size {
+		return errIndex
+	}
+	for b = b[24:]; len(b) > 0; b = b[16:] {
+		r := run{id: binary.BigEndian.Uint64(b), n: binary.BigEndian.Uint64(b[8:])}
+		if r.n > maxIndexKeys*size {
+			return errIndex
+		}
+		var bad error
+		err := tx.Scan(t.runKey(r.id, 'b'), t.runKey(r.id, 'c'), func(_, v []byte) bool {
+			var piece []byte
+			if piece, bad = checked(v); bad != nil {
+				return false
+			}
+			r.bloom = append(r.bloom, piece...)
+			return true
+		})
+		if err != nil {
+			return err
+		}
+		if bad != nil || len(r.bloom) != len(newBloom(r.n)) {
+			return errIndex
+		}
+		t.runs = append(t.runs, r)
+	}
+	return nil
+}
+
+// drop forgets the stored index after damage was met. What is in memory stays in use; lookups go on failing until the
+// next start, because a miss would be a guess.
+func (t *table) drop() {
+	t.mu.Lock()
+	done := t.broken
+	t.broken = true
+	t.mu.Unlock()
+	if done {
+		return
+	}
+	t.logger.Error("the derived index is damaged; it is rebuilt at the next start", "table", string(t.prefix[len(t.prefix)-1:]))
+	if err := t.db.Update(func(tx store.Tx) error { return tx.Delete(t.manifestKey()) }); err != nil {
+		t.logger.Error("dropping the derived index", "err", err)
+	}
+}
+
+// deleteOrphans deletes the runs that the manifest does not name.
+func (t *table) deleteOrphans() error {
+	known := map[uint64]bool{}
+	for _, r := range t.runs {
+		known[r.id] = true
+	}
+	from := t.runKey(0, 0)
+	for {
+		var id uint64
+		found := false
+		err := t.db.View(func(tx store.Tx) error {
+			return tx.Scan(from, t.manifestEnd(), func(k, _ []byte) bool {
+				if rest := k[len(t.prefix):]; len(rest) > 9 && rest[0] == 'r' {
+					id, found = binary.BigEndian.Uint64(rest[1:]), true
+				}
+				return false
+			})
+		})
+		if err != nil || !found {
+			return err
+		}
+		if !known[id] {
+			if err := t.deleteRange(t.runKey(id, 0), t.runKey(id, 0xff)); err != nil {
+				return err
+			}
+		}
+		t.nextID = max(t.nextID, id+1)
+		from = t.runKey(id+1, 0)
+	}
+}
+
+func (t *table) manifestEnd() []byte { return append(bytes.Clone(t.prefix), 'r'+1) }
+
+func (t *table) deleteAll() error {
+	return t.deleteRange(append(bytes.Clone(t.prefix), 0), append(bytes.Clone(t.prefix), 0xff))
+}
+
+// deleteRange deletes in transactions of bounded size.
+func (t *table) deleteRange(from, to []byte) error {
+	for {
+		var keys [][]byte
+		err := t.db.Update(func(tx store.Tx) error {
+			keys = keys[:0]
+			if err := tx.Scan(from, to, func(k, _ []byte) bool {
+				keys = append(keys, bytes.Clone(k))
+				return len(keys) < 256
+			}); err != nil {
+				return err
+			}
+			for _, k := range keys {
+				if err := tx.Delete(k); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil || len(keys) < 256 {
+			return err
+		}
+	}
+}
+
+// settle writes the frozen map as a run and merges runs of like size. A failure leaves everything findable: the map
+// stays in memory, and what was half written is deleted at the next start.
+func (t *table) settle() {
+	t.mu.RLock()
+	frozen, to, runs, id := t.frozen, t.frozenTo, slices.Clone(t.runs), t.nextID
+	t.mu.RUnlock()
+	recs := make([]record, 0, t.limit)
+	for k, vs := range frozen {
+		for _, v := range vs {
+			recs = append(recs, record{k, v})
+		}
+	}
+	slices.SortFunc(recs, record.compare)
+	at := 0
+	r, err := t.writeRun(id, uint64(len(recs)), func() (record, bool, error) {
+		if at == len(recs) {
+			return record{}, false, nil
+		}
+		at++
+		return recs[at-1], true, nil
+	})
+	id++
+	if err == nil {
+		runs = append(runs, r)
+		err = t.commit(runs, to, id)
+	}
+	for err == nil && t.mergeable(runs) {
+		old := runs[len(runs)-mergeWidth:]
+		if r, err = t.mergeRuns(id, old); err != nil {
+			break
+		}
+		id++
+		runs = append(slices.Clone(runs[:len(runs)-mergeWidth]), r)
+		if err = t.commit(runs, to, id); err != nil {
+			break
+		}
+		for _, o := range old {
+			if err = t.deleteRange(t.runKey(o.id, 0), t.runKey(o.id, 0xff)); err != nil {
+				break
+			}
+		}
+	}
+	if err != nil {
+		t.logger.Error("writing the derived index; it stays in memory", "err", err)
+	}
+	t.mu.Lock()
+	t.busy, t.broken = false, t.broken || err != nil
+	t.mu.Unlock()
+}
+
+// commit makes a list of runs the table's. Afterwards the frozen map is no longer needed.
+func (t *table) commit(runs []run, covered, nextID uint64) error {
+	err := t.db.Update(func(tx store.Tx) error { return tx.Put(t.manifestKey(), t.manifest(runs, covered, nextID)) })
+	if err != nil {
+		return err
+	}
+	t.mu.Lock()
+	t.runs, t.covered, t.nextID, t.frozen = slices.Clone(runs), covered, nextID, nil
+	t.commits++
+	t.mu.Unlock()
+	return nil
+}
+
+// mergeable says whether the last mergeWidth runs are of one size class, which grows with each factor of mergeWidth.
+func (t *table) mergeable(runs []run) bool {
+	if len(runs) < mergeWidth {
+		return false
+	}
+	class := func(n uint64) (c int) {
+		for n > uint64(t.limit)*mergeWidth/2 {
+			n /= mergeWidth
+			c++
+		}
+		return c
+	}
+	last := runs[len(runs)-mergeWidth:]
+	return class(last[0].n) <= class(last[mergeWidth-1].n)
+}
