@@ -34,8 +34,6 @@ func (l layout) pki(name string) string { return l.path("pki", name) }
 func (l layout) rekorDB() string        { return l.path("db", "rekor.db") }
 func (l layout) authorityDB() string    { return l.path("db", "authority.db") }
 func (l layout) tuf() string            { return l.path("tuf") }
-func (l layout) mirror() string         { return l.path("mirror") }
-func (l layout) inbox() string          { return l.path("inbox") }
 func (l layout) socket() string         { return l.path("run", "redoubt.sock") }
 func (l layout) lock() string           { return l.path("run", "lock") }
 func (l layout) highWater() string      { return filepath.Clean(l.root) + ".highwater" }

@@ -110,9 +110,6 @@ func conformanceDirs(t testing.TB, data string) []string {
 	return all
 }
 
-// refusals are the exit codes of the conformance cases that must fail.
-var refusals = map[string]int{}
-
 func TestConformance(t *testing.T) {
 	data := dataDir(t)
 	accepted, refused := 0, 0

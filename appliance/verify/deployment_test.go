@@ -32,16 +32,16 @@ import (
 // field of what it issues: certificates and SCTs, log entries of both Rekor
 // generations over one tree, timestamps, at any time.
 type deployment struct {
-	t                      testing.TB
-	domain                 string
-	caKey, tsaKey          *ecdsa.PrivateKey
-	ctKey, logKey          *ecdsa.PrivateKey
-	caChain, tsaChain      []*x509.Certificate
-	material               trust.Material
-	now                    time.Time
-	leaves                 [][]byte // bodies in the log
-	treeID                 int64
-	identity, issuer, name string
+	t                 testing.TB
+	domain            string
+	caKey, tsaKey     *ecdsa.PrivateKey
+	ctKey, logKey     *ecdsa.PrivateKey
+	caChain, tsaChain []*x509.Certificate
+	material          trust.Material
+	now               time.Time
+	leaves            [][]byte // bodies in the log
+	treeID            int64
+	identity, issuer  string
 }
 
 var epoch = time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC)

@@ -107,8 +107,9 @@ func find(v any, path []any) (any, bool) {
 	for _, k := range path {
 		switch c := v.(type) {
 		case map[string]any:
-			name, ok := k.(string)
-			if v, ok = c[name]; !ok {
+			name, _ := k.(string)
+			member, ok := c[name]
+			if v = member; !ok {
 				return nil, false
 			}
 		case []any:

@@ -27,8 +27,7 @@ type provider struct {
 	*httptest.Server
 	fetches  atomic.Int64
 	mu       sync.Mutex
-	keys     []string // names of test keys published
-	metadata func() string
+	keys     []string                    // names of test keys published
 	override map[string]http.HandlerFunc // by path
 }
 

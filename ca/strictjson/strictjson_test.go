@@ -83,7 +83,7 @@ func FuzzCheck(f *testing.F) {
 		if err == nil && !json.Valid(data) {
 			t.Fatalf("accepted %q, which is no JSON", data)
 		}
-		if errors.Is(err, ErrSyntax) && json.Valid(data) && !strings.ContainsAny(string(data), "\\\x80\xff") && isASCII(data) {
+		if errors.Is(err, ErrSyntax) && json.Valid(data) && !strings.Contains(string(data), "\\") && isASCII(data) {
 			t.Fatalf("refused %q: %v", data, err)
 		}
 	})

@@ -170,9 +170,7 @@ func TestSigstoreGo(t *testing.T) {
 			if err != nil {
 				t.Fatalf("v%d %s: %v", version, name, err)
 			}
-			origin := host
 			if version == 1 {
-				origin = fmt.Sprintf("%s - %d", host, int64(treeID))
 				if !e.HasInclusionPromise() || e.IntegratedTime().IsZero() {
 					t.Errorf("v1 %s: no promise", name)
 				}
@@ -186,7 +184,7 @@ func TestSigstoreGo(t *testing.T) {
 				if !e.IsRekorV2() {
 					t.Errorf("v2 %s is not seen as Rekor v2", name)
 				}
-				if err := gotlog.VerifyCheckpointAndInclusion(e, r.verifier(), origin); err != nil {
+				if err := gotlog.VerifyCheckpointAndInclusion(e, r.verifier(), host); err != nil {
 					t.Errorf("v2 %s: %v", name, err)
 				}
 			}

@@ -44,7 +44,6 @@ type rig struct {
 	merkle *log.Log
 	log    *rekor.Log
 	url    string
-	now    time.Time
 	stop   func()
 }
 
