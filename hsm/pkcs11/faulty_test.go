@@ -3,13 +3,17 @@
 package pkcs11
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"errors"
 	"fmt"
+	"io/fs"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -198,6 +202,93 @@ func TestMissingMechanism(t *testing.T) {
 	f.set(t, "no-eddsa")
 	_, err := open(t, f.config("mech")).Generate(t.Context(), "pkcs11:object=k", hsm.Ed25519)
 	failsWith(t, err, hsm.ErrUnsupported, "no mechanism")
+}
+
+// logins counts the logins the module saw.
+func (f *faulty) logins(t *testing.T) int {
+	t.Helper()
+	data, err := os.ReadFile(f.control + ".logins")
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		t.Fatal(err)
+	}
+	return len(data)
+}
+
+// A service manager that restarts again and again spends one try of the PIN.
+func TestRestartsSpendOneTry(t *testing.T) {
+	f := newFaulty(t, "restarts")
+	must(t, os.WriteFile(f.pin, []byte("wrong-pin-99"), 0o600))
+	for range 25 {
+		_, err := Open(f.config("restarts"))
+		failsWith(t, err, hsm.ErrBadPIN)
+	}
+	if n := f.logins(t); n != 1 {
+		t.Errorf("%d logins", n)
+	}
+	// The try it did spend is told at the next good login.
+	must(t, os.WriteFile(f.pin, []byte(testPIN), 0o600))
+	var log bytes.Buffer
+	c := f.config("restarts")
+	c.Logger = slog.New(slog.NewTextHandler(&log, nil))
+	open(t, c)
+	if !strings.Contains(log.String(), "wrong PIN") {
+		t.Errorf("log says nothing of the earlier try: %s", log.String())
+	}
+}
+
+// Outage after outage leaves no session and no goroutine behind, and each one
+// heals.
+func TestOutagesLeakNothing(t *testing.T) {
+	f := newFaulty(t, "outages")
+	tok := open(t, f.config("outages"))
+	key := generate(t, tok, "k", hsm.ECDSAP256)
+	c := pkcs11.New(f.module) // the same shared object, another user of it
+	slot := slotOf(t, c, "outages")
+	sessions := func() uint {
+		ti, err := c.GetTokenInfo(slot)
+		must(t, err)
+		return ti.SessionCount
+	}
+	heal := func() {
+		err := key.Check(t.Context())
+		for deadline := time.Now().Add(20 * time.Second); err != nil && time.Now().Before(deadline); err = key.Check(t.Context()) {
+			time.Sleep(10 * time.Millisecond)
+		}
+		must(t, err)
+	}
+	heal()
+	before, goroutines := sessions(), runtime.NumGoroutine()
+	for i := range 40 {
+		switch i % 4 {
+		case 0:
+			must(t, c.CloseAllSessions(slot))
+		case 1:
+			f.set(t, "device-error")
+			failsWith(t, key.Check(t.Context()), hsm.ErrUnavailable)
+		case 2:
+			f.set(t, "removed")
+			failsWith(t, key.Check(t.Context()), hsm.ErrUnavailable)
+		case 3:
+			s, err := c.OpenSession(slot, pkcs11.CKF_SERIAL_SESSION)
+			must(t, err)
+			must(t, c.Logout(s))
+			must(t, c.CloseSession(s))
+		}
+		f.set(t, "")
+		heal()
+	}
+	if before != 4 { // three in the pool, one that logs in
+		t.Errorf("%d sessions at the start", before)
+	}
+	if after := sessions(); after != before {
+		t.Errorf("%d sessions, %d before the outages", after, before)
+	}
+	for deadline := time.Now().Add(10 * time.Second); runtime.NumGoroutine() > goroutines && time.Now().Before(deadline); {
+		time.Sleep(10 * time.Millisecond)
+	}
+	if n := runtime.NumGoroutine(); n > goroutines {
+		t.Errorf("%d goroutines, %d before the outages", n, goroutines)
+	}
 }
 
 // A token that is never found again does not restart the module for every

@@ -143,6 +143,9 @@ func (t *Token) connect(ctx context.Context) (*connection, error) {
 	if t.lastErr != nil {
 		t.logger.Info("PKCS#11 token is back", "token", trim(c.info.Label), "serial", trim(c.info.SerialNumber))
 	}
+	if c.info.Flags&pkcs11.CKF_USER_PIN_COUNT_LOW != 0 {
+		t.logger.Warn("a wrong PIN was tried on this PKCS#11 token before this login", "token", trim(c.info.Label), "serial", trim(c.info.SerialNumber))
+	}
 	t.lastErr, t.suspect = nil, false
 	t.conn.Store(c)
 	if t.closed.Load() { // Close ran meanwhile

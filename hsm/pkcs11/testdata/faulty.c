@@ -10,7 +10,10 @@
  *   old-module   a template with CKA_COPYABLE is refused
  *   few-sessions no more than four sessions
  *   final-try    the token says one PIN try is left
+ *   removed      C_Sign answers CKR_DEVICE_REMOVED
  *   no-eddsa     the mechanism list lacks CKM_EDDSA
+ *
+ * Each C_Login appends an octet to FAULTY_CONTROL.logins.
  */
 #include <dlfcn.h>
 #include <stdio.h>
@@ -34,11 +37,24 @@ static int fault(const char *word) {
 	return strstr(text, word) != NULL;
 }
 
+static CK_RV close_all(CK_SLOT_ID slot) {
+	CK_RV rv = real.C_CloseAllSessions(slot);
+	if (rv == CKR_OK)
+		sessions = 0;
+	return rv;
+}
+
 static CK_RV sign(CK_SESSION_HANDLE s, CK_BYTE_PTR data, CK_ULONG len, CK_BYTE_PTR sig, CK_ULONG_PTR siglen) {
 	while (fault("hang"))
 		usleep(2000);
 	if (fault("device-error"))
 		return CKR_DEVICE_ERROR;
+	if (fault("removed")) { /* which ends every session (PKCS#11 v2.40, 5.1.4) */
+		CK_SESSION_INFO info;
+		if (real.C_GetSessionInfo(s, &info) == CKR_OK)
+			close_all(info.slotID);
+		return CKR_DEVICE_REMOVED;
+	}
 	CK_RV rv = real.C_Sign(s, data, len, sig, siglen);
 	if (rv == CKR_OK && sig && fault("flip"))
 		sig[*siglen - 1] ^= 1;
@@ -87,9 +103,22 @@ static CK_RV finalize(CK_VOID_PTR p) {
 
 static CK_RV token_info(CK_SLOT_ID slot, CK_TOKEN_INFO_PTR info) {
 	CK_RV rv = real.C_GetTokenInfo(slot, info);
+	if (rv == CKR_OK)
+		info->ulSessionCount = sessions; /* SoftHSM does not say */
 	if (rv == CKR_OK && fault("final-try"))
 		info->flags |= CKF_USER_PIN_FINAL_TRY;
 	return rv;
+}
+
+static CK_RV login(CK_SESSION_HANDLE s, CK_USER_TYPE user, CK_UTF8CHAR_PTR pin, CK_ULONG len) {
+	char path[512];
+	const char *control = getenv("FAULTY_CONTROL");
+	FILE *f;
+	if (control && snprintf(path, sizeof path, "%s.logins", control) < (int)sizeof path && (f = fopen(path, "a"))) {
+		fputc('l', f);
+		fclose(f);
+	}
+	return real.C_Login(s, user, pin, len);
 }
 
 static CK_RV mechanisms(CK_SLOT_ID slot, CK_MECHANISM_TYPE_PTR list, CK_ULONG_PTR n) {
@@ -115,6 +144,8 @@ CK_RV C_GetFunctionList(CK_FUNCTION_LIST_PTR_PTR out) {
 	mine.C_GenerateKeyPair = generate;
 	mine.C_OpenSession = open_session;
 	mine.C_CloseSession = close_session;
+	mine.C_CloseAllSessions = close_all;
+	mine.C_Login = login;
 	mine.C_Finalize = finalize;
 	mine.C_GetTokenInfo = token_info;
 	mine.C_GetMechanismList = mechanisms;
