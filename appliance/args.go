@@ -10,9 +10,9 @@ import (
 // permute moves flags that follow an operand in front of it, so that `verify FILE --bundle B` and `verify --bundle B FILE`
 // mean the same; the parser underneath stops at the first operand. Everything after `--` is an operand. Only the order
 // changes: unknown flags stay where they are and are reported by the parser.
-func permute(flags []cli.Flag, commands []*cli.Command, args []string) ([]string, error) {
+func permute(flags []cli.Flag, commands []*cli.Command, args []string) []string {
 	if len(args) == 0 {
-		return args, nil
+		return args
 	}
 	head, rest := []string{args[0]}, args[1:]
 	for {
@@ -22,7 +22,7 @@ func permute(flags []cli.Flag, commands []*cli.Command, args []string) ([]string
 			head, rest = append(head, rest[:n]...), rest[n:]
 		}
 		if len(rest) == 0 {
-			return head, nil
+			return head
 		}
 		next := slices.IndexFunc(commands, func(c *cli.Command) bool { return c.HasName(rest[0]) })
 		if next < 0 {
@@ -44,9 +44,9 @@ func permute(flags []cli.Flag, commands []*cli.Command, args []string) ([]string
 		}
 	}
 	if len(operands) == 0 {
-		return head, nil
+		return head
 	}
-	return append(append(head, "--"), operands...), nil
+	return append(append(head, "--"), operands...)
 }
 
 func isFlag(arg string) bool { return len(arg) > 1 && arg[0] == '-' && arg != "--" }

@@ -12,25 +12,41 @@ func commands() []*cli.Command {
 	})
 }
 
-// uniform gives every command of the table the same manners: no help verb, usage errors that end with exit code 2, and a
-// refusal of operands where none are named.
+// uniform gives every command of the table the same manners: no help verb, mistakes that end with exit code 2 and leave
+// stdout alone, a refusal of operands where none are named.
 func uniform(table []*cli.Command) []*cli.Command {
 	for _, c := range table {
 		c.HideHelpCommand = true
 		c.OnUsageError = func(_ *cli.Context, err error, _ bool) error { return usage("%v", err) }
-		switch {
-		case len(c.Subcommands) > 0:
+		if len(c.Subcommands) > 0 {
 			c.Action = noVerb
 			uniform(c.Subcommands)
-		case c.ArgsUsage == "":
-			action := c.Action
-			c.Action = func(ctx *cli.Context) error {
-				if ctx.NArg() > 0 {
-					return usage("%s takes no operand, got %q", ctx.Command.HelpName, ctx.Args().First())
-				}
-				return action(ctx)
+			continue
+		}
+		required, action := claimRequired(c.Flags), c.Action
+		c.Action = func(ctx *cli.Context) error {
+			if ctx.Command.ArgsUsage == "" && ctx.NArg() > 0 {
+				return usage("%s takes no operand, got %q", ctx.Command.HelpName, ctx.Args().First())
 			}
+			for _, name := range required {
+				if !ctx.IsSet(name) {
+					return usage("%s needs --%s", ctx.Command.HelpName, name)
+				}
+			}
+			return action(ctx)
 		}
 	}
 	return table
+}
+
+// claimRequired takes the check for required flags over from the library, which would print the help to stdout and know no
+// exit code.
+func claimRequired(flags []cli.Flag) (names []string) {
+	for _, f := range flags {
+		if s, ok := f.(*cli.StringFlag); ok && s.Required {
+			s.Required, s.Usage = false, s.Usage+" (required)"
+			names = append(names, s.Name)
+		}
+	}
+	return names
 }

@@ -73,6 +73,14 @@ func (c *Config) check() error {
 			bad("services.%s: %w", name, err)
 		}
 	}
+	schemes := map[string]string{}
+	for _, s := range c.Services.all() {
+		scheme, _, _ := strings.Cut(s.URL, ":")
+		if other, ok := schemes[s.Listen]; ok && other != scheme {
+			bad("services: the services on %s have http and https URLs; one listener speaks one of them", s.Listen)
+		}
+		schemes[s.Listen] = scheme
+	}
 	if (c.TLS.Cert == "") != (c.TLS.Key == "") {
 		bad("tls: cert and key come together")
 	}

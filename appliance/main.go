@@ -26,21 +26,21 @@ func main() {
 }
 
 // run is main without the exit: it returns the process's exit code. SIGINT and SIGTERM end the context of the verb.
-func run(args []string, stdout, stderr io.Writer) (code int) {
+func run(args []string, stdout, stderr io.Writer) int {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	return execute(ctx, newApp(stdout, stderr), args)
+}
+
+// execute runs one command line. A panic ends with its own code and never with a verdict.
+func execute(ctx context.Context, app *cli.App, args []string) (code int) {
 	defer func() {
 		if p := recover(); p != nil {
-			fmt.Fprintf(stderr, "redoubt: internal error: %v\n%s", p, debug.Stack())
+			fmt.Fprintf(app.ErrWriter, "redoubt: internal error: %v\n%s", p, debug.Stack())
 			code = exitPanic
 		}
 	}()
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	defer stop()
-	app := newApp(stdout, stderr)
-	permuted, err := permute(app.Flags, app.Commands, args)
-	if err == nil {
-		err = app.RunContext(ctx, permuted)
-	}
-	return report(stderr, err)
+	return report(app.ErrWriter, app.RunContext(ctx, permute(app.Flags, app.Commands, args)))
 }
 
 func newApp(stdout, stderr io.Writer) *cli.App {

@@ -122,11 +122,20 @@ const configHeader = `# Configuration of this Redoubt. ` + "`redoubt docs config
 # ` + "`redoubt config validate`" + ` checks a change; SIGHUP loads new issuers and certificates, other changes need a restart.
 `
 
-// writeConfig writes cfg as redoubt.yaml of dir.
-func writeConfig(dir layout, cfg *Config) error {
+// yamlText is cfg as it stands in a file.
+func yamlText(cfg *Config) ([]byte, error) {
 	text, err := yaml.Marshal(cfg)
 	if err != nil {
-		return fmt.Errorf("encoding the configuration: %w", err)
+		return nil, fmt.Errorf("encoding the configuration: %w", err)
+	}
+	return text, nil
+}
+
+// writeConfig writes cfg as redoubt.yaml of dir.
+func writeConfig(dir layout, cfg *Config) error {
+	text, err := yamlText(cfg)
+	if err != nil {
+		return err
 	}
 	return os.WriteFile(dir.config(), append([]byte(configHeader), text...), 0o640)
 }

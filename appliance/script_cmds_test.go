@@ -24,8 +24,8 @@ import (
 
 // scriptCommands are what the scripts have beyond testscript's own.
 var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args []string){
-	"exits": exits, "start": start, "stop": stop, "hangup": hangup, "get": get, "digest": digest, "mode": mode,
-	"newstate": newState, "softhsmconf": softHSMConf,
+	"exits": exits, "start": start, "halt": halt, "hangup": hangup, "get": get, "digest": digest, "mode": mode,
+	"newstate": newState, "softhsmconf": softHSMConf, "carry": carry, "interval": interval, "reports": reports,
 }
 
 func arguments(ts *testscript.TestScript, neg bool, args []string, least int, usage string) {
@@ -92,9 +92,9 @@ func readyFile(ts *testscript.TestScript, dir string) (ready map[string]any) {
 	return ready
 }
 
-// stop DIR ends the server of DIR with SIGTERM and waits until it has let go of the directory.
-func stop(ts *testscript.TestScript, neg bool, args []string) {
-	arguments(ts, neg, args, 1, "stop DIR")
+// halt DIR ends the server of DIR with SIGTERM and waits until it has let go of the directory.
+func halt(ts *testscript.TestScript, neg bool, args []string) {
+	arguments(ts, neg, args, 1, "halt DIR")
 	signalServer(ts, args[0], syscall.SIGTERM)
 	for range 1200 {
 		release, err := layout{ts.MkAbs(args[0])}.acquire()
@@ -248,4 +248,54 @@ func copyState(from, to string) error {
 	}
 	cfg.Dir = ""
 	return writeConfig(layout{to}, cfg)
+}
+
+// reconfigure changes DIR/redoubt.yaml.
+func reconfigure(ts *testscript.TestScript, dir string, change func(*Config)) {
+	cfg, err := loadConfig(layout{ts.MkAbs(dir)}.config())
+	ts.Check(err)
+	cfg.Dir = ""
+	change(cfg)
+	ts.Check(writeConfig(layout{ts.MkAbs(dir)}, cfg))
+}
+
+// carry OUTSIDE INSIDE SETUP KEY lets OUTSIDE carry its own artifact log to INSIDE, pinned by SETUP/rekor.pub and the JSON of `mirror key`.
+func carry(ts *testscript.TestScript, neg bool, args []string) {
+	arguments(ts, neg, args, 4, "carry OUTSIDE INSIDE SETUP KEY")
+	var key keyLine
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile(args[3])), &key))
+	l := MirrorLog{Origin: "rekor.corp.internal", Key: ts.ReadFile(args[2] + "/rekor.pub")}
+	reconfigure(ts, args[1], func(c *Config) {
+		c.Mirror.Stream, c.Mirror.Exporters, c.Mirror.Logs = key.Stream, []string{key.Key}, []MirrorLog{l}
+	})
+	reconfigure(ts, args[0], func(c *Config) {
+		l.Source = c.Services.Rekor.URL + "/api/v2"
+		c.Mirror.Logs = []MirrorLog{l}
+	})
+}
+
+// interval DIR DURATION sets mirror.interval.
+func interval(ts *testscript.TestScript, neg bool, args []string) {
+	arguments(ts, neg, args, 2, "interval DIR DURATION")
+	reconfigure(ts, args[0], func(c *Config) { ts.Check(c.Mirror.Interval.UnmarshalText([]byte(args[1]))) })
+}
+
+// reports DIR N waits until the server of DIR has kept N reconcile reports more than it had.
+func reports(ts *testscript.TestScript, neg bool, args []string) {
+	arguments(ts, neg, args, 2, "reports DIR N")
+	want, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	count := func() int {
+		found, err := filepath.Glob(layout{ts.MkAbs(args[0])}.path("mirror", "reports", "*.note"))
+		ts.Check(err)
+		return len(found)
+	}
+	before := count()
+	for range 1200 {
+		if count() >= before+want {
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	ts.Fatalf("%d reports were kept, want %d", count()-before, want)
 }

@@ -88,7 +88,7 @@ type server struct {
 func (s *server) run(ctx context.Context, readyFile string) error {
 	s.metrics, s.health = newMetrics(), &health{checks: s.in.checks}
 	s.in.registerGauges(s.metrics)
-	if err := s.loadTLS(); err != nil {
+	if err := s.loadTLS(s.cfg.TLS); err != nil {
 		return err
 	}
 	servers, err := s.listen()
@@ -175,6 +175,7 @@ func (s *server) listen() (bound []boundListener, err error) {
 	}()
 	handlers := s.in.handlers(s)
 	addresses := map[string]map[string]http.Handler{} // listen address -> host name -> handler
+	encrypted := map[string]bool{}                    // listen address -> speaks TLS
 	for name, svc := range s.cfg.Services.all() {
 		h, ok := handlers[name]
 		if !ok {
@@ -187,6 +188,7 @@ func (s *server) listen() (bound []boundListener, err error) {
 		if addresses[svc.Listen] == nil {
 			addresses[svc.Listen] = map[string]http.Handler{}
 		}
+		encrypted[svc.Listen] = encrypted[svc.Listen] || u.Scheme == "https" && s.tls.Load() != nil
 		if _, taken := addresses[svc.Listen][u.Hostname()]; taken {
 			return bound, fmt.Errorf("services.%s: another service has the same listen address and host name", name)
 		}
@@ -197,7 +199,7 @@ func (s *server) listen() (bound []boundListener, err error) {
 		if err != nil {
 			return bound, unavailable(fmt.Errorf("listening on %s: %w", address, err))
 		}
-		if s.tls.Load() != nil && !isLoopback(address) {
+		if encrypted[address] {
 			listener = tls.NewListener(listener, &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"},
 				GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.tls.Load(), nil }})
 		}
@@ -259,11 +261,13 @@ func (s *server) readiness() map[string]any {
 
 const timestampPath = "/api/v1/timestamp"
 
-func (s *server) loadTLS() error {
-	if s.cfg.TLS.Cert == "" {
+// loadTLS reads the certificate of the listeners. A listener speaks TLS when its service's URL is https and there is a
+// certificate; without one, an https URL on a loopback address means that a proxy of the site stands in front.
+func (s *server) loadTLS(t TLS) error {
+	if t.Cert == "" {
 		return nil
 	}
-	pair, err := tls.LoadX509KeyPair(s.in.dir.resolve(s.cfg.TLS.Cert), s.in.dir.resolve(s.cfg.TLS.Key))
+	pair, err := tls.LoadX509KeyPair(s.in.dir.resolve(t.Cert), s.in.dir.resolve(t.Key))
 	if err != nil {
 		return fmt.Errorf("loading the TLS certificate: %w", err)
 	}
@@ -281,9 +285,8 @@ func (s *server) reload() {
 	}
 	notifySystemd("RELOADING=1")
 	defer notifySystemd("READY=1")
-	s.cfg.TLS = next.TLS
-	if err := s.loadTLS(); err != nil {
-		s.logger.Error("reloading the TLS certificate", "error", err)
+	if err := s.loadTLS(next.TLS); err != nil {
+		s.logger.Error("reloading the TLS certificate; the old one stays", "error", err)
 	}
 	if err := s.in.reloadIssuers(next); err != nil {
 		s.logger.Error("reloading the issuers; the old ones stay", "error", err)

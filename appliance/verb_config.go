@@ -50,9 +50,9 @@ func configShow(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	text, err := yaml.Marshal(cfg)
+	text, err := yamlText(cfg)
 	if err != nil {
-		return fmt.Errorf("encoding the configuration: %w", err)
+		return err
 	}
 	var plain map[string]any
 	if err := yaml.Unmarshal(text, &plain); err != nil {

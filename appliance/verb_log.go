@@ -258,7 +258,7 @@ var logFsck = verb[struct{}, []fsckResult]{"log.fsck", func(ctx context.Context,
 		report, err := log.Fsck(ctx, configs[l.role], func(done, total uint64) {
 			in.logger.Debug("checking", "log", l.role, "done", done, "total", total)
 		})
-		if err != nil {
+		if err != nil && !(errors.Is(err, log.ErrCorrupt) && len(report.Problems) > 0) { // problems are a result
 			return nil, fmt.Errorf("checking the %s log: %w", l.role, err)
 		}
 		results = append(results, fsckResult{l.role, report.Entries, report.Heads, report.Tiles, report.Size, hex.EncodeToString(report.Root[:]),
