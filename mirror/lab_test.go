@@ -3,6 +3,7 @@ package mirror
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto"
 	"crypto/ed25519"
@@ -37,6 +38,8 @@ type lab struct {
 	medium string
 	ec     ExporterConfig
 	mc     Config
+
+	filesBase string // folder of the mirror if not <dir>/in
 }
 
 const labStream = "outside"
@@ -178,7 +181,7 @@ func (l *lab) content() string {
 }
 
 func (l *lab) files(fn func(name string, b []byte)) {
-	base := filepath.Join(l.dir, "in")
+	base := cmp.Or(l.filesBase, filepath.Join(l.dir, "in"))
 	err := filepath.WalkDir(base, func(p string, d fs.DirEntry, err error) error {
 		name, _ := filepath.Rel(base, p)
 		if err != nil || d.IsDir() || name == "lock" || strings.HasPrefix(name, "staging") {
