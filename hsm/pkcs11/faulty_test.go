@@ -218,7 +218,7 @@ func (f *faulty) logins(t *testing.T) int {
 func TestRestartsSpendOneTry(t *testing.T) {
 	f := newFaulty(t, "restarts")
 	must(t, os.WriteFile(f.pin, []byte("wrong-pin-99"), 0o600))
-	for range 25 {
+	for range 8 {
 		_, err := Open(f.config("restarts"))
 		failsWith(t, err, hsm.ErrBadPIN)
 	}
