@@ -72,9 +72,19 @@ func (m *Mirror) status(s *snapshot, incidents []Incident) Status {
 	}
 	out.Missing = mergeRanges(out.Missing)
 	now := m.c.Now()
-	for _, origin := range sortedKeys(m.logs) {
-		l := LogStatus{Origin: origin, Scope: m.logs[origin].Scope}
-		limit := m.logs[origin].MaxAge
+	origins := sortedKeys(m.logs)
+	for origin := range s.heads { // a log that was mirrored once and is not configured any more
+		if m.logs[origin] == nil {
+			origins = append(origins, origin)
+		}
+	}
+	slices.Sort(origins)
+	for _, origin := range origins {
+		l := LogStatus{Origin: origin, Scope: s.heads[origin].Scope}
+		var limit time.Duration
+		if known := m.logs[origin]; known != nil {
+			l.Scope, limit = known.Scope, known.MaxAge
+		}
 		if h, ok := s.heads[origin]; ok {
 			age := now.Sub(h.Observed)
 			l.Size, l.Root, l.Observed, l.Imported, l.Age = h.Size, h.Root.String(), h.Observed.UTC(), h.Imported.UTC(), age.Truncate(time.Second).String()
@@ -132,9 +142,16 @@ type ReconcileReport struct {
 	Digest   parcel.Digest `json:"digest"`
 	Logs     []LogReport   `json:"logs"`
 	Missing  []Range       `json:"missing"`
-	Refused  []Incident    `json:"refused"`
-	Note     []byte        `json:"-"` // the report as a C2SP note signed by this mirror, nil without a key
+	Refused  []Incident    `json:"refused"`       // the newest of them
+	Refusals int           `json:"refused_total"` // how many are remembered
+	Note     []byte        `json:"-"`             // the report as a C2SP note signed by this mirror, nil without a key
 }
+
+// A report is a note, and a note has at most a million bytes.
+const (
+	maxRefused  = 100 // refusals in a report
+	maxProblems = 10  // problems of one log in a report
+)
 
 // Err is the gravest finding as an error that ExitCode knows: a fork, damage, a gap, staleness. Nil if all is well.
 func (r *ReconcileReport) Err() error {
@@ -170,10 +187,12 @@ func (m *Mirror) Reconcile(ctx context.Context) (*ReconcileReport, error) {
 		return nil, err
 	}
 	st := m.status(s, incidents)
-	r := &ReconcileReport{Stream: st.Stream, Time: m.c.Now().UTC().Truncate(time.Second), Sequence: st.Sequence, Digest: st.Digest, Missing: st.Missing, Refused: incidents, Logs: []LogReport{}}
+	r := &ReconcileReport{Stream: st.Stream, Time: m.c.Now().UTC().Truncate(time.Second), Sequence: st.Sequence, Digest: st.Digest, Missing: st.Missing, Refused: incidents[max(0, len(incidents)-maxRefused):], Refusals: len(incidents), Logs: []LogReport{}}
 	for _, l := range st.Logs {
 		lr := LogReport{LogStatus: l, Problems: []string{}}
-		if h, ok := s.heads[l.Origin]; ok {
+		if m.logs[l.Origin] == nil {
+			lr.Problems = append(lr.Problems, "it is not configured any more, so nothing of it can be verified")
+		} else if h, ok := s.heads[l.Origin]; ok {
 			if err := m.recheck(ctx, m.logs[l.Origin], h, &lr); err != nil {
 				return nil, err
 			}
@@ -269,8 +288,9 @@ func (m *Mirror) Run(ctx context.Context, every time.Duration, done func(*Reconc
 // error is returned only when the context ends or the database fails.
 func (m *Mirror) recheck(ctx context.Context, log *knownLog, h Head, out *LogReport) error {
 	problem := func(format string, a ...any) {
-		if len(out.Problems) < 20 {
-			out.Problems = append(out.Problems, oneLine(fmt.Errorf(format, a...)))
+		if len(out.Problems) < maxProblems {
+			text := oneLine(fmt.Errorf(format, a...))
+			out.Problems = append(out.Problems, strings.ToValidUTF8(text[:min(len(text), 300)], "?"))
 		}
 	}
 	sh, err := m.shelf(log.Origin)
