@@ -7,7 +7,6 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"slices"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -49,22 +48,24 @@ func diagnose(c *cli.Context) []check {
 		result("state directory", checkModes(dir), "chown it to the service user; chmod 0700 keys and run"),
 		result("free space", checkFreeSpace(dir.root), "free or add space: a log that cannot write latches read-only"),
 		result("high-water file", checkHighWater(cfg, dir), "restore it from outside the backup; never make a new one for a log that has signed"),
-		result("clock", checkClock(), "run chrony or another time service; inside a gap, discipline the clock from a local source"),
+		warning("clock discipline", checkClock(), "run chrony or another time service; inside a gap, discipline the clock from a local source"),
 	)
 	report, err := readStatus.call(c, struct{}{})
 	if err != nil {
 		return append(checks, result("instance", err, "`redoubt serve` and read its first error"))
 	}
 	checks = append(checks, report.Checks...)
-	for name, until := range map[string]time.Time{"issuing certificate": report.CAExpires, "timestamp certificate": report.TSAExpires} {
-		var err error
-		if left := time.Until(until); left < certWarning {
-			err = fmt.Errorf("ends in %d days", int(left.Hours()/24))
-		}
-		checks = append(checks, result(name, err, "plan a ceremony for the next one"))
-	}
-	slices.SortStableFunc(checks[5+len(report.Checks):], func(a, b check) int { return len(a.Name) - len(b.Name) })
+	checks = append(checks,
+		warning("issuing certificate", checkExpiry(report.CAExpires), "plan a ceremony for the next one"),
+		warning("timestamp certificate", checkExpiry(report.TSAExpires), "plan a ceremony for the next one"))
 	return append(checks, checkListeners(c.Context, cfg, dir)...)
+}
+
+// warning is a check that names something to attend to and fails nothing.
+func warning(name string, err error, fix string) check {
+	c := result(name, err, fix)
+	c.Warning = err != nil
+	return c
 }
 
 // checkModes refuses private folders that others can read.
@@ -117,6 +118,13 @@ func checkClock() error {
 	}
 	if state == unix.TIME_ERROR && t.Maxerror > maxClockErrorUS {
 		return fmt.Errorf("not synchronised; the kernel's bound on its error is %d s", t.Maxerror/1_000_000)
+	}
+	return nil
+}
+
+func checkExpiry(until time.Time) error {
+	if left := time.Until(until); left < certWarning {
+		return fmt.Errorf("ends in %d days", int(left.Hours()/24))
 	}
 	return nil
 }

@@ -97,7 +97,7 @@ func (in *instance) registerGauges(m *metrics) {
 	}
 }
 
-// ready reports whether every check holds.
+// ready reports whether every check holds, warnings aside.
 func ready(checks []check) bool {
-	return !slices.ContainsFunc(checks, func(c check) bool { return !c.OK })
+	return !slices.ContainsFunc(checks, func(c check) bool { return !c.OK && !c.Warning })
 }

@@ -7,12 +7,13 @@ import (
 	"time"
 )
 
-// check is one named condition of readiness. Fix is the next thing to do when it does not hold.
+// check is one named condition. Fix is the next thing to do when it does not hold; a Warning does not count as a failure.
 type check struct {
-	Name   string `json:"name"`
-	OK     bool   `json:"ok"`
-	Reason string `json:"reason,omitempty"`
-	Fix    string `json:"fix,omitempty"`
+	Name    string `json:"name"`
+	OK      bool   `json:"ok"`
+	Warning bool   `json:"warning,omitempty"`
+	Reason  string `json:"reason,omitempty"`
+	Fix     string `json:"fix,omitempty"`
 }
 
 // health answers /healthz (this process is alive) and /readyz (every check holds). Checks sign with every key, so the
@@ -30,7 +31,7 @@ const (
 	healthTimeout = 5 * time.Second
 )
 
-func (h *health) current(ctx context.Context) (checks []check, ready bool) {
+func (h *health) current(ctx context.Context) ([]check, bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.last == nil || time.Since(h.at) > healthAge {
@@ -38,11 +39,7 @@ func (h *health) current(ctx context.Context) (checks []check, ready bool) {
 		defer cancel()
 		h.last, h.at = h.checks(ctx), time.Now()
 	}
-	ready = true
-	for _, c := range h.last {
-		ready = ready && c.OK
-	}
-	return h.last, ready
+	return h.last, ready(h.last)
 }
 
 func (h *health) serveHealthz(w http.ResponseWriter, _ *http.Request) {
@@ -50,13 +47,13 @@ func (h *health) serveHealthz(w http.ResponseWriter, _ *http.Request) {
 }
 
 func (h *health) serveReadyz(w http.ResponseWriter, r *http.Request) {
-	checks, ready := h.current(r.Context())
+	checks, ok := h.current(r.Context())
 	status := http.StatusOK
-	if !ready {
+	if !ok {
 		status = http.StatusServiceUnavailable
 	}
 	writeJSON(w, status, struct {
 		Ready  bool    `json:"ready"`
 		Checks []check `json:"checks"`
-	}{ready, checks})
+	}{ok, checks})
 }

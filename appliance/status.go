@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/urfave/cli/v2"
+
+	"redoubt.internal/mirror"
 )
 
 // statusReport is the JSON of `redoubt status -o json`, and what the console shows.
@@ -25,6 +27,7 @@ type statusReport struct {
 	CAExpires   time.Time         `json:"caExpires"`
 	TSAExpires  time.Time         `json:"tsaExpires"`
 	TrustExpiry time.Time         `json:"trustExpires"`
+	Mirror      *mirror.Status    `json:"mirror,omitempty"` // when a stream of parcels is configured
 }
 
 var readStatus = verb[struct{}, statusReport]{"status", func(ctx context.Context, in *instance, actor string, _ struct{}) (statusReport, error) {
@@ -36,6 +39,13 @@ var readStatus = verb[struct{}, statusReport]{"status", func(ctx context.Context
 		URLs: in.cfg.urls(), CAExpires: in.caChain[0].NotAfter, TSAExpires: in.tsaChain[0].NotAfter, TrustExpiry: in.tufExpiry()}
 	for _, key := range in.roleKeys {
 		report.Software = report.Software || key.Info().Software
+	}
+	if in.mirror != nil {
+		status, err := in.mirror.Status(ctx)
+		if err != nil {
+			return statusReport{}, err
+		}
+		report.Mirror = &status
 	}
 	report.Ready = ready(report.Checks)
 	return report, nil
@@ -84,6 +94,9 @@ func (r *statusReport) print(w io.Writer) {
 	}
 	fmt.Fprintf(w, "issuing certificate until %s, timestamp certificate until %s, trust repository until %s\n",
 		r.CAExpires.Format(time.DateOnly), r.TSAExpires.Format(time.DateOnly), r.TrustExpiry.Format(time.RFC3339))
+	if r.Mirror != nil {
+		printMirrorStatus(w, r.Mirror)
+	}
 }
 
 // consoleHandler shows the status as a page without script, form or outside reference.
@@ -109,5 +122,7 @@ var consolePage = template.Must(template.New("console").Parse(`<!doctype html><h
 <h1>{{.Domain}}</h1>{{if .Software}}<p class="bad">Software keys: whoever copies the disk and the passphrase has the keys.</p>{{end}}
 <h2>Checks</h2><table>{{range .Checks}}<tr><td>{{.Name}}<td{{if not .OK}} class="bad"{{end}}>{{if .OK}}ok{{else}}{{.Reason}} &mdash; {{.Fix}}{{end}}{{end}}</table>
 <h2>Logs</h2><table>{{range .Logs}}<tr><td>{{.Origin}}<td>{{.Size}} entries<td><code>{{.RootHash}}</code>{{end}}</table>
+{{with .Mirror}}<h2>Mirror, last parcel {{.Sequence}}</h2><table>{{range .Missing}}<tr><td class="bad">parcels {{.First}} to {{.Last}} are missing{{end}}
+{{range .Logs}}<tr><td>{{.Origin}}<td{{if .Frozen}} class="bad"{{end}}>{{.Size}} entries{{if .Frozen}}, frozen: it showed two histories{{end}}<td>observed {{.Age}} ago{{end}}</table>{{end}}
 <h2>Services</h2><table>{{range $name, $url := .URLs}}<tr><td>{{$name}}<td>{{$url}}{{end}}</table></html>
 `))

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -52,11 +54,32 @@ func topics(app *cli.App) map[string]func(io.Writer) error {
 	}
 }
 
+// docsFolder is where install.sh puts the pages of docs/.
+const docsFolder = "/usr/share/redoubt/docs"
+
+// addPages adds the installed pages, each by its name without the ending.
+func addPages(all map[string]func(io.Writer) error, folder string) {
+	pages, err := filepath.Glob(filepath.Join(folder, "*.md"))
+	if err != nil {
+		return
+	}
+	for _, page := range pages {
+		all[strings.ToLower(strings.TrimSuffix(filepath.Base(page), ".md"))] = func(w io.Writer) error {
+			text, err := os.ReadFile(page)
+			if err == nil {
+				_, err = w.Write(text)
+			}
+			return err
+		}
+	}
+}
+
 func docsCommand() *cli.Command {
 	return &cli.Command{
 		Name: "docs", Usage: "print a page of the manual", ArgsUsage: "[TOPIC]",
 		Action: func(c *cli.Context) error {
 			all := topics(newApp(c.App.Writer, c.App.ErrWriter))
+			addPages(all, docsFolder)
 			name := c.Args().First()
 			if name == "" {
 				_, err := fmt.Fprintln(c.App.Writer, strings.Join(slices.Sorted(maps.Keys(all)), "\n"))

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"slices"
 
 	"github.com/urfave/cli/v2"
 )
@@ -36,7 +35,7 @@ func keysCommand() *cli.Command {
 				if err := printResult(c, checks, func(w io.Writer) { printChecks(w, checks) }); err != nil {
 					return err
 				}
-				if slices.ContainsFunc(checks, func(k check) bool { return !k.OK }) {
+				if !ready(checks) {
 					return unavailable(fmt.Errorf("a key does not sign"))
 				}
 				return nil
@@ -88,7 +87,11 @@ func printChecks(w io.Writer, checks []check) {
 			fmt.Fprintf(w, "ok    %s\n", c.Name)
 			continue
 		}
-		fmt.Fprintf(w, "FAIL  %s: %s\n", c.Name, c.Reason)
+		word := "FAIL"
+		if c.Warning {
+			word = "WARN"
+		}
+		fmt.Fprintf(w, "%s  %s: %s\n", word, c.Name, c.Reason)
 		if c.Fix != "" {
 			fmt.Fprintf(w, "      fix: %s\n", c.Fix)
 		}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
@@ -11,6 +10,8 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/transparency-dev/merkle/proof"
+	"github.com/transparency-dev/merkle/rfc6962"
 	"github.com/urfave/cli/v2"
 
 	"redoubt.internal/log"
@@ -193,17 +194,17 @@ var logProve = verb[logArgs, logProof]{"log.proof", func(ctx context.Context, in
 		a.Size = l.Head().Size
 	}
 	p := logProof{Log: a.Log, Kind: "inclusion", Index: a.Index, From: a.From, Size: a.Size, Hashes: []string{}}
-	var hashes [][]byte
-	if a.From > 0 {
-		p.Kind = "consistency"
-		hashes, err = l.ConsistencyProof(ctx, a.From, a.Size)
-	} else {
-		hashes, err = l.InclusionProof(ctx, a.Index, a.Size)
-	}
+	root, err := l.Root(ctx, a.Size)
 	if err != nil {
 		return logProof{}, err
 	}
-	root, err := l.Root(ctx, a.Size)
+	var hashes [][]byte
+	if a.From > 0 {
+		p.Kind = "consistency"
+		hashes, err = proveConsistency(ctx, l, a.From, a.Size, root)
+	} else {
+		hashes, err = proveInclusion(ctx, l, a.Index, a.Size, root)
+	}
 	if err != nil {
 		return logProof{}, err
 	}
@@ -213,6 +214,33 @@ var logProve = verb[logArgs, logProof]{"log.proof", func(ctx context.Context, in
 	}
 	return p, nil
 }}
+
+// proveInclusion returns a proof after it has verified.
+func proveInclusion(ctx context.Context, l *log.Log, index, size uint64, root [32]byte) ([][]byte, error) {
+	entry, err := l.Entry(ctx, index)
+	if err != nil {
+		return nil, err
+	}
+	hashes, err := l.InclusionProof(ctx, index, size)
+	if err != nil {
+		return nil, err
+	}
+	hash := leafHash(entry.Leaf)
+	return hashes, proof.VerifyInclusion(rfc6962.DefaultHasher, index, size, hash[:], hashes, root[:])
+}
+
+// proveConsistency returns a proof after it has verified.
+func proveConsistency(ctx context.Context, l *log.Log, from, size uint64, root [32]byte) ([][]byte, error) {
+	older, err := l.Root(ctx, from)
+	if err != nil {
+		return nil, err
+	}
+	hashes, err := l.ConsistencyProof(ctx, from, size)
+	if err != nil {
+		return nil, err
+	}
+	return hashes, proof.VerifyConsistency(rfc6962.DefaultHasher, from, size, hashes, older[:], root[:])
+}
 
 func logProofAction(c *cli.Context) error {
 	args := logArgs{Log: c.String("log"), From: c.Uint64("from"), Size: c.Uint64("size")}
@@ -291,4 +319,4 @@ func logFsckAction(c *cli.Context) error {
 }
 
 // leafHash is the Merkle leaf hash, RFC 6962 2.1.
-func leafHash(leaf []byte) [32]byte { return sha256.Sum256(append([]byte{0}, leaf...)) }
+func leafHash(leaf []byte) [32]byte { return [32]byte(rfc6962.DefaultHasher.HashLeaf(leaf)) }

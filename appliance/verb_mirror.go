@@ -81,15 +81,7 @@ func mirrorCommand() *cli.Command {
 				if err != nil {
 					return err
 				}
-				return printResult(c, status, func(w io.Writer) {
-					fmt.Fprintf(w, "stream %s, last parcel %d\n", status.Stream, status.Sequence)
-					for _, m := range status.Missing {
-						fmt.Fprintf(w, "MISSING parcels %d to %d\n", m.First, m.Last)
-					}
-					for _, l := range status.Logs {
-						printLogStatus(w, l)
-					}
-				})
+				return printResult(c, status, func(w io.Writer) { printMirrorStatus(w, &status) })
 			}},
 			{Name: "reconcile", Usage: "inside: hash everything anew, compare with every accepted checkpoint, report forks, gaps and ages; the report is signed", Flags: flags(), Action: func(c *cli.Context) error {
 				r, err := mirrorReconcile.call(c, struct{}{})
@@ -114,6 +106,16 @@ func mirrorCommand() *cli.Command {
 				return nil
 			}},
 		},
+	}
+}
+
+func printMirrorStatus(w io.Writer, s *mirror.Status) {
+	fmt.Fprintf(w, "stream %s, last parcel %d\n", s.Stream, s.Sequence)
+	for _, m := range s.Missing {
+		fmt.Fprintf(w, "MISSING parcels %d to %d\n", m.First, m.Last)
+	}
+	for _, l := range s.Logs {
+		printLogStatus(w, l)
 	}
 }
 
