@@ -127,11 +127,11 @@ func TestKilledAnywhere(t *testing.T) {
 }
 
 // TestKilledAtRandom kills imports from the start at random instants, between and within packages, flushes and transactions,
-// then lets one finish. It runs when REDOUBT_LONG is set; its value is the number of kills (default 100).
+// then lets one finish. It runs when REDOUBT_TORTURE is set; its value is the number of kills (default 100).
 func TestKilledAtRandom(t *testing.T) {
-	kills, err := strconv.Atoi(os.Getenv("REDOUBT_LONG"))
-	if os.Getenv("REDOUBT_LONG") == "" {
-		t.Skip("set REDOUBT_LONG to kill imports at random instants")
+	kills, err := strconv.Atoi(os.Getenv("REDOUBT_TORTURE"))
+	if os.Getenv("REDOUBT_TORTURE") == "" {
+		t.Skip("set REDOUBT_TORTURE to kill imports at random instants")
 	}
 	if err != nil || kills < 2 {
 		kills = 100
