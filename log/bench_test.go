@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"fmt"
+	mrand "math/rand/v2"
 	"os"
 	"path/filepath"
 	"sync"
@@ -99,4 +100,107 @@ func benchAppend(b *testing.B, writers int, change func(*Config)) {
 	b.StopTimer()
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "entries/s")
 	b.ReportMetric(float64((cpuTime()-cpu).Microseconds())/float64(b.N), "cpu-us/op")
+}
+
+// BenchmarkInclusionProof proves random entries of a log of 100,000, its tiles in memory.
+func BenchmarkInclusionProof(b *testing.B) {
+	r, size := benchLog(b)
+	rnd := mrand.New(mrand.NewPCG(1, 2))
+	cpu := cpuTime()
+	for b.Loop() {
+		if _, err := r.l.InclusionProof(context.Background(), rnd.Uint64N(size), size); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(b.N)/(cpuTime()-cpu).Seconds(), "proofs/cpu-s")
+}
+
+// BenchmarkInclusionProofCold drops the cached tiles before each proof.
+func BenchmarkInclusionProofCold(b *testing.B) {
+	r, size := benchLog(b)
+	rnd := mrand.New(mrand.NewPCG(1, 2))
+	cpu := cpuTime()
+	for b.Loop() {
+		clear(r.l.cache.m)
+		if _, err := r.l.InclusionProof(context.Background(), rnd.Uint64N(size), size); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(b.N)/(cpuTime()-cpu).Seconds(), "proofs/cpu-s")
+}
+
+// BenchmarkOpen opens a log of 100,000 entries: the right edge and the index's newest part are rebuilt.
+func BenchmarkOpen(b *testing.B) {
+	r, _ := benchLog(b)
+	for b.Loop() {
+		if _, err := Open(context.Background(), r.c); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkLookup finds entries by leaf hash: those that are there, and those that are not.
+func BenchmarkLookup(b *testing.B) {
+	r, size := benchLog(b)
+	rnd := mrand.New(mrand.NewPCG(1, 2))
+	b.Run("hit", func(b *testing.B) {
+		for b.Loop() {
+			h := leafHash(benchLeaf(rnd.Uint64N(size)))
+			if _, ok, err := r.l.LeafIndex(context.Background(), h); err != nil || !ok {
+				b.Fatal(ok, err)
+			}
+		}
+	})
+	b.Run("miss", func(b *testing.B) {
+		for b.Loop() {
+			if _, ok, err := r.l.LeafIndex(context.Background(), leafHash(benchLeaf(1<<40+rnd.Uint64N(1<<40)))); err != nil || ok {
+				b.Fatal(ok, err)
+			}
+		}
+	})
+}
+
+// BenchmarkFsck recomputes a log of 100,000 entries.
+func BenchmarkFsck(b *testing.B) {
+	r, size := benchLog(b)
+	cpu := cpuTime()
+	for b.Loop() {
+		if _, err := Fsck(context.Background(), r.c, nil); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(b.N)*float64(size)/(cpuTime()-cpu).Seconds(), "entries/cpu-s")
+	b.ReportMetric(float64(b.N)*float64(size)/b.Elapsed().Seconds(), "entries/s")
+}
+
+func benchLeaf(i uint64) []byte {
+	leaf := make([]byte, 1024)
+	binary.BigEndian.PutUint64(leaf, i)
+	return leaf
+}
+
+// benchLog is a log of 100,000 entries of 1 KiB, and its size.
+func benchLog(b *testing.B) (*rig, uint64) {
+	const size = 100_000
+	r := newRig(b, nil)
+	var next atomic.Uint64
+	var wg sync.WaitGroup
+	for range 1024 {
+		wg.Go(func() {
+			for {
+				i := next.Add(1) - 1
+				if i >= size {
+					return
+				}
+				if _, err := r.l.Add(context.Background(), benchLeaf(i), nil, nil); err != nil {
+					b.Error(err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	info, _ := os.Stat(r.path())
+	b.Logf("%d bytes on disk per entry", info.Size()/size)
+	return r, size
 }

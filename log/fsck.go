@@ -78,8 +78,7 @@ type fsck struct {
 	rep FsckReport
 
 	tree    tree
-	tip     uint64
-	tipRoot [32]byte
+	tip     uint64 // where the entries end
 	last    Head
 	heads   []storedHead // read ahead, ascending
 	nextKey []byte       // where reading heads goes on; nil at the end
@@ -151,18 +150,18 @@ func (f *fsck) begin(ctx context.Context) error {
 			return err
 		}
 		f.rep.Size, f.rep.Root = f.last.Size, f.last.Root
-		b, err := tx.Get(f.keys.tip())
+		last, found, err := f.keys.last(tx, 'e')
 		if err != nil {
 			return err
 		}
-		if f.tip, f.tipRoot, err = parseSizeRoot(b); err != nil {
-			return err
+		if found {
+			f.tip = last + 1
 		}
 		if f.tip < f.last.Size {
 			return fmt.Errorf("%w: it ends at %d and has a head of size %d", ErrCorrupt, f.tip, f.last.Size)
 		}
 		f.rep.Unsigned = f.tip - f.last.Size
-		b, err = tx.Get(f.keys.latch())
+		b, err := tx.Get(f.keys.latch())
 		f.rep.Halted = string(b)
 		return err
 	})
@@ -214,6 +213,12 @@ func (f *fsck) entries(ctx context.Context, check chan<- storedHead) error {
 						return err
 					}
 				}
+				if root := f.tree.root(); c.root != nil && !bytes.Equal(c.root, root[:]) {
+					f.problem("the chunk ending at entry %d names another root than the entries lead to", f.tree.size-1)
+				}
+				if c.root == nil && f.tree.size == f.tip {
+					f.problem("the last chunk names no root")
+				}
 				return nil
 			})
 		})
@@ -221,9 +226,6 @@ func (f *fsck) entries(ctx context.Context, check chan<- storedHead) error {
 			return err
 		}
 		f.progress(to, f.tip)
-	}
-	if f.tree.root() != f.tipRoot {
-		f.problem("the entries do not lead to the stored root of size %d", f.tip)
 	}
 	if len(f.heads) > 0 {
 		f.problem("a head of size %d that the log never reached", f.heads[0].h.Size)
@@ -292,12 +294,12 @@ func (f *fsck) readHeads() error {
 	next := f.nextKey
 	f.nextKey = nil
 	err := f.c.DB.View(func(tx store.Tx) error {
-		return tx.Scan(next, f.keys.last(), func(k, v []byte) bool {
+		return tx.Scan(next, f.keys.after('h'), func(k, v []byte) bool {
 			if len(f.heads) == 1024 {
 				f.nextKey = bytes.Clone(k)
 				return false
 			}
-			size, ok := f.keys.chunkLast(k)
+			size, ok := f.keys.number(k)
 			if !ok {
 				f.problem("a stray key among the heads")
 				return true
@@ -363,11 +365,11 @@ func (f *fsck) stray(k []byte, tiles *uint64) bool {
 	switch rest[0] {
 	case 'm', 'z':
 		return len(rest) != 1
-	case 'x':
+	case 'c':
 		return false
 	case 'e', 'h':
-		return len(rest) != 9 && !bytes.Equal(rest[1:], lastOfKind)
-	case 't':
+		return len(rest) != 9
+	case 'a':
 		if len(rest) != 10 || rest[1] > 7 {
 			return true
 		}

@@ -40,9 +40,9 @@ func FuzzParseChunk(f *testing.F) {
 		}
 		return rs
 	}
-	f.Add(uint64(7), encodeChunk(reqs("", "", "")))
-	f.Add(uint64(6), encodeChunk(reqs("extra", "")))
-	f.Add(uint64(1<<64-1), encodeChunk(reqs("x")))
+	f.Add(uint64(7), encodeChunk(reqs("", "", ""), &emptyRoot))
+	f.Add(uint64(6), encodeChunk(reqs("extra", ""), nil))
+	f.Add(uint64(1<<64-1), encodeChunk(reqs("x"), nil))
 	f.Fuzz(func(t *testing.T, last uint64, b []byte) {
 		c, err := parseChunk(last, b)
 		if err != nil {
@@ -56,7 +56,11 @@ func FuzzParseChunk(f *testing.F) {
 			}
 			rs = append(rs, r)
 		}
-		if !bytes.Equal(encodeChunk(rs), b) {
+		var root *[32]byte
+		if c.root != nil {
+			root = (*[32]byte)(c.root)
+		}
+		if !bytes.Equal(encodeChunk(rs, root), b) {
 			t.Fatal("an accepted chunk is not what would be written")
 		}
 	})

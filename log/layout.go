@@ -6,21 +6,25 @@ import (
 	"encoding/binary"
 	"fmt"
 	"time"
+
+	"redoubt.internal/log/store"
 )
 
 // The log in the store. Integers are big endian; every key begins with Config.Prefix + "log/".
 //
-//	"m"                 meta: version 1, SHA-256 of the signer's SPKI, origin. Written once.
+//	"a" level uint64 i  hash tile, full ones only: 256 x 32 bytes
+//	"c" ...             runs of the derived index (table.go); may be deleted at any time
 //	"e" uint64 last     chunk: entries one commit put into one bundle; last is the index of its last entry, so that
 //	                    the first key at or after an index holds it
-//	"e" 0xff x9         tip: uint64 size, root: everything durable, signed or not. Compared and swapped with each chunk
-//	"h" uint64 size     head record: root, int64 unix nanoseconds, the note's signature (key hash and bytes)
-//	"h" 0xff x9         last: uint64 size, root of the last head. Compared and swapped with each head
-//	"t" level uint64 i  hash tile, full ones only: 256 x 32 bytes
-//	"x" ...             runs of the derived index (table.go); may be deleted at any time
+//	"h" uint64 size     head record: byte 1, root, int64 unix nanoseconds, the note's signature (key hash and bytes)
+//	"m"                 meta: byte 1, SHA-256 of the signer's SPKI, origin. Written once
 //	"z"                 latch: why the log must not go on
 //
-// A chunk: byte 1 (version), uint16 number of entries, uint32 length of the framed part, the framed part, the extras.
+// Nothing is rewritten: the newest chunk and the newest head are found by their keys. The large kinds come first, because
+// a B+tree rewrites the last leaf of a kind together with what follows it there.
+//
+// A chunk: byte 1, byte 1 if a root follows the header (in the last chunk of each commit: the root over everything up to
+// its end) or 0, uint16 number of entries, uint32 length of the framed part; the root; the framed part; the extras.
 // Framed part: per entry uint16 length, leaf: exactly what a C2SP entry bundle is made of. Extras: nothing when all are
 // empty, else per entry uint32 length, SHA-256(uint64 index || leaf hash || extra), extra.
 type layout struct{ prefix []byte }
@@ -41,22 +45,21 @@ func (k layout) num(kind byte, n uint64) []byte {
 	return binary.BigEndian.AppendUint64(b, n)
 }
 
-var lastOfKind = bytes.Repeat([]byte{0xff}, 9)
-
 func (k layout) meta() []byte             { return k.key('m') }
 func (k layout) latch() []byte            { return k.key('z') }
 func (k layout) chunk(last uint64) []byte { return k.num('e', last) }
-func (k layout) tip() []byte              { return k.key('e', lastOfKind...) }
 func (k layout) head(size uint64) []byte  { return k.num('h', size) }
-func (k layout) last() []byte             { return k.key('h', lastOfKind...) }
-func (k layout) end() []byte              { return append(bytes.Clone(k.prefix[:len(k.prefix)-1]), '/'+1) }
 func (k layout) tile(level int, index uint64) []byte {
-	b := k.key('t', byte(level))
+	b := k.key('a', byte(level))
 	return binary.BigEndian.AppendUint64(b, index)
 }
 
-// chunkLast reads the index out of a chunk key.
-func (k layout) chunkLast(key []byte) (uint64, bool) {
+// after ends the range of a kind, end that of the log.
+func (k layout) after(kind byte) []byte { return k.key(kind + 1) }
+func (k layout) end() []byte            { return append(bytes.Clone(k.prefix[:len(k.prefix)-1]), '/'+1) }
+
+// number reads the index or size out of a chunk or head key.
+func (k layout) number(key []byte) (uint64, bool) {
 	n := len(k.prefix) + 1
 	if len(key) != n+8 {
 		return 0, false
@@ -64,16 +67,39 @@ func (k layout) chunkLast(key []byte) (uint64, bool) {
 	return binary.BigEndian.Uint64(key[n:]), true
 }
 
-// sizeRoot is the value of tip and last.
-func sizeRoot(size uint64, root [32]byte) []byte {
-	return append(binary.BigEndian.AppendUint64(nil, size), root[:]...)
+// first finds the first key of a kind at or after n.
+func (k layout) first(tx store.Tx, kind byte, n uint64) (num uint64, found bool, err error) {
+	ok := true
+	err = tx.Scan(k.num(kind, n), k.after(kind), func(key, _ []byte) bool {
+		num, ok = k.number(key)
+		found = true
+		return false
+	})
+	if err == nil && !ok {
+		err = fmt.Errorf("%w: a stray key of kind %q", ErrCorrupt, kind)
+	}
+	return num, found, err
 }
 
-func parseSizeRoot(b []byte) (uint64, [32]byte, error) {
-	if len(b) != 40 {
-		return 0, [32]byte{}, fmt.Errorf("%w: a size and root of %d bytes", ErrCorrupt, len(b))
+// last finds the last key of a kind, in a logarithm of steps.
+func (k layout) last(tx store.Tx, kind byte) (num uint64, found bool, err error) {
+	num, found, err = k.first(tx, kind, 0)
+	if err != nil || !found {
+		return 0, false, err
 	}
-	return binary.BigEndian.Uint64(b), [32]byte(b[8:]), nil
+	for bit := 63; bit >= 0; bit-- {
+		for probe := num + 1<<bit; probe > num; probe = num + 1<<bit {
+			n, more, err := k.first(tx, kind, probe)
+			if err != nil {
+				return 0, false, err
+			}
+			if !more {
+				break
+			}
+			num = n
+		}
+	}
+	return num, true, nil
 }
 
 func extraDigest(index uint64, leaf [32]byte, extra []byte) [32]byte {
@@ -89,7 +115,7 @@ func extraDigest(index uint64, leaf [32]byte, extra []byte) [32]byte {
 }
 
 const (
-	chunkHeader = 7
+	chunkHeader = 8
 	// chunkBytes ends a chunk early. bbolt rewrites the last leaf, three or four values, on each commit: with values as
 	// large as a batch it would write every entry three times.
 	chunkBytes = 16000
@@ -113,8 +139,8 @@ func splitChunks(rs []*request) [][]*request {
 	return out
 }
 
-// encodeChunk frames rs, at most 256 requests of consecutive indices.
-func encodeChunk(rs []*request) []byte {
+// encodeChunk frames rs, at most 256 requests of consecutive indices. root is nil or the root over all up to the last.
+func encodeChunk(rs []*request, root *[32]byte) []byte {
 	framed, extras, any := 0, 0, false
 	for _, r := range rs {
 		framed += 2 + len(r.leaf)
@@ -124,10 +150,14 @@ func encodeChunk(rs []*request) []byte {
 	if !any {
 		extras = 0
 	}
-	b := make([]byte, 0, chunkHeader+framed+extras)
-	b = append(b, 1)
+	b := make([]byte, 0, chunkHeader+32+framed+extras)
+	b = append(b, 1, 0)
 	b = binary.BigEndian.AppendUint16(b, uint16(len(rs)))
 	b = binary.BigEndian.AppendUint32(b, uint32(framed))
+	if root != nil {
+		b[1] = 1
+		b = append(b, root[:]...)
+	}
 	for _, r := range rs {
 		b = binary.BigEndian.AppendUint16(b, uint16(len(r.leaf)))
 		b = append(b, r.leaf...)
@@ -146,6 +176,7 @@ func encodeChunk(rs []*request) []byte {
 // chunk is a parsed chunk. Its slices point into the stored value.
 type chunk struct {
 	first   uint64
+	root    []byte // nil when the chunk has none
 	framed  []byte
 	leaves  [][]byte
 	extras  [][]byte // nil when all are empty
@@ -157,11 +188,19 @@ func parseChunk(last uint64, b []byte) (chunk, error) {
 	bad := func(what string) (chunk, error) {
 		return chunk{}, fmt.Errorf("%w: the chunk ending at entry %d: %s", ErrCorrupt, last, what)
 	}
-	if len(b) < chunkHeader || b[0] != 1 {
+	if len(b) < chunkHeader || b[0] != 1 || b[1] > 1 {
 		return bad("unknown format")
 	}
-	n := int(binary.BigEndian.Uint16(b[1:]))
-	flen := uint64(binary.BigEndian.Uint32(b[3:]))
+	n := int(binary.BigEndian.Uint16(b[2:]))
+	flen := uint64(binary.BigEndian.Uint32(b[4:]))
+	var root []byte
+	if hasRoot := b[1] == 1; hasRoot {
+		if len(b) < chunkHeader+32 {
+			return bad("cut short")
+		}
+		root = b[chunkHeader : chunkHeader+32]
+		b = b[32:]
+	}
 	b = b[chunkHeader:]
 	if n < 1 || n > tileWidth || flen > uint64(len(b)) {
 		return bad("impossible counts")
@@ -169,7 +208,7 @@ func parseChunk(last uint64, b []byte) (chunk, error) {
 	if last+1 < uint64(n) {
 		return bad("it begins before entry 0")
 	}
-	c := chunk{first: last + 1 - uint64(n), framed: b[:flen]}
+	c := chunk{first: last + 1 - uint64(n), root: root, framed: b[:flen]}
 	if c.first/tileWidth != last/tileWidth {
 		return bad("it crosses a bundle")
 	}

@@ -138,9 +138,7 @@ func create(ctx context.Context, c Config) error {
 		}
 		for _, kv := range [][2][]byte{
 			{keys.meta(), meta},
-			{keys.tip(), sizeRoot(0, emptyRoot)},
 			{keys.head(0), encodeHead(h, sig)},
-			{keys.last(), sizeRoot(0, emptyRoot)},
 		} {
 			if err := tx.Put(kv[0], kv[1]); err != nil {
 				return err
@@ -256,24 +254,23 @@ var errBadSignature = fmt.Errorf("%w: the last head", ErrCorrupt)
 
 // loadLast returns the last durable head, checked. With errBadSignature everything but its signature is good.
 func (l *Log) loadLast(tx store.Tx) (Head, error) {
-	b, err := tx.Get(l.keys.last())
+	size, found, err := l.keys.last(tx, 'h')
 	if err != nil {
 		return Head{}, err
 	}
-	size, root, err := parseSizeRoot(b)
-	if err != nil {
-		return Head{}, err
+	if !found {
+		return Head{}, fmt.Errorf("%w: it has no head", ErrCorrupt)
 	}
-	if b, err = tx.Get(l.keys.head(size)); err != nil {
+	b, err := tx.Get(l.keys.head(size))
+	if err != nil {
 		return Head{}, err
 	}
 	h, sig, err := parseHead(size, b)
 	if err != nil {
 		return h, err
 	}
-	if h.Root != root {
-		return h, fmt.Errorf("%w: two roots for the head of size %d", ErrCorrupt, size)
-	}
+	root := h.Root
+	l.w.lastRec = bytes.Clone(b)
 	if l.key != nil {
 		if err := l.key.verify(size, root, sig); err != nil {
 			return h, fmt.Errorf("%w: %w", errBadSignature, err)
@@ -315,20 +312,22 @@ func (l *Log) loadTree(tx store.Tx, size uint64) (tree, error) {
 
 // loadTail appends the entries durable beyond the last head to t.
 func (l *Log) loadTail(tx store.Tx, t tree) ([]*request, error) {
-	b, err := tx.Get(l.keys.tip())
+	last, found, err := l.keys.last(tx, 'e')
 	if err != nil {
 		return nil, err
 	}
-	size, root, err := parseSizeRoot(b)
-	if err != nil {
-		return nil, err
+	size := uint64(0)
+	if found {
+		size = last + 1
 	}
 	if size < t.size {
 		return nil, fmt.Errorf("%w: it ends at %d and has a head of size %d", ErrCorrupt, size, t.size)
 	}
+	var root []byte // of the last chunk
 	var tail []*request
 	var full []fullTile
 	err = scanEntries(tx, l.keys, t.size, size, func(c chunk) error {
+		root = c.root
 		for i, leaf := range c.leaves {
 			n := c.first + uint64(i)
 			if n < t.size {
@@ -351,7 +350,8 @@ func (l *Log) loadTail(tx store.Tx, t tree) ([]*request, error) {
 	if err != nil {
 		return nil, err
 	}
-	if t.root() != root {
+	l.w.tree, l.w.root = t, t.root()
+	if len(tail) > 0 && !bytes.Equal(l.w.root[:], root) {
 		return nil, fmt.Errorf("%w: the entries stored beyond the last head do not lead to their root", ErrCorrupt)
 	}
 	for _, f := range full {
@@ -362,7 +362,6 @@ func (l *Log) loadTail(tx store.Tx, t tree) ([]*request, error) {
 		}
 		l.cache.put(f.level, f.index, f.tile)
 	}
-	l.w.tree, l.w.root = t, root
 	return tail, nil
 }
 

@@ -75,12 +75,12 @@ func readTile(tx store.Tx, keys layout, level int, index uint64) (*tile, error) 
 func scanEntries(tx store.Tx, keys layout, from, to uint64, fn func(chunk) error) error {
 	next := from
 	var ferr error
-	err := tx.Scan(keys.chunk(from), keys.tip(), func(k, v []byte) bool {
+	err := tx.Scan(keys.chunk(from), keys.after('e'), func(k, v []byte) bool {
 		if next >= to {
 			return false
 		}
 		var c chunk
-		last, ok := keys.chunkLast(k)
+		last, ok := keys.number(k)
 		if !ok {
 			ferr = fmt.Errorf("%w: a stray key among the entries", ErrCorrupt)
 			return false

@@ -17,7 +17,7 @@ import (
 // run in the store, written in bulk by a goroutine of its own, and four runs of like size are merged into one. Runs
 // follow each other in index order. Of a run only its Bloom filter, 10 bits a record, is kept in memory.
 //
-// On disk, under "x" table: runs in chunks of sorted records, each chunk under the key of its last record, so that the
+// On disk, under "c" table: runs in chunks of sorted records, each chunk under the key of its last record, so that the
 // first chunk at or after a hash holds it; Bloom filters in pieces; one manifest. Everything carries a CRC-32C. A run
 // that the manifest does not name is the rest of an interrupted merge and is deleted when the table is loaded.
 const (
@@ -94,7 +94,7 @@ type table struct {
 }
 
 func (t *table) init(db store.DB, keys layout, id byte, version uint32, logger *slog.Logger) {
-	t.db, t.prefix, t.version, t.logger = db, keys.key('x', id), version, logger
+	t.db, t.prefix, t.version, t.logger = db, keys.key('c', id), version, logger
 	t.mem, t.limit = memRun{}, memRecords
 }
 

@@ -19,6 +19,7 @@ type view struct {
 type signed struct {
 	v     *view
 	sig   []byte
+	rec   []byte     // as stored
 	check chan error // gives the verdict on sig once
 	batch *batch     // who waits for it; nil after a restart or a failed attempt
 }
@@ -28,6 +29,7 @@ type writer struct {
 	tree    tree // everything durable
 	root    [32]byte
 	last    Head    // the last durable head
+	lastRec []byte  // its stored record
 	pending *signed // signed, waiting for its transaction
 	// flight holds the leaf hashes of entries durable but not yet published (Config.Unique).
 	flight map[[32]byte]uint64
@@ -144,7 +146,7 @@ func (l *Log) cycle(ctx context.Context, b *batch) {
 
 	// 5. (of the batch before) The head is durable: raise the marks outside, publish, answer.
 	if head != nil {
-		w.last, w.pending, w.resign = head.v.head, nil, false
+		w.last, w.lastRec, w.pending, w.resign = head.v.head, head.rec, nil, false
 		l.publish(ctx, head)
 	}
 	if b == nil {
@@ -181,13 +183,8 @@ func (l *Log) cycle(ctx context.Context, b *batch) {
 
 // appendBatch is transaction A. Entries whose `with` errs and duplicates take no index.
 func (l *Log) appendBatch(tx store.Tx, b *batch, st *stage) error {
-	w := &l.w
-	tip, err := tx.Get(l.keys.tip())
-	if err != nil {
+	if err := l.checkTip(tx); err != nil {
 		return err
-	}
-	if !bytes.Equal(tip, sizeRoot(w.tree.size, w.root)) {
-		return fmt.Errorf("appending at size %d: %w", w.tree.size, store.ErrConflict)
 	}
 	if l.c.Unique {
 		st.seen = make(map[[32]byte]uint64, len(b.reqs))
@@ -218,9 +215,17 @@ func (l *Log) appendBatch(tx store.Tx, b *batch, st *stage) error {
 			st.seen[r.hash] = r.index
 		}
 	}
+	if len(st.added) == 0 {
+		return nil
+	}
+	st.root = st.tree.root()
 	st.chunks = splitChunks(st.added)
-	for _, rs := range st.chunks {
-		if err := tx.Put(l.keys.chunk(rs[len(rs)-1].index), encodeChunk(rs)); err != nil {
+	for i, rs := range st.chunks {
+		var root *[32]byte
+		if i == len(st.chunks)-1 {
+			root = &st.root
+		}
+		if err := tx.Put(l.keys.chunk(rs[len(rs)-1].index), encodeChunk(rs, root)); err != nil {
 			return err
 		}
 	}
@@ -229,9 +234,25 @@ func (l *Log) appendBatch(tx store.Tx, b *batch, st *stage) error {
 			return err
 		}
 	}
-	if len(st.added) > 0 {
-		st.root = st.tree.root()
-		return tx.Put(l.keys.tip(), sizeRoot(st.tree.size, st.root))
+	return nil
+}
+
+// checkTip compares: the last chunk stored is the last one this writer stored.
+func (l *Log) checkTip(tx store.Tx) error {
+	size := l.w.tree.size
+	_, more, err := l.keys.first(tx, 'e', size)
+	if err != nil {
+		return err
+	}
+	if size > 0 && !more {
+		v, err := tx.Get(l.keys.chunk(size - 1))
+		if err != nil {
+			return err
+		}
+		more = len(v) < chunkHeader+32 || v[1] != 1 || [32]byte(v[chunkHeader:]) != l.w.root
+	}
+	if more {
+		return fmt.Errorf("appending at size %d: %w", size, store.ErrConflict)
 	}
 	return nil
 }
@@ -252,21 +273,22 @@ func (l *Log) findDuplicates(b *batch) {
 
 // swapHead is transaction B: head replaces the last one, if that is still the one this writer knows.
 func (l *Log) swapHead(tx store.Tx, head *signed) error {
-	last, err := tx.Get(l.keys.last())
+	w := &l.w
+	stored, err := tx.Get(l.keys.head(w.last.Size))
 	if err != nil {
 		return err
 	}
-	if !bytes.Equal(last, sizeRoot(l.w.last.Size, l.w.last.Root)) {
-		return fmt.Errorf("the head of size %d: %w", l.w.last.Size, store.ErrConflict)
+	_, more, err := l.keys.first(tx, 'h', w.last.Size+1)
+	if err != nil {
+		return err
+	}
+	if more || !bytes.Equal(stored, w.lastRec) {
+		return fmt.Errorf("the head of size %d: %w", w.last.Size, store.ErrConflict)
 	}
 	if head == nil {
 		return nil
 	}
-	h := head.v.head
-	if err := tx.Put(l.keys.head(h.Size), encodeHead(h, head.sig)); err != nil {
-		return err
-	}
-	return tx.Put(l.keys.last(), sizeRoot(h.Size, h.Root))
+	return tx.Put(l.keys.head(head.v.head.Size), head.rec)
 }
 
 // commitFailed decides what a failed transaction means. A full disk passes; everything else ends the writing.
@@ -309,7 +331,7 @@ func (l *Log) signHead(b *batch) error {
 		return err
 	}
 	h.Note = renderNote(l.c.Origin, h.Size, h.Root, sig)
-	w.pending = &signed{v: &view{tree: w.tree.fork(), head: h}, sig: sig, check: make(chan error, 1), batch: b}
+	w.pending = &signed{v: &view{tree: w.tree.fork(), head: h}, sig: sig, rec: encodeHead(h, sig), check: make(chan error, 1), batch: b}
 	// Verifying takes as long as half a flush, so it runs beside the transaction. Nothing is published before its verdict.
 	go func(s *signed) { s.check <- l.key.verify(h.Size, h.Root, s.sig) }(w.pending)
 	return nil
@@ -362,7 +384,7 @@ func (l *Log) keepFlight(st *stage) {
 // readBack compares the stored chunks and tiles of a stage with the tree that is about to be signed.
 func (l *Log) readBack(st *stage) error {
 	return l.c.DB.View(func(tx store.Tx) error {
-		for _, rs := range st.chunks {
+		for i, rs := range st.chunks {
 			first, last := rs[0].index, rs[len(rs)-1].index
 			v, err := tx.Get(l.keys.chunk(last))
 			if err != nil {
@@ -372,8 +394,8 @@ func (l *Log) readBack(st *stage) error {
 			if err != nil {
 				return err
 			}
-			if c.first != first {
-				return fmt.Errorf("%w: the chunk ending at entry %d begins at %d", ErrCorrupt, last, c.first)
+			if c.first != first || i == len(st.chunks)-1 && !bytes.Equal(c.root, st.root[:]) {
+				return fmt.Errorf("%w: the chunk ending at entry %d", ErrCorrupt, last)
 			}
 			t := st.tree.edge[0]
 			for _, f := range st.full {
