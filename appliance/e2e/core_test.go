@@ -18,6 +18,10 @@ func TestCore(t *testing.T) {
 		run  func(*testing.T, *lab)
 	}{
 		{"cosign3", testCosign3},
+		{"cosign3 with own keys", testCosign3Keys},
+		{"cosign3 with trust files it made", testOwnTrustFiles},
+		{"cosign3, many at once", testManyAtOnce},
+		{"redoubt sign", testRedoubtSigns},
 		{"cosign2", testCosign2},
 		{"cosign across versions", testAcrossVersions},
 		{"rekor-cli", testRekorCLI},
