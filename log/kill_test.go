@@ -29,6 +29,13 @@ func TestMain(m *testing.M) {
 		victim(dir, os.Getenv("LOG_TEST_PROMISE") != "")
 		return
 	}
+	if dir := os.Getenv("LOG_TEST_FULL"); dir != "" {
+		if err := fullDisk(dir); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		return
+	}
 	os.Exit(m.Run())
 }
 
