@@ -278,11 +278,10 @@ func (e *Exporter) packLog(ctx context.Context, w *parcel.Writer, i int, l parce
 			return TransferStep{}, err
 		}
 	}
-	hashes := make([]byte, 0, tiles.Width*tiles.HashSize)
+	hashes, b := make([]byte, 0, tiles.Width*tiles.HashSize), []byte(nil)
 	for k := step.plan.first; k < step.plan.after; k++ {
 		t := step.plan.bundle(k)
-		b, err := sh.fetch(ctx, t)
-		if err != nil {
+		if b, err = sh.need(t, b); err != nil {
 			return TransferStep{}, err
 		}
 		if err := step.take(ctx, t, b, hashes, func(tiles.Tile, []byte) error { return nil }); err != nil {

@@ -126,7 +126,7 @@ func TestPlansProveThemselves(t *testing.T) {
 					if !named[x] {
 						return nil, fmt.Errorf("%s is not in the plan", x.Path())
 					}
-					return src.Tile(ctx, x)
+					return src.Tile(ctx, x, nil)
 				})
 				if err != nil {
 					t.Fatalf("%s from %d to %d: %v", scope, from.Size, to.Size, err)

@@ -81,7 +81,7 @@ func (e *Exporter) pullLog(ctx context.Context, log *knownLog, from Head, out *P
 	}
 	defer sh.close()
 	step, err := prove(ctx, log, from, note, log.Scope, recordsBelow(log, note), func(ctx context.Context, t tiles.Tile) ([]byte, error) {
-		b, err := src.Tile(ctx, t)
+		b, err := src.Tile(ctx, t, nil)
 		return b, remoteErr("", err)
 	})
 	if errors.Is(err, ErrReplay) {
@@ -164,9 +164,9 @@ func (e *Exporter) pullPackages(ctx context.Context, src Source, s *step, sh *sh
 	var mu sync.Mutex
 	for range max(atOnce, runtime.GOMAXPROCS(0)) {
 		workers.Go(func() {
-			hashes := make([]byte, 0, tiles.Width*tiles.HashSize)
+			p := puller{src: src, s: s, sh: sh, hashes: make([]byte, 0, tiles.Width*tiles.HashSize)}
 			for t := range work {
-				fetched, err := pullBundle(ctx, src, s, sh, t, hashes)
+				fetched, err := p.bundle(ctx, t)
 				if err != nil {
 					cancel(err)
 					continue
@@ -195,23 +195,33 @@ func (e *Exporter) pullPackages(ctx context.Context, src Source, s *step, sh *sh
 	return context.Cause(ctx)
 }
 
-// pullBundle makes sure that a verified bundle and its hash tile are in the collection.
-func pullBundle(ctx context.Context, src Source, s *step, sh *shelf, t tiles.Tile, hashes []byte) (fetched bool, err error) {
-	if b, err := sh.readFile(t); err == nil {
-		if s.take(ctx, t, b, hashes, func(k tiles.Tile, data []byte) error {
-			if k.Level == tiles.Entries {
-				return nil
-			}
-			return sh.write(k, data)
-		}) == nil {
+// puller is one worker of a pull, with room for a bundle and its hashes.
+type puller struct {
+	src         Source
+	s           *step
+	sh          *shelf
+	hashes, buf []byte
+}
+
+// bundle makes sure that a verified bundle and its hash tile are in the collection.
+func (p *puller) bundle(ctx context.Context, t tiles.Tile) (fetched bool, err error) {
+	keepTile := func(k tiles.Tile, data []byte) error {
+		if k.Level == tiles.Entries {
+			return nil
+		}
+		return p.sh.write(k, data)
+	}
+	if b, err := p.sh.readFile(t, p.buf); err == nil {
+		if p.buf = b; p.s.take(ctx, t, b, p.hashes, keepTile) == nil {
 			return false, nil
 		}
 	}
-	b, err := src.Tile(ctx, t)
+	b, err := p.src.Tile(ctx, t, p.buf)
 	if err != nil {
 		return false, remoteErr("reading "+t.Path(), err)
 	}
-	return true, s.take(ctx, t, b, hashes, sh.write)
+	p.buf = b
+	return true, p.s.take(ctx, t, b, p.hashes, p.sh.write)
 }
 
 // remoteErr says that it was the source that failed.

@@ -25,7 +25,7 @@ func (m *Mirror) Tile(origin string, t tiles.Tile) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return sh.read(t)
+	return sh.read(t, nil)
 }
 
 // Inclusion proves from stored tiles that a leaf is in the tree of the log's head, and returns the leaf's hash.

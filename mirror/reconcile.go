@@ -357,7 +357,7 @@ func (m *Mirror) reproduce(ctx context.Context, log *knownLog, h Head, tree *til
 // rehash reads every bundle and every tile of a full log.
 func (m *Mirror) rehash(ctx context.Context, tree *tiles.Tree, sh *shelf, out *LogReport, problem func(string, ...any)) error {
 	size := tree.Size()
-	hashes := make([]byte, 0, tiles.Width*tiles.HashSize)
+	hashes, buf := make([]byte, 0, tiles.Width*tiles.HashSize), []byte(nil)
 	for level := 0; tiles.Count(level, size) > 0; level++ {
 		for i := uint64(0); i*tiles.Width < tiles.Count(level, size); i++ {
 			if err := ctx.Err(); err != nil {
@@ -373,8 +373,9 @@ func (m *Mirror) rehash(ctx context.Context, tree *tiles.Tree, sh *shelf, out *L
 				continue
 			}
 			t, _ := tiles.At(tiles.Entries, i, size)
-			b, err := sh.read(t)
+			b, err := sh.need(t, buf)
 			if err == nil {
+				buf = b
 				hashes, err = tiles.AppendLeafHashes(hashes[:0], b, t.Width)
 			}
 			if err == nil && string(hashes) != string(tile) {

@@ -36,7 +36,7 @@ func TestMirrorsAnotherRedoubt(t *testing.T) {
 	ended := make(chan error, 1)
 	go func() { ended <- engine.Run(ctx) }()
 	defer func() { cancel(); <-ended }()
-	api, err := rekor.New(rekor.Config{Log: engine, Signer: key, Hostname: c.Origin, TreeID: 1})
+	api, err := rekor.New(rekor.Config{Log: engine, Signer: key, Hostname: c.Origin, TreeID: 1, Serves: []rekor.Generation{rekor.V2}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -65,18 +66,19 @@ func (s *shelf) write(t tiles.Tile, data []byte) error {
 	return nil
 }
 
-// read returns the tile as wide as asked for, cut from a wider one if that is what the shelf has. ErrNotFound otherwise.
-func (s *shelf) read(t tiles.Tile) ([]byte, error) {
-	b, err := s.readFile(t)
+// read returns the tile as wide as asked for, cut from a wider one if that is what the shelf has. ErrNotFound otherwise. It
+// may use buf, from its start, for the bytes.
+func (s *shelf) read(t tiles.Tile, buf []byte) ([]byte, error) {
+	b, err := s.readFile(t, buf)
 	if err == nil || !errors.Is(err, fs.ErrNotExist) || t.Full() {
 		return b, notFound(t, err)
 	}
 	wider := t
 	wider.Width = tiles.Width
-	b, err = s.readFile(wider)
+	b, err = s.readFile(wider, buf)
 	if errors.Is(err, fs.ErrNotExist) {
 		if wider, err = s.widest(t); err == nil {
-			b, err = s.readFile(wider)
+			b, err = s.readFile(wider, buf)
 		}
 	}
 	if err != nil {
@@ -113,7 +115,7 @@ func (s *shelf) widest(t tiles.Tile) (tiles.Tile, error) {
 	return t, errors.Join(fs.ErrNotExist, err)
 }
 
-func (s *shelf) readFile(t tiles.Tile) ([]byte, error) {
+func (s *shelf) readFile(t tiles.Tile, buf []byte) ([]byte, error) {
 	f, err := s.root.Open(t.Path())
 	if err != nil {
 		return nil, err
@@ -126,7 +128,7 @@ func (s *shelf) readFile(t tiles.Tile) ([]byte, error) {
 	if !st.Mode().IsRegular() || st.Size() > tiles.MaxBundle {
 		return nil, fmt.Errorf("%w: %s is no tile", ErrDamaged, t.Path())
 	}
-	b := make([]byte, st.Size())
+	b := slices.Grow(buf[:0], int(st.Size()))[:st.Size()]
 	n, err := f.ReadAt(b, 0)
 	if n < len(b) {
 		return nil, fmt.Errorf("%w: %s: %v", ErrDamaged, t.Path(), err)
@@ -142,8 +144,11 @@ func notFound(t tiles.Tile, err error) error {
 }
 
 // fetch is the shelf as a tiles.Fetch.
-func (s *shelf) fetch(_ context.Context, t tiles.Tile) ([]byte, error) {
-	b, err := s.read(t)
+func (s *shelf) fetch(_ context.Context, t tiles.Tile) ([]byte, error) { return s.need(t, nil) }
+
+// need is read for a tile that has to be there.
+func (s *shelf) need(t tiles.Tile, buf []byte) ([]byte, error) {
+	b, err := s.read(t, buf)
 	if errors.Is(err, ErrNotFound) {
 		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
 	}

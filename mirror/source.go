@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -23,8 +24,8 @@ import (
 type Source interface {
 	// Checkpoint returns the newest signed checkpoint, at most parcel.MaxCheckpoint bytes.
 	Checkpoint(ctx context.Context) ([]byte, error)
-	// Tile returns the bytes of a hash tile or an entry bundle.
-	Tile(ctx context.Context, t tiles.Tile) ([]byte, error)
+	// Tile returns the bytes of a hash tile or an entry bundle. It may use buf, from its start, for them.
+	Tile(ctx context.Context, t tiles.Tile, buf []byte) ([]byte, error)
 }
 
 // OpenSource opens the source of a log: an http or https URL or a directory, in the layout "tiles" (C2SP tlog-tiles) or
@@ -43,20 +44,20 @@ func OpenSource(location, layout string, client *http.Client) (Source, error) {
 	return nil, fmt.Errorf("%w: layout %q; %q or %q is needed", ErrConfig, layout, "tiles", "sumdb")
 }
 
-// reader returns the file of that name below a location, of at most limit bytes.
-type reader func(ctx context.Context, name string, limit int64) ([]byte, error)
+// reader returns the file of that name below a location, of at most limit bytes. It may use buf for them.
+type reader func(ctx context.Context, name string, limit int64, buf []byte) ([]byte, error)
 
 // tiled is a log in the layout of C2SP tlog-tiles.
 type tiled struct{ read reader }
 
 // Checkpoint reads checkpoint.
 func (s tiled) Checkpoint(ctx context.Context) ([]byte, error) {
-	return s.read(ctx, "checkpoint", parcel.MaxCheckpoint)
+	return s.read(ctx, "checkpoint", parcel.MaxCheckpoint, nil)
 }
 
 // Tile reads tile/<level>/<index> and tile/entries/<index>. A partial one that is gone is cut from the full one.
-func (s tiled) Tile(ctx context.Context, t tiles.Tile) ([]byte, error) {
-	return readTile(ctx, s.read, t, tiles.Tile.Path)
+func (s tiled) Tile(ctx context.Context, t tiles.Tile, buf []byte) ([]byte, error) {
+	return readTile(ctx, s.read, t, buf, tiles.Tile.Path)
 }
 
 // sumDB is the Go checksum database: the same tiles under other names (golang.org/x/mod/sumdb/tlog, Tile.Path).
@@ -64,25 +65,25 @@ type sumDB struct{ read reader }
 
 // Checkpoint reads latest.
 func (s sumDB) Checkpoint(ctx context.Context) ([]byte, error) {
-	return s.read(ctx, "latest", parcel.MaxCheckpoint)
+	return s.read(ctx, "latest", parcel.MaxCheckpoint, nil)
 }
 
 // Tile reads tile/8/<level>/<index>.
-func (s sumDB) Tile(ctx context.Context, t tiles.Tile) ([]byte, error) {
+func (s sumDB) Tile(ctx context.Context, t tiles.Tile, buf []byte) ([]byte, error) {
 	if t.Level == tiles.Entries {
 		return nil, fmt.Errorf("a checksum database has no entry bundles: %w", fs.ErrNotExist)
 	}
-	return readTile(ctx, s.read, t, func(t tiles.Tile) string { return "tile/8/" + strings.TrimPrefix(t.Path(), "tile/") })
+	return readTile(ctx, s.read, t, buf, func(t tiles.Tile) string { return "tile/8/" + strings.TrimPrefix(t.Path(), "tile/") })
 }
 
-func readTile(ctx context.Context, read reader, t tiles.Tile, name func(tiles.Tile) string) ([]byte, error) {
+func readTile(ctx context.Context, read reader, t tiles.Tile, buf []byte, name func(tiles.Tile) string) ([]byte, error) {
 	limit := parcel.Name{Tile: t}.Limit()
-	b, err := read(ctx, name(t), limit)
+	b, err := read(ctx, name(t), limit, buf)
 	if !errors.Is(err, fs.ErrNotExist) || t.Full() {
 		return b, err
 	}
 	whole := tiles.Tile{Level: t.Level, Index: t.Index, Width: tiles.Width}
-	if b, err = read(ctx, name(whole), parcel.Name{Tile: whole}.Limit()); err != nil {
+	if b, err = read(ctx, name(whole), parcel.Name{Tile: whole}.Limit(), buf); err != nil {
 		return nil, err
 	}
 	if t.Level != tiles.Entries && len(b) != tiles.Width*tiles.HashSize {
@@ -111,7 +112,7 @@ func openLocation(location string, client *http.Client) (reader, error) {
 
 type directory struct{ root *os.Root }
 
-func (d directory) read(ctx context.Context, name string, limit int64) ([]byte, error) {
+func (d directory) read(ctx context.Context, name string, limit int64, buf []byte) ([]byte, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -127,7 +128,7 @@ func (d directory) read(ctx context.Context, name string, limit int64) ([]byte, 
 	if !st.Mode().IsRegular() || st.Size() > limit {
 		return nil, fmt.Errorf("%w: %s is no file of at most %d bytes", ErrRemote, name, limit)
 	}
-	b := make([]byte, st.Size())
+	b := slices.Grow(buf[:0], int(st.Size()))[:st.Size()]
 	if n, err := f.ReadAt(b, 0); n < len(b) {
 		return nil, fmt.Errorf("%w: reading %s: %v", ErrRemote, name, err)
 	}
@@ -176,7 +177,7 @@ func newRemote(base *url.URL, client *http.Client) *remote {
 	return &remote{base: base, client: &c, slots: make(chan struct{}, atOnce), pause: firstPause}
 }
 
-func (r *remote) read(ctx context.Context, name string, limit int64) ([]byte, error) {
+func (r *remote) read(ctx context.Context, name string, limit int64, _ []byte) ([]byte, error) {
 	r.slots <- struct{}{}
 	defer func() { <-r.slots }()
 	pause := r.pause

@@ -75,31 +75,31 @@ func TestRemoteIsPoliteAndBounded(t *testing.T) {
 	defer srv.Close()
 	r := testRemote(t, srv.URL+"/log/")
 	ctx := context.Background()
-	if b, err := r.read(ctx, "shaky", 100); err != nil || string(b) != "at last" {
+	if b, err := r.read(ctx, "shaky", 100, nil); err != nil || string(b) != "at last" {
 		t.Fatal(string(b), err)
 	}
 	hits.Store(0)
 	start := time.Now()
-	if b, err := r.read(ctx, "busy", 100); err != nil || string(b) != "thanks" || time.Since(start) < time.Second {
+	if b, err := r.read(ctx, "busy", 100, nil); err != nil || string(b) != "thanks" || time.Since(start) < time.Second {
 		t.Fatal("Retry-After was not obeyed", string(b), err)
 	}
 	for name, tries := range map[string]int32{"down": attempts, "denied": 1} {
 		hits.Store(0)
-		if _, err := r.read(ctx, name, 100); !errors.Is(err, ErrRemote) || hits.Load() != tries {
+		if _, err := r.read(ctx, name, 100, nil); !errors.Is(err, ErrRemote) || hits.Load() != tries {
 			t.Errorf("%s: %v after %d tries", name, err, hits.Load())
 		}
 	}
 	for _, name := range []string{"long", "away", "short"} {
-		if _, err := r.read(ctx, name, 100); !errors.Is(err, ErrRemote) || ExitCode(err) != 3 {
+		if _, err := r.read(ctx, name, 100, nil); !errors.Is(err, ErrRemote) || ExitCode(err) != 3 {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if _, err := r.read(ctx, "absent", 100); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := r.read(ctx, "absent", 100, nil); !errors.Is(err, fs.ErrNotExist) {
 		t.Error(err)
 	}
 	var all sync.WaitGroup
 	for range 40 {
-		all.Go(func() { r.read(ctx, "slow", 100) })
+		all.Go(func() { r.read(ctx, "slow", 100, nil) })
 	}
 	all.Wait()
 	if most.Load() > atOnce {
@@ -107,7 +107,7 @@ func TestRemoteIsPoliteAndBounded(t *testing.T) {
 	}
 	stopped, cancel := context.WithCancel(ctx)
 	cancel()
-	if _, err := r.read(stopped, "down", 100); !errors.Is(err, context.Canceled) {
+	if _, err := r.read(stopped, "down", 100, nil); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
 }
@@ -132,7 +132,7 @@ func TestSourceLocations(t *testing.T) {
 	if _, err := s.Checkpoint(context.Background()); err == nil {
 		t.Fatal("a link out of the folder was followed")
 	}
-	if _, err := s.Tile(context.Background(), tiles.Tile{Level: tiles.Entries, Width: 256}); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := s.Tile(context.Background(), tiles.Tile{Level: tiles.Entries, Width: 256}, nil); !errors.Is(err, fs.ErrNotExist) {
 		t.Fatal(err)
 	}
 	for _, bad := range []string{"ftp://host/x", "http://", "http://user:secret@host/", "http://host/?q", filepath.Join(dir, "absent"), ""} {
@@ -170,6 +170,9 @@ func TestDamagedSources(t *testing.T) {
 			}
 			if err := generate.Damage(g.Dir, cfg, mode); err != nil {
 				t.Fatal(err)
+			}
+			if v, err := VerifyLog(context.Background(), c, nil, 2); (err == nil) != (mode == generate.Rollback) {
+				t.Fatalf("verifying the log alone: %v, %+v", err, v)
 			}
 			_, err = l.out.Pull(context.Background())
 			if ExitCode(err) != want[mode] {

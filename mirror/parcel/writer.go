@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"runtime"
+	"sync"
 
 	"github.com/klauspost/compress/zstd"
 )
@@ -22,8 +23,9 @@ type Writer struct {
 	enc    *zstd.Encoder
 
 	last   *Name
-	raw    []byte // tar bytes not yet handed to the encoder
-	files  int64  // files in raw
+	pool   sync.Pool // of tar bytes whose frame was written
+	raw    []byte    // tar bytes not yet handed to the encoder
+	files  int64     // files in raw
 	queue  []*frame
 	f      *os.File // payload of the volume being written
 	sum    hash.Hash
@@ -71,6 +73,11 @@ func (w *Writer) Add(n Name, data []byte) error {
 		return fmt.Errorf("%w: %s of %d bytes", ErrManifest, n, len(data))
 	}
 	w.last = &n
+	if w.raw == nil {
+		if b, ok := w.pool.Get().(*[]byte); ok {
+			w.raw = (*b)[:0]
+		}
+	}
 	h := tarHeader(n.String(), int64(len(data)))
 	w.raw = append(append(append(w.raw, h[:]...), data...), make([]byte, padding(int64(len(data))))...)
 	w.files++
@@ -138,6 +145,7 @@ func (w *Writer) writeFrame() error {
 	}
 	w.filled.Files += f.files
 	w.filled.Unpacked += int64(len(f.raw))
+	w.pool.Put(&f.raw)
 	return w.write(out)
 }
 

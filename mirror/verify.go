@@ -1,0 +1,75 @@
+package mirror
+
+import (
+	"context"
+	"net/http"
+	"runtime"
+	"sync"
+	"sync/atomic"
+
+	"redoubt.internal/mirror/tiles"
+)
+
+// Verified says what VerifyLog proved.
+type Verified struct {
+	Checkpoint Checkpoint
+	Leaves     uint64 // entries whose bytes were hashed up to the signed root
+	Bytes      int64  // of their bundles
+}
+
+// VerifyLog proves the log at c.Source from its first leaf, as an import would, and keeps nothing: the checkpoint by the
+// log's key, the hash tiles, and at scope full every entry. It uses as many workers as given, 0 for one per processor.
+func VerifyLog(ctx context.Context, c LogConfig, client *http.Client, workers int) (Verified, error) {
+	known, err := knownLogs([]LogConfig{c})
+	if err != nil {
+		return Verified{}, err
+	}
+	log := known[c.Origin]
+	src, err := OpenSource(c.Source, c.Layout, client)
+	if err != nil {
+		return Verified{}, err
+	}
+	note, err := src.Checkpoint(ctx)
+	if err != nil {
+		return Verified{}, remoteErr("reading the checkpoint", err)
+	}
+	s, err := prove(ctx, log, Head{Origin: c.Origin, Root: tiles.EmptyRoot()}, note, log.Scope, recordsBelow(log, note), func(ctx context.Context, t tiles.Tile) ([]byte, error) {
+		b, err := src.Tile(ctx, t, nil)
+		return b, remoteErr("", err)
+	})
+	if err != nil {
+		return Verified{}, err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	if workers <= 0 {
+		workers = runtime.GOMAXPROCS(0)
+	}
+	var next, leaves atomic.Uint64
+	var bytes atomic.Int64
+	var all sync.WaitGroup
+	next.Store(s.plan.first)
+	for range workers {
+		all.Go(func() {
+			hashes, buf := make([]byte, 0, tiles.Width*tiles.HashSize), []byte(nil)
+			for k := next.Add(1) - 1; k < s.plan.after && ctx.Err() == nil; k = next.Add(1) - 1 {
+				t := s.plan.bundle(k)
+				b, err := src.Tile(ctx, t, buf)
+				if err == nil {
+					buf = b
+					err = s.take(ctx, t, b, hashes, func(tiles.Tile, []byte) error { return nil })
+				} else {
+					err = remoteErr("reading "+t.Path(), err)
+				}
+				if err != nil {
+					cancel(err)
+					return
+				}
+				leaves.Add(uint64(t.Width))
+				bytes.Add(int64(len(b)))
+			}
+		})
+	}
+	all.Wait()
+	return Verified{s.to, leaves.Load(), bytes.Load()}, context.Cause(ctx)
+}
