@@ -130,6 +130,7 @@ func testAcrossVersions(t *testing.T, l *lab) {
 			s.run(t, new, join([]string{"verify-blob", "--trusted-root", l.in("trusted_root.json"), "--bundle", "bundle.json"}, l.who(), []string{blob})...)
 		})
 	}
+	t.Run("attestations", func(t *testing.T) { attestationsAcross(t, l, old, new) })
 	t.Run("legacy image of v2 read by v3", func(t *testing.T) {
 		s := l.session(t, l.legacyEnv()...)
 		image := pushImage(t, l.registry, "across/old")
@@ -141,5 +142,35 @@ func testAcrossVersions(t *testing.T, l *lab) {
 		blob := s.write(t, "blob", "from very old to new\n")
 		s.run(t, old, join([]string{"sign-blob", "-y"}, l.legacyServices(), []string{"--identity-token", l.token(t), "--bundle", "legacy.json", blob})...)
 		s.run(t, new, join([]string{"verify-blob", "--bundle", "legacy.json"}, l.who(), []string{blob})...)
+	})
+}
+
+// attestationsAcross: attestations in the new form go both ways on Rekor v1. cosign 2 asks Rekor v2 for an entry kind that was taken
+// out of it, and is told so.
+func attestationsAcross(t *testing.T, l *lab, old, new string) {
+	s := l.session(t)
+	predicate := s.write(t, "predicate.json", `{"tests":"green"}`)
+	attest := func(signingConfig, image string, flags ...string) []string {
+		return join([]string{"attest", "-y", "--allow-http-registry", "--signing-config", l.in(signingConfig), "--trusted-root", l.in("trusted_root.json"),
+			"--predicate", predicate, "--type", "custom", "--identity-token", l.token(t)}, flags, []string{image})
+	}
+	verify := func(image string, flags ...string) []string {
+		return join([]string{"verify-attestation", "--allow-http-registry", "--trusted-root", l.in("trusted_root.json"), "--type", "custom"}, l.who(), flags, []string{image})
+	}
+	t.Run("of v3 read by v2", func(t *testing.T) {
+		for _, generation := range generations {
+			image := pushImage(t, l.registry, "across/attested-new")
+			s.run(t, new, attest(generation.signingConfig, image)...)
+			s.run(t, old, verify(image, "--new-bundle-format", "--use-signed-timestamps")...)
+		}
+	})
+	t.Run("of v2 read by v3", func(t *testing.T) {
+		image := pushImage(t, l.registry, "across/attested-old")
+		s.run(t, old, attest(generations[0].signingConfig, image, "--new-bundle-format")...)
+		s.run(t, new, verify(image)...)
+	})
+	t.Run("of v2 on rekor v2 is refused by the log", func(t *testing.T) {
+		image := pushImage(t, l.registry, "across/attested-refused")
+		s.refuse(t, []string{"hashedRekord"}, old, attest(generations[1].signingConfig, image, "--new-bundle-format")...)
 	})
 }
