@@ -378,25 +378,3 @@ func (f *fsck) stray(k []byte, tiles *uint64) bool {
 	}
 	return true
 }
-
-// Resume takes the halt off a log after an operator has seen to its cause: it runs Fsck first and refuses when that
-// finds anything. The log must not be open.
-func Resume(ctx context.Context, c Config) (FsckReport, error) {
-	rep, err := Fsck(ctx, c, nil)
-	if err != nil {
-		return rep, fmt.Errorf("resuming: %w", err)
-	}
-	for _, m := range c.HighWater {
-		if fm, ok := m.(*fileMark); ok {
-			if err := fm.resume(); err != nil {
-				return rep, fmt.Errorf("resuming: %w", err)
-			}
-		}
-	}
-	keys := newLayout(c.Prefix)
-	if err := c.DB.Update(func(tx store.Tx) error { return tx.Delete(keys.latch()) }); err != nil {
-		return rep, fmt.Errorf("resuming: %w", err)
-	}
-	rep.Halted = ""
-	return rep, nil
-}

@@ -1,10 +1,10 @@
 package log
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"redoubt.internal/log/store"
 )
@@ -36,9 +36,14 @@ type writer struct {
 	fresh  []*request // the entries durable but not yet published, for the index
 	// headFirst asks for a transaction with the pending head alone: there was no room for more.
 	headFirst bool
+	// stuck says that the pending head alone could not be stored: the next try waits for an Add, or a while.
+	stuck bool
 	// resign asks for another signature over the last head: its own did not verify.
 	resign bool
 }
+
+// retryAfter is how long an idle log waits before it tries again to sign or store a head that it owes.
+const retryAfter = 10 * time.Second
 
 // uncovered says that something durable lacks a good head.
 func (w *writer) uncovered() bool { return w.resign || w.tree.size > w.last.Size }
@@ -72,35 +77,30 @@ func (l *Log) run(ctx context.Context) error {
 		if ctx.Err() == nil && !l.w.headFirst {
 			b = l.queue.take()
 		}
-		if b == nil && l.w.pending == nil {
+		if b == nil && (l.w.pending == nil || l.w.stuck) {
+			var retry <-chan time.Time
+			if l.w.stuck || l.w.uncovered() {
+				retry = time.After(retryAfter)
+			}
 			select {
 			case <-ctx.Done():
 				return ctx.Err()
 			case <-l.queue.filled:
 				continue
+			case <-retry:
 			}
 		}
-		l.w.headFirst = false
+		l.w.headFirst, l.w.stuck = false, false
 		l.cycle(ctx, b)
 	}
-}
-
-// stage is what one transaction A is going to make true. It is computed anew on each run of the transaction.
-type stage struct {
-	tree   tree
-	root   [32]byte
-	full   []fullTile
-	added  []*request
-	chunks [][]*request // added, as stored
-	seen   map[[32]byte]uint64
 }
 
 // cycle is the commit path. b may be nil: then only the pending head is made durable.
 //
 // A crash may fall between any two steps. Before 2 nothing happened. After 2 entries are durable that no head covers:
-// Open signs a head over them, nobody was promised anything. After 3 likewise: a signature that is not durable was
-// not published and is forgotten. After 4 the head is durable and the mark behind it: Open raises the mark. After 5
-// everything is as if answered.
+// Open signs a head over them, nobody was promised anything. After 3 and 4 likewise: a signature that is not durable was
+// not published and is forgotten. After the transaction that carries the head, the head is durable and the mark behind
+// it: Open raises the mark. After 5 everything is as if answered.
 func (l *Log) cycle(ctx context.Context, b *batch) {
 	w := &l.w
 
@@ -181,82 +181,6 @@ func (l *Log) cycle(ctx context.Context, b *batch) {
 	l.at("signed")
 }
 
-// appendBatch is transaction A. Entries whose `with` errs and duplicates take no index.
-func (l *Log) appendBatch(tx store.Tx, b *batch, st *stage) error {
-	if err := l.checkTip(tx); err != nil {
-		return err
-	}
-	if l.c.Unique {
-		st.seen = make(map[[32]byte]uint64, len(b.reqs))
-	}
-	for _, r := range b.reqs {
-		if r.known || r.failed != nil {
-			continue
-		}
-		r.dup, r.err = false, nil
-		if i, ok := st.seen[r.hash]; ok {
-			r.index, r.dup = i, true
-			continue
-		}
-		if r.with != nil {
-			if err := runWith(tx, l.keys.prefix, r.with); err != nil {
-				var fatal *fatalError
-				if errors.As(err, &fatal) {
-					return err
-				}
-				r.err = err
-				continue
-			}
-		}
-		r.index = st.tree.size
-		st.full = st.tree.append(r.hash, st.full)
-		st.added = append(st.added, r)
-		if l.c.Unique {
-			st.seen[r.hash] = r.index
-		}
-	}
-	if len(st.added) == 0 {
-		return nil
-	}
-	st.root = st.tree.root()
-	st.chunks = splitChunks(st.added)
-	for i, rs := range st.chunks {
-		var root *[32]byte
-		if i == len(st.chunks)-1 {
-			root = &st.root
-		}
-		if err := tx.Put(l.keys.chunk(rs[len(rs)-1].index), encodeChunk(rs, root)); err != nil {
-			return err
-		}
-	}
-	for _, f := range st.full {
-		if err := tx.Put(l.keys.tile(f.level, f.index), f.tile.encode(tileWidth)); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// checkTip compares: the last chunk stored is the last one this writer stored.
-func (l *Log) checkTip(tx store.Tx) error {
-	size := l.w.tree.size
-	_, more, err := l.keys.first(tx, 'e', size)
-	if err != nil {
-		return err
-	}
-	if size > 0 && !more {
-		v, err := tx.Get(l.keys.chunk(size - 1))
-		if err != nil {
-			return err
-		}
-		more = len(v) < chunkHeader+32 || v[1] != 1 || [32]byte(v[chunkHeader:]) != l.w.root
-	}
-	if more {
-		return fmt.Errorf("appending at size %d: %w", size, store.ErrConflict)
-	}
-	return nil
-}
-
 // findDuplicates marks the entries that are published or in flight already. It runs before the transaction: only this
 // goroutine adds entries, so what it finds stays true.
 func (l *Log) findDuplicates(b *batch) {
@@ -271,26 +195,6 @@ func (l *Log) findDuplicates(b *batch) {
 	}
 }
 
-// swapHead is transaction B: head replaces the last one, if that is still the one this writer knows.
-func (l *Log) swapHead(tx store.Tx, head *signed) error {
-	w := &l.w
-	stored, err := tx.Get(l.keys.head(w.last.Size))
-	if err != nil {
-		return err
-	}
-	_, more, err := l.keys.first(tx, 'h', w.last.Size+1)
-	if err != nil {
-		return err
-	}
-	if more || !bytes.Equal(stored, w.lastRec) {
-		return fmt.Errorf("the head of size %d: %w", w.last.Size, store.ErrConflict)
-	}
-	if head == nil {
-		return nil
-	}
-	return tx.Put(l.keys.head(head.v.head.Size), head.rec)
-}
-
 // commitFailed decides what a failed transaction means. A full disk passes; everything else ends the writing.
 func (l *Log) commitFailed(err error, head *signed, b *batch) {
 	err = fmt.Errorf("storing a batch: %w", err)
@@ -302,6 +206,7 @@ func (l *Log) commitFailed(err error, head *signed, b *batch) {
 			b.fail(err)
 			return
 		}
+		l.w.stuck = true
 	case errors.Is(err, store.ErrConflict):
 		err = l.latch(err)
 	default:
@@ -379,49 +284,4 @@ func (l *Log) keepFlight(st *stage) {
 			l.w.flight[r.hash] = r.index
 		}
 	}
-}
-
-// readBack compares the stored chunks and tiles of a stage with the tree that is about to be signed.
-func (l *Log) readBack(st *stage) error {
-	return l.c.DB.View(func(tx store.Tx) error {
-		for i, rs := range st.chunks {
-			first, last := rs[0].index, rs[len(rs)-1].index
-			v, err := tx.Get(l.keys.chunk(last))
-			if err != nil {
-				return err
-			}
-			c, err := parseChunk(last, v)
-			if err != nil {
-				return err
-			}
-			if c.first != first || i == len(st.chunks)-1 && !bytes.Equal(c.root, st.root[:]) {
-				return fmt.Errorf("%w: the chunk ending at entry %d", ErrCorrupt, last)
-			}
-			t := st.tree.edge[0]
-			for _, f := range st.full {
-				if f.level == 0 && f.index == first/tileWidth {
-					t = f.tile
-				}
-			}
-			for i, leaf := range c.leaves {
-				h := leafHash(leaf)
-				if h != *t.at(0, (first+uint64(i))%tileWidth) {
-					return fmt.Errorf("%w: entry %d does not hash to its leaf", ErrCorrupt, first+uint64(i))
-				}
-				if _, err := c.extra(i, h); err != nil {
-					return err
-				}
-			}
-		}
-		for _, f := range st.full {
-			v, err := tx.Get(l.keys.tile(f.level, f.index))
-			if err != nil {
-				return err
-			}
-			if !bytes.Equal(v, f.tile.encode(tileWidth)) {
-				return fmt.Errorf("%w: tile %d/%d is not what was computed", ErrCorrupt, f.level, f.index)
-			}
-		}
-		return nil
-	})
 }
