@@ -4,9 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	crand "crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
@@ -139,25 +136,7 @@ type killRun struct{ cycles, acks, lost, mismatches int }
 func kills(t *testing.T, cycles int, promise bool) (run killRun) {
 	t.Helper()
 	dir := t.TempDir()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), crand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	der, _ := x509.MarshalECPrivateKey(key)
-	os.WriteFile(filepath.Join(dir, "key"), der, 0o600)
-	db, err := bolt.Create(filepath.Join(dir, "log.db"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	db.Close()
-	c, closeAll, err := openVictim(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := Create(t.Context(), c); err != nil {
-		t.Fatal(err)
-	}
-	closeAll()
+	makeVictim(t, dir)
 	seed := uint64(time.Now().UnixNano())
 	rnd := rand.New(rand.NewPCG(seed, 0))
 	var all []ack
