@@ -17,7 +17,7 @@ import (
 	"redoubt.internal/log/store/bolt"
 )
 
-// build fills the new state directory dir: configuration, keys and certificates by a ceremony, the three logs with their
+// build fills the new state directory dir: configuration, keys and certificates by a ceremony, the logs with their
 // high-water marks, the first audit record, the trust repository. A failure leaves nothing but keys made inside a token.
 func build(ctx context.Context, cfg *Config, dir layout, request initRequest, logger *slog.Logger, out io.Writer) (*initResult, error) {
 	for _, sub := range []string{"keys", "pki", "db", "mirror", "inbox", "run"} {
@@ -25,7 +25,7 @@ func build(ctx context.Context, cfg *Config, dir layout, request initRequest, lo
 			return nil, err
 		}
 	}
-	result := &initResult{URLs: cfg.urls()}
+	result := &initResult{URLs: cfg.urls(), OneTree: cfg.Log.oneTree()}
 	if path := cfg.Keys.PassphraseFile; path != "" {
 		result.PassphraseFile = path
 		if request.PassphraseFile == "" {
@@ -68,7 +68,7 @@ func build(ctx context.Context, cfg *Config, dir layout, request initRequest, lo
 	return result, nil
 }
 
-// createState makes both databases and the empty logs in them, each with its signed head of size 0 and its high-water mark,
+// createState makes the databases and the empty logs in them, each with its signed head of size 0 and its high-water mark,
 // then the trust repository.
 func createState(ctx context.Context, cfg *Config, dir layout, keys *keyring, logger *slog.Logger) (err error) {
 	in := &instance{cfg: cfg, dir: dir, logger: logger, now: time.Now, keys: keys, roleKeys: map[string]*hsm.Key{}}
@@ -79,17 +79,10 @@ func createState(ctx context.Context, cfg *Config, dir layout, keys *keyring, lo
 	if err := in.openHighWater(); err != nil {
 		return err
 	}
-	rekorDB, err := bolt.Create(dir.rekorDB())
-	if err != nil {
-		return fmt.Errorf("creating the databases: %w", err)
+	if err := in.openDBs(bolt.Create); err != nil {
+		return err
 	}
-	defer rekorDB.Close()
-	authorityDB, err := bolt.Create(dir.authorityDB())
-	if err != nil {
-		return fmt.Errorf("creating the databases: %w", err)
-	}
-	defer authorityDB.Close()
-	for role, c := range in.logConfigs(rekorDB, authorityDB) {
+	for role, c := range in.logConfigs() {
 		if err := log.Create(ctx, c); err != nil {
 			return fmt.Errorf("creating the %s log: %w", role, err)
 		}

@@ -6,6 +6,7 @@ import (
 	fulcio "github.com/sigstore/fulcio/pkg/config"
 
 	"redoubt.internal/ca/identity"
+	"redoubt.internal/log/rekor"
 )
 
 // Config is redoubt.yaml and the operator's manual of it: one file, strictly decoded. A key that does not stand here, or
@@ -13,7 +14,7 @@ import (
 // `redoubt docs config` prints and what `redoubt config schema` carries as descriptions.
 type Config struct {
 	// Domain is the DNS domain of this deployment, such as sigstore.corp.internal. Log origins are made from it
-	// (rekor.<domain>, ct.<domain>, audit.<domain>) and never change afterwards.
+	// (rekor.<domain>, rekor-2.<domain>, ct.<domain>, audit.<domain>) and never change afterwards.
 	Domain string `yaml:"domain"`
 	// Profile is dev (loopback, plain HTTP, built-in issuer) or production (TLS, keys in hardware).
 	Profile string `yaml:"profile"`
@@ -26,7 +27,7 @@ type Config struct {
 	TLS TLS `yaml:"tls,omitempty"`
 	// Keys says where the private keys live.
 	Keys Keys `yaml:"keys"`
-	// Log holds what concerns all three logs (artifacts, certificates, audit).
+	// Log holds what concerns all logs (artifacts, certificates, audit).
 	Log Log `yaml:"log,omitempty"`
 	// CA is the certificate authority.
 	CA CA `yaml:"ca,omitempty"`
@@ -55,7 +56,7 @@ type Config struct {
 type Services struct {
 	// Fulcio issues certificates: /api/v2/signingCert, /api/v1/signingCert, /api/v2/trustBundle.
 	Fulcio *Service `yaml:"fulcio,omitempty"`
-	// Rekor is the artifact log in both wire formats: /api/v1/log and /api/v2.
+	// Rekor is every artifact log on one address: /api/v2 is the log that serves v2, everything else the one that serves v1.
 	Rekor *Service `yaml:"rekor,omitempty"`
 	// TSA answers RFC 3161 requests at /api/v1/timestamp.
 	TSA *Service `yaml:"tsa,omitempty"`
@@ -105,17 +106,28 @@ type Keys struct {
 	Sessions int `yaml:"sessions,omitempty"`
 	// AllowSoftware permits software keys in the production profile.
 	AllowSoftware bool `yaml:"allow-software,omitempty"`
-	// Roles maps each role (root, issuing, rekor, ct, audit, tsa, tuf, oidc, exporter) to a key URI.
+	// Roles maps each role (root, issuing, rekor, rekor-2, ct, audit, tsa, tuf, oidc, exporter) to a key URI.
 	Roles map[string]string `yaml:"roles"`
 }
 
-// Log concerns the three logs.
+// Log concerns the logs.
 type Log struct {
-	// TreeID is the number Rekor v1 clients see; drawn once by init.
-	TreeID int64 `yaml:"tree-id"`
+	// Artifact are the artifact logs, each a tree of its own with its own key. Every wire format is served by exactly one.
+	Artifact []ArtifactLog `yaml:"artifact"`
 	// HighWater lists the files that remember the highest head ever signed, outside the state directory.
 	// Left out: <dir>.highwater.
 	HighWater []string `yaml:"highwater,omitempty"`
+}
+
+// ArtifactLog is one tree of signed artifacts.
+type ArtifactLog struct {
+	// Name is rekor or rekor-2: the role of its key, its origin <name>.<domain> and its file db/<name>.db.
+	Name string `yaml:"name"`
+	// TreeID is the number in front of its entry ids; drawn once by init.
+	TreeID int64 `yaml:"tree-id"`
+	// Serves lists the wire formats that add to it: v1, v2. One tree that serves both lets cosign 3 and other clients of
+	// sigstore-go up to 1.3.0 accept signatures that were never logged; see docs/adr/0009-two-trees.md.
+	Serves []rekor.Generation `yaml:"serves"`
 }
 
 // CA is the certificate authority.

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"redoubt.internal/log/rekor"
 )
 
 const (
@@ -21,6 +23,7 @@ const (
 	roleRoot     = "root"     // signs the issuing and timestamp certificates; used by ceremonies only
 	roleIssuing  = "issuing"  // signs code-signing certificates
 	roleRekor    = "rekor"    // heads, entry timestamps of the artifact log
+	roleRekor2   = "rekor-2"  // heads of the artifact log that serves v2 alone
 	roleCT       = "ct"       // heads and SCTs of the certificate log
 	roleAudit    = "audit"    // heads of the audit log
 	roleTSA      = "tsa"      // timestamps
@@ -29,7 +32,7 @@ const (
 	roleExporter = "exporter" // parcels
 )
 
-var allRoles = []string{roleRoot, roleIssuing, roleRekor, roleCT, roleAudit, roleTSA, roleTUF, roleOIDC, roleExporter}
+var allRoles = []string{roleRoot, roleIssuing, roleRekor, roleRekor2, roleCT, roleAudit, roleTSA, roleTUF, roleOIDC, roleExporter}
 
 // check refuses what strict decoding cannot see. It touches no file and opens no socket.
 func (c *Config) check() error {
@@ -62,8 +65,8 @@ func (c *Config) check() error {
 		}
 		owner[uri] = role
 	}
-	if c.Log.TreeID <= 0 {
-		bad("log.tree-id: want a positive number")
+	for _, err := range c.Log.check() {
+		bad("log.artifact: %w", err)
 	}
 	if production && c.Issuer.Enabled {
 		bad("issuer.enabled: the built-in issuer is refused in the production profile")
@@ -95,6 +98,45 @@ func (c *Config) check() error {
 	}
 	return nil
 }
+
+// check wants each wire format served by one log, and nothing that two logs share.
+func (l *Log) check() (problems []error) {
+	bad := func(format string, args ...any) { problems = append(problems, fmt.Errorf(format, args...)) }
+	names, trees, served := map[string]bool{}, map[int64]bool{}, map[rekor.Generation]string{}
+	for i, a := range l.Artifact {
+		if a.Name != roleRekor && a.Name != roleRekor2 {
+			bad("[%d].name: %q is neither %s nor %s", i, a.Name, roleRekor, roleRekor2)
+		}
+		if names[a.Name] {
+			bad("[%d].name: %s stands twice", i, a.Name)
+		}
+		if a.TreeID <= 0 || trees[a.TreeID] {
+			bad("[%d].tree-id: want a positive number that no other log has", i)
+		}
+		names[a.Name], trees[a.TreeID] = true, true
+		for _, g := range a.Serves {
+			if other, taken := served[g]; taken {
+				bad("[%d].serves: %s is served by %s already", i, g, other)
+			}
+			if g != rekor.V1 && g != rekor.V2 {
+				bad("[%d].serves: %q is neither v1 nor v2", i, g)
+			}
+			served[g] = a.Name
+		}
+		if len(a.Serves) == 0 {
+			bad("[%d].serves: want v1 or v2", i)
+		}
+	}
+	for _, g := range []rekor.Generation{rekor.V1, rekor.V2} {
+		if served[g] == "" {
+			bad("no log serves %s", g)
+		}
+	}
+	return problems
+}
+
+// oneTree reports whether v2 entries stand in a tree with v1 checkpoints.
+func (l *Log) oneTree() bool { return len(l.Artifact) == 1 }
 
 // all yields the configured services by name, in the order of the ready file.
 func (s *Services) all() map[string]*Service {

@@ -132,7 +132,7 @@ func (d *demo) connect() (string, error) {
 	}
 	origin := "rekor." + d.outside.domain
 	err = d.configure(d.outside, func(c *Config) {
-		c.Mirror.Logs = []MirrorLog{{Origin: origin, Key: string(logKey), Source: c.Services.Rekor.URL + "/api/v2"}}
+		c.Mirror.Logs = []MirrorLog{{Origin: origin, Key: string(logKey), Source: c.Services.Rekor.URL}}
 	})
 	if err != nil {
 		return "", err

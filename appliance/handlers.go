@@ -5,10 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/pprof"
 	"slices"
+	"strings"
 	"time"
 
 	"redoubt.internal/log"
+	"redoubt.internal/log/rekor"
 )
 
 // handlers are the rooms' HTTP faces by service name. The CA's is looked up at each request, because a reload replaces it.
@@ -17,7 +20,7 @@ func (in *instance) handlers(s *server) map[string]http.Handler {
 		"fulcio": http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			in.issuance.Load().handler.ServeHTTP(w, r)
 		}),
-		"rekor":   in.rekor.Handler(),
+		"rekor":   in.artifactHandler(),
 		"tsa":     in.tsa.Handler(),
 		"ct":      in.ct.Handler(),
 		"tuf":     in.tuf.Handler(),
@@ -31,9 +34,26 @@ func (in *instance) handlers(s *server) map[string]http.Handler {
 	return h
 }
 
+// artifactHandler puts the artifact logs on one address: /api/v2/ is the log that serves v2, everything else, the tiles at the root
+// among it, the one that serves v1.
+func (in *instance) artifactHandler() http.Handler {
+	v1, v2 := in.serving(rekor.V1).api.Handler(), in.serving(rekor.V2).api.Handler()
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, "/api/v2/") {
+			v2.ServeHTTP(w, r)
+			return
+		}
+		v1.ServeHTTP(w, r)
+	})
+}
+
+// metricsHandler is for loopback only: numbers, and the profiles of net/http/pprof.
 func (s *server) metricsHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", s.metrics.handler())
+	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 	return mux
 }
 
@@ -62,8 +82,12 @@ type namedLog struct {
 	log  *log.Log
 }
 
-func (in *instance) logs() []namedLog {
-	return []namedLog{{roleRekor, in.rekorLog}, {roleCT, in.ctLog}, {roleAudit, in.auditLog}}
+// logs are all logs in the order they are listed in.
+func (in *instance) logs() (all []namedLog) {
+	for _, a := range in.artifacts {
+		all = append(all, namedLog{a.Name, a.log})
+	}
+	return append(all, namedLog{roleCT, in.ctLog}, namedLog{roleAudit, in.auditLog})
 }
 
 // clockSane holds when now is not before anything this instance has signed.
@@ -87,8 +111,9 @@ func (in *instance) clockSane() error {
 // registerGauges adds what is read from the instance when the metrics page is fetched.
 func (in *instance) registerGauges(m *metrics) {
 	for _, l := range in.logs() {
-		m.gauge("redoubt_"+l.role+"_log_size", "Entries under the last signed head.", func() float64 { return float64(l.log.Head().Size) })
-		m.gauge("redoubt_"+l.role+"_log_writable", "1 when the log takes entries.", func() float64 {
+		name := "redoubt_" + strings.ReplaceAll(l.role, "-", "_")
+		m.gauge(name+"_log_size", "Entries under the last signed head.", func() float64 { return float64(l.log.Head().Size) })
+		m.gauge(name+"_log_writable", "1 when the log takes entries.", func() float64 {
 			if l.log.Err() != nil {
 				return 0
 			}

@@ -31,7 +31,9 @@ func initCommand() *cli.Command {
 			&cli.BoolFlag{Name: "allow-software-keys", Usage: "accept software keys in the production profile", EnvVars: []string{"REDOUBT_ALLOW_SOFTWARE_KEYS"}},
 			&cli.StringFlag{Name: "tls-cert", Usage: "PEM certificate of the listeners (production)", EnvVars: []string{"REDOUBT_TLS_CERT"}},
 			&cli.StringFlag{Name: "tls-key", Usage: "PEM private key of the listeners (production)", EnvVars: []string{"REDOUBT_TLS_KEY"}},
+			&cli.StringFlag{Name: "tls-ca", Usage: "PEM of the CA that signed --tls-cert, handed to clients", EnvVars: []string{"REDOUBT_TLS_CA"}},
 			&cli.StringFlag{Name: "owner", Usage: "user that will run the server; everything made is given to it", EnvVars: []string{"REDOUBT_OWNER"}},
+			&cli.BoolFlag{Name: "one-tree", Usage: "one artifact log for both wire formats; stock clients then accept signatures that were never logged", EnvVars: []string{"REDOUBT_ONE_TREE"}},
 			&cli.BoolFlag{Name: "non-interactive", Usage: "never ask; every answer is a flag already", EnvVars: []string{"REDOUBT_NON_INTERACTIVE"}},
 			outputFlag(),
 		},
@@ -43,7 +45,7 @@ func initCommand() *cli.Command {
 			request := initRequest{
 				Dir: c.String("dir"), Domain: c.String("domain"), Profile: c.String("profile"), Keys: c.String("keys"),
 				PassphraseFile: c.String("passphrase-file"), AllowSoftware: c.Bool("allow-software-keys"),
-				TLSCert: c.String("tls-cert"), TLSKey: c.String("tls-key"), Owner: c.String("owner"), Actor: localActor(),
+				TLSCert: c.String("tls-cert"), TLSKey: c.String("tls-key"), TLSCA: c.String("tls-ca"), Owner: c.String("owner"), OneTree: c.Bool("one-tree"), Actor: localActor(),
 			}
 			result, err := initialise(c.Context, request, logger, progress(c))
 			if err != nil {
@@ -57,8 +59,9 @@ func initCommand() *cli.Command {
 // initRequest is what init needs to know.
 type initRequest struct {
 	Dir, Domain, Profile, Keys, PassphraseFile string
-	TLSCert, TLSKey, Owner, Actor              string
+	TLSCert, TLSKey, TLSCA, Owner, Actor       string
 	AllowSoftware                              bool
+	OneTree                                    bool // one artifact log for both wire formats
 }
 
 // initResult is the JSON of `redoubt init -o json`.
@@ -71,6 +74,8 @@ type initResult struct {
 	Keys            []keyRecord       `json:"keys"`
 	URLs            map[string]string `json:"urls"`
 	Software        bool              `json:"softwareKeys"`
+	Notes           []string          `json:"notes,omitempty"` // what this version leaves to the operator
+	OneTree         bool              `json:"oneTree"`
 }
 
 // keyRecord is one line of a key inventory.
@@ -117,6 +122,9 @@ func initialise(ctx context.Context, request initRequest, logger *slog.Logger, o
 	if err := settle(dir, layout{final}); err != nil {
 		return nil, err
 	}
+	if cfg.Profile == profileProduction {
+		result.Notes = productionNotes
+	}
 	result.Dir, result.Config, result.HighWater = final, layout{final}.config(), layout{final}.highWater()
 	if result.PassphraseFile != "" {
 		result.PassphraseFile = layout{final}.resolve(cfg.Keys.PassphraseFile)
@@ -144,9 +152,9 @@ func checkFree(final layout) error {
 func initialConfig(request initRequest) (cfg *Config, err error) {
 	switch request.Profile {
 	case profileDev:
-		cfg, err = devConfig(request.Domain, request.Keys)
+		cfg, err = devConfig(request.Domain, request.Keys, request.OneTree)
 	case profileProduction:
-		cfg, err = productionConfig(request.Domain, request.Keys, request.TLSCert, request.TLSKey, request.AllowSoftware)
+		cfg, err = productionConfig(request)
 	default:
 		err = usage("--profile %q: want dev or production", request.Profile)
 	}
@@ -221,6 +229,9 @@ func (r *initResult) print(w io.Writer) {
 	if r.Software {
 		fmt.Fprint(w, softwareBanner)
 	}
+	if r.OneTree {
+		fmt.Fprint(w, oneTreeWarning)
+	}
 	fmt.Fprintf(w, "state directory   %s\nconfiguration     %s\nhigh-water file   %s\n", r.Dir, r.Config, r.HighWater)
 	if r.PassphraseFile != "" {
 		fmt.Fprintf(w, "passphrase file   %s\n", r.PassphraseFile)
@@ -235,7 +246,23 @@ func (r *initResult) print(w io.Writer) {
 			fmt.Fprintf(w, "  %-9s %s\n", name, u)
 		}
 	}
+	for _, note := range r.Notes {
+		fmt.Fprintf(w, "\nnote: %s\n", note)
+	}
 	fmt.Fprintf(w, "\nnext: redoubt serve --dir %s\n", r.Dir)
+}
+
+const oneTreeWarning = `WARNING: one tree for Rekor v1 and v2. Clients built on sigstore-go up to 1.3.0, cosign 3.1.3 among them, accept a signature
+that was never logged when they are shown somebody else's v2 entry under a v1 checkpoint of this tree. redoubt verify refuses it.
+Without --one-tree each wire format has a tree of its own and they refuse it too: docs/adr/0009-two-trees.md.
+
+`
+
+// productionNotes say what a production site must see to itself, because this version does not.
+var productionNotes = []string{
+	"the high-water mark is a file on this machine's disk; keep it out of every backup of the directory. Marks in a TPM, an HSM or a witness are not part of this version",
+	"backup and restore are not part of this version: copy the stopped directory, and never start an older copy",
+	"no issuer is configured: add oidc-issuers, with jwks where the issuer cannot be reached, then SIGHUP",
 }
 
 const softwareBanner = `********************************************************************************

@@ -72,7 +72,7 @@ func TestReloadTakesIssuers(t *testing.T) {
 	said := reload(func(c *Config) {
 		c.OIDCIssuers = map[string]identity.IssuerRules{issuerURL: {JWKS: identity.JWKS{Inline: issuer.JWKS()},
 			OIDCIssuer: fulcio.OIDCIssuer{ClientID: "sigstore", Type: "email"}}}
-		c.Log.TreeID++
+		c.Log.Artifact[0].TreeID++
 	})
 	if !strings.Contains(said, "restart needed for") || !strings.Contains(said, "[log]") {
 		t.Errorf("reload said %s", said)

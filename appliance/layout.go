@@ -15,7 +15,8 @@ import (
 //	redoubt.yaml            the configuration
 //	keys/                   software keys and their passphrase file
 //	pki/                    certificates (PEM) and the ceremony's transcript
-//	db/rekor.db             the artifact log; one writer
+//	db/rekor.db             the artifact log of Rekor v1; one writer
+//	db/rekor-2.db           the artifact log of Rekor v2; one writer
 //	db/authority.db         ca, ct, audit, tsa and mirror state, each under its own prefix; one writer
 //	tuf/                    the trust repository
 //	mirror/                 tiles of carried logs, reports
@@ -28,15 +29,15 @@ type layout struct{ root string }
 func (l layout) path(elem ...string) string {
 	return filepath.Join(append([]string{l.root}, elem...)...)
 }
-func (l layout) config() string         { return l.path("redoubt.yaml") }
-func (l layout) keys() string           { return l.path("keys") }
-func (l layout) pki(name string) string { return l.path("pki", name) }
-func (l layout) rekorDB() string        { return l.path("db", "rekor.db") }
-func (l layout) authorityDB() string    { return l.path("db", "authority.db") }
-func (l layout) tuf() string            { return l.path("tuf") }
-func (l layout) socket() string         { return l.path("run", "redoubt.sock") }
-func (l layout) lock() string           { return l.path("run", "lock") }
-func (l layout) highWater() string      { return filepath.Clean(l.root) + ".highwater" }
+func (l layout) config() string           { return l.path("redoubt.yaml") }
+func (l layout) keys() string             { return l.path("keys") }
+func (l layout) pki(name string) string   { return l.path("pki", name) }
+func (l layout) logDB(name string) string { return l.path("db", name+".db") }
+func (l layout) authorityDB() string      { return l.path("db", "authority.db") }
+func (l layout) tuf() string              { return l.path("tuf") }
+func (l layout) socket() string           { return l.path("run", "redoubt.sock") }
+func (l layout) lock() string             { return l.path("run", "lock") }
+func (l layout) highWater() string        { return filepath.Clean(l.root) + ".highwater" }
 
 // resolve makes a path of the configuration absolute: relative ones count from the state directory.
 func (l layout) resolve(path string) string {

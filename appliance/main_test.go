@@ -111,7 +111,7 @@ func FuzzPermute(f *testing.F) {
 
 // FuzzConfig: no file makes the decoder crash, and what is accepted is accepted again after it was written.
 func FuzzConfig(f *testing.F) {
-	f.Add([]byte("domain: corp.internal\nprofile: dev\nkeys: {token: 'soft:', roles: {root: 'soft:root'}}\nlog: {tree-id: 7}\n"))
+	f.Add([]byte("domain: corp.internal\nprofile: dev\nkeys: {token: 'soft:', roles: {root: 'soft:root'}}\nlog: {artifact: [{name: rekor, tree-id: 7, serves: [v1, v2]}]}\n"))
 	f.Add([]byte("define: [&a {x: *a}]\n"))
 	f.Add([]byte("<<: {domain: x}\ndomain: y\n"))
 	f.Add([]byte("oidc-issuers: {https://x: {jwks: {keys: []}}}\n"))

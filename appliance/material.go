@@ -8,11 +8,13 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
 	"redoubt.internal/ca/trust"
+	"redoubt.internal/log/rekor"
 )
 
 // material is what clients must know about this instance: chains, log keys, the URLs they dial. Logs count from the moment
@@ -24,20 +26,28 @@ func (in *instance) material() (trust.Material, error) {
 		CAs:    []trust.Authority{{Chain: in.caChain}},
 		TSAs:   []trust.Authority{{Chain: in.tsaChain}},
 	}
-	for _, l := range []struct {
-		role string
-		to   *[]trust.Log
-	}{{roleRekor, &m.Rekor}, {roleCT, &m.CTLogs}} {
-		public, ok := in.roleKeys[l.role].Public().(*ecdsa.PublicKey)
+	published := func(role string, v2 bool) (trust.Log, error) {
+		public, ok := in.roleKeys[role].Public().(*ecdsa.PublicKey)
 		if !ok {
-			return m, fmt.Errorf("the %s key is %T, clients need ECDSA P-256", l.role, in.roleKeys[l.role].Public())
+			return trust.Log{}, fmt.Errorf("the %s key is %T, clients need ECDSA P-256", role, in.roleKeys[role].Public())
 		}
-		*l.to = []trust.Log{{Key: public, Start: start}}
+		return trust.Log{Host: in.cfg.origin(role), Key: public, Start: start, V2: v2}, nil
 	}
+	for _, a := range in.cfg.Log.Artifact {
+		l, err := published(a.Name, !slices.Contains(a.Serves, rekor.V1))
+		if err != nil {
+			return m, err
+		}
+		m.Rekor = append(m.Rekor, l)
+	}
+	l, err := published(roleCT, false)
+	if err != nil {
+		return m, err
+	}
+	m.CTLogs = []trust.Log{l}
 	urls := in.cfg.urls()
 	m.URLs = trust.URLs{Fulcio: urls["fulcio"], Rekor: urls["rekor"], TSA: urls["tsa"], TUF: urls["tuf"], CT: urls["ct"], OIDC: urls["oidc"]}
 	if in.cfg.TLS.CA != "" {
-		var err error
 		if m.TLSRoots, err = readChain(in.dir.resolve(in.cfg.TLS.CA)); err != nil {
 			return m, err
 		}
@@ -100,6 +110,7 @@ type publishedChain struct {
 type publishedLog struct {
 	Host       string    `json:"host"`
 	Key        []byte    `json:"key"`
+	V2         bool      `json:"v2,omitempty"`
 	Start, End time.Time `json:",omitzero"`
 }
 
@@ -124,7 +135,7 @@ var clientTrust = verb[struct{}, publishedTrust]{"client.trust", func(_ context.
 			if err != nil {
 				return p, err
 			}
-			*pair.to = append(*pair.to, publishedLog{l.Host, der, l.Start, l.End})
+			*pair.to = append(*pair.to, publishedLog{l.Host, der, l.V2, l.Start, l.End})
 		}
 	}
 	return p, nil
@@ -157,7 +168,7 @@ func (p publishedTrust) material() (m trust.Material, err error) {
 			if !ok {
 				return m, fmt.Errorf("a log key is %T", key)
 			}
-			*pair.to = append(*pair.to, trust.Log{Host: l.Host, Key: public, Start: l.Start, End: l.End})
+			*pair.to = append(*pair.to, trust.Log{Host: l.Host, Key: public, Start: l.Start, End: l.End, V2: l.V2})
 		}
 	}
 	if len(p.TLSRoots) > 0 {

@@ -32,7 +32,7 @@ import (
 )
 
 // instance is one opened state directory: every room, wired to its keys, its database and its neighbours. The process that
-// has it holds the directory's lock. The writers of the three logs run from open to close.
+// has it holds the directory's lock. The writers of the logs run from open to close.
 type instance struct {
 	cfg    *Config
 	dir    layout
@@ -43,20 +43,28 @@ type instance struct {
 	roleKeys  map[string]*hsm.Key // every role the running process signs with; not root
 	highWater []*log.File
 
-	rekorLog, ctLog, auditLog *log.Log
-	audit                     *audit.Log
-	ct                        *ct.Log
-	rekor                     *rekor.Log
-	tsa                       *tsa.Authority
-	tuf                       *trust.Repository
-	mirror                    *mirror.Mirror // nil when no stream is configured
-	caChain, tsaChain         []*x509.Certificate
-	issuer                    *identity.Issuer // the built-in one; nil in production
-	issuance                  atomic.Pointer[issuance]
-	rekorDB, authorityDB      store.DB
+	artifacts         []*artifactLog // as configured
+	ctLog, auditLog   *log.Log
+	audit             *audit.Log
+	ct                *ct.Log
+	tsa               *tsa.Authority
+	tuf               *trust.Repository
+	mirror            *mirror.Mirror // nil when no stream is configured
+	caChain, tsaChain []*x509.Certificate
+	issuer            *identity.Issuer // the built-in one; nil in production
+	issuance          atomic.Pointer[issuance]
+	authorityDB       store.DB
 
 	failed  chan error // a writer that stopped by itself
 	closing []func()   // undone in reverse order
+}
+
+// artifactLog is one tree of signed artifacts: a database to itself, the Merkle log in it and its HTTP face.
+type artifactLog struct {
+	ArtifactLog
+	db  store.DB
+	log *log.Log
+	api *rekor.Log
 }
 
 // issuance is what a reload of the issuers replaces in one step.
@@ -66,7 +74,17 @@ type issuance struct {
 }
 
 // onlineRoles are the roles a running process signs with.
-var onlineRoles = []string{roleIssuing, roleRekor, roleCT, roleAudit, roleTSA, roleTUF}
+func (c *Config) onlineRoles() []string {
+	roles := []string{roleIssuing}
+	for _, a := range c.Log.Artifact {
+		roles = append(roles, a.Name)
+	}
+	roles = append(roles, roleCT, roleAudit, roleTSA, roleTUF)
+	if c.Issuer.Enabled {
+		roles = append(roles, roleOIDC)
+	}
+	return roles
+}
 
 // openInstance opens cfg's state directory under its lock. A log whose database is behind its high-water mark opens
 // read-only: its reads are served, nothing is signed, and checks say why.
@@ -118,11 +136,7 @@ func (in *instance) close() {
 
 // openKeys opens the key of every role the process signs with.
 func (in *instance) openKeys(ctx context.Context) error {
-	roles := onlineRoles
-	if in.cfg.Issuer.Enabled {
-		roles = append(slices.Clone(roles), roleOIDC)
-	}
-	for _, role := range roles {
+	for _, role := range in.cfg.onlineRoles() {
 		key, err := in.keys.role(ctx, role)
 		if err != nil {
 			return err
@@ -140,36 +154,33 @@ func (in *instance) openChains(context.Context) (err error) {
 	return err
 }
 
-// openLogs opens both databases and the three logs in them, and starts their writers.
+// openLogs opens the databases and the logs in them, and starts their writers.
 func (in *instance) openLogs(ctx context.Context) (err error) {
-	if in.rekorDB, err = in.openDB(in.dir.rekorDB()); err != nil {
-		return err
-	}
-	if in.authorityDB, err = in.openDB(in.dir.authorityDB()); err != nil {
+	if err := in.openDBs(bolt.Open); err != nil {
 		return err
 	}
 	if err := in.openHighWater(); err != nil {
 		return err
 	}
-	configs := in.logConfigs(in.rekorDB, in.authorityDB)
-	for _, l := range []struct {
-		role string
-		log  **log.Log
-	}{{roleRekor, &in.rekorLog}, {roleCT, &in.ctLog}, {roleAudit, &in.auditLog}} {
-		if *l.log, err = log.Open(ctx, configs[l.role]); err != nil {
-			return fmt.Errorf("opening the %s log: %w", l.role, err)
+	to := map[string]**log.Log{roleCT: &in.ctLog, roleAudit: &in.auditLog}
+	for _, a := range in.artifacts {
+		to[a.Name] = &a.log
+	}
+	for role, c := range in.logConfigs() {
+		if *to[role], err = log.Open(ctx, c); err != nil {
+			return fmt.Errorf("opening the %s log: %w", role, err)
 		}
 	}
 	// Writers outlive the verb's context: what was begun is finished, close ends them.
 	writing, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var writers sync.WaitGroup
 	in.onClose(func() { stop(); writers.Wait() })
-	for role, l := range map[string]*log.Log{roleRekor: in.rekorLog, roleCT: in.ctLog, roleAudit: in.auditLog} {
+	for _, l := range in.logs() {
 		writers.Go(func() {
-			if err := l.Run(writing); err != nil && writing.Err() == nil {
-				in.logger.Error("a log takes no more entries", "log", role, "error", err)
+			if err := l.log.Run(writing); err != nil && writing.Err() == nil {
+				in.logger.Error("a log takes no more entries", "log", l.role, "error", err)
 				if !errors.Is(err, log.ErrRolledBack) {
-					in.failed <- fmt.Errorf("writing the %s log: %w", role, err)
+					in.failed <- fmt.Errorf("writing the %s log: %w", l.role, err)
 				}
 			}
 		})
@@ -177,13 +188,25 @@ func (in *instance) openLogs(ctx context.Context) (err error) {
 	return nil
 }
 
-func (in *instance) openDB(path string) (store.DB, error) {
-	db, err := bolt.Open(path)
-	if err != nil {
-		return nil, fmt.Errorf("opening %s: %w", path, err)
+// openDBs opens, or creates, the database of each artifact log and the one the others share.
+func (in *instance) openDBs(open func(path string) (*bolt.DB, error)) error {
+	one := func(path string, to *store.DB) error {
+		db, err := open(path)
+		if err != nil {
+			return fmt.Errorf("opening %s: %w", path, err)
+		}
+		in.onClose(func() { db.Close() })
+		*to = db
+		return nil
 	}
-	in.onClose(func() { db.Close() })
-	return db, nil
+	for _, c := range in.cfg.Log.Artifact {
+		a := &artifactLog{ArtifactLog: c}
+		if err := one(in.dir.logDB(a.Name), &a.db); err != nil {
+			return err
+		}
+		in.artifacts = append(in.artifacts, a)
+	}
+	return one(in.dir.authorityDB(), &in.authorityDB)
 }
 
 func (in *instance) openHighWater() error {
@@ -202,12 +225,14 @@ func (in *instance) openHighWater() error {
 	return nil
 }
 
-// logConfigs describes the three logs: which database and prefix, which origin, which key, how they are searched.
-func (in *instance) logConfigs(rekorDB, authorityDB store.DB) map[string]log.Config {
+// logConfigs describes the logs by role: which database and prefix, which origin, which key, how they are searched.
+func (in *instance) logConfigs() map[string]log.Config {
 	configs := map[string]log.Config{
-		roleRekor: {DB: rekorDB, IndexKeys: rekor.IndexKeys, Unique: true},
-		roleCT:    {DB: authorityDB, Prefix: "ct/", IndexKeys: ct.IndexKeys},
-		roleAudit: {DB: authorityDB, Prefix: "audit/"},
+		roleCT:    {DB: in.authorityDB, Prefix: "ct/", IndexKeys: ct.IndexKeys},
+		roleAudit: {DB: in.authorityDB, Prefix: "audit/"},
+	}
+	for _, a := range in.artifacts {
+		configs[a.Name] = log.Config{DB: a.db, IndexKeys: rekor.IndexKeys, Unique: true}
 	}
 	for role, c := range configs {
 		c.Origin, c.Now, c.Logger = in.cfg.origin(role), in.now, in.logger
@@ -222,13 +247,13 @@ func (in *instance) logConfigs(rekorDB, authorityDB store.DB) map[string]log.Con
 	return configs
 }
 
-// origin is the name of a log for good: rekor.<domain>, ct.<domain>, audit.<domain>.
+// origin is the name of a log for good: rekor.<domain>, rekor-2.<domain>, ct.<domain>, audit.<domain>.
 func (c *Config) origin(role string) string { return role + "." + c.Domain }
 
 // openAuthorities wires the rooms that stand on the logs.
 func (in *instance) openAuthorities(context.Context) (err error) {
 	in.audit = audit.New(in.auditLog)
-	if in.rekor, err = rekor.New(rekor.Config{Log: in.rekorLog, Signer: in.roleKeys[roleRekor], Hostname: in.cfg.origin(roleRekor), TreeID: in.cfg.Log.TreeID, Now: in.now, Logger: in.logger}); err != nil {
+	if err := in.openArtifacts(); err != nil {
 		return err
 	}
 	roots := []*x509.Certificate{in.caChain[len(in.caChain)-1]}
@@ -251,6 +276,35 @@ func (in *instance) openAuthorities(context.Context) (err error) {
 		return fmt.Errorf("opening the trust repository: %w", err)
 	}
 	return in.reloadIssuers(in.cfg)
+}
+
+// openArtifacts gives each artifact log its HTTP face. The one that serves v1 is opened last: its reads look into the others.
+func (in *instance) openArtifacts() (err error) {
+	var beside []*rekor.Log
+	for _, v1 := range []bool{false, true} {
+		for _, a := range in.artifacts {
+			if slices.Contains(a.Serves, rekor.V1) != v1 {
+				continue
+			}
+			a.api, err = rekor.New(rekor.Config{Log: a.log, Signer: in.roleKeys[a.Name], Hostname: in.cfg.origin(a.Name), TreeID: a.TreeID, Serves: a.Serves, Beside: beside,
+				Now: in.now, Logger: in.logger})
+			if err != nil {
+				return err
+			}
+			beside = append(beside, a.api)
+		}
+	}
+	return nil
+}
+
+// serving is the artifact log that takes entries of generation g.
+func (in *instance) serving(g rekor.Generation) *artifactLog {
+	for _, a := range in.artifacts {
+		if slices.Contains(a.Serves, g) {
+			return a
+		}
+	}
+	return nil // refused by Config.check
 }
 
 func orDefault(s, def string) string {

@@ -2,15 +2,19 @@ package main
 
 import (
 	"crypto/rand"
+	"crypto/tls"
 	"encoding/base64"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
+
+	"redoubt.internal/log/rekor"
 )
 
 // Names of the services, in the order ports are drawn and lists are printed.
@@ -18,8 +22,8 @@ var serviceNames = []string{"fulcio", "rekor", "tsa", "ct", "tuf", "oidc", "cons
 
 // devConfig is the configuration init writes for the dev profile: loopback, plain HTTP, one free port for each service drawn
 // now and kept for good, the built-in issuer on.
-func devConfig(domain, token string) (*Config, error) {
-	cfg, err := baseConfig(domain, token)
+func devConfig(domain, token string, oneTree bool) (*Config, error) {
+	cfg, err := baseConfig(domain, token, oneTree)
 	if err != nil {
 		return nil, err
 	}
@@ -37,20 +41,32 @@ func devConfig(domain, token string) (*Config, error) {
 
 // productionConfig is the configuration init writes for the production profile: one TLS listener, each service under its
 // own host name, metrics on loopback, no built-in issuer.
-func productionConfig(domain, token, cert, key string, allowSoftware bool) (*Config, error) {
-	if strings.HasPrefix(token, "soft:") && !allowSoftware {
+func productionConfig(request initRequest) (*Config, error) {
+	domain := request.Domain
+	if strings.HasPrefix(request.Keys, "soft:") && !request.AllowSoftware {
 		return nil, hinted(errors.New("the production profile keeps its keys in hardware, and --keys names software keys"),
 			"--keys 'pkcs11:token=NAME?module-path=PATH&pin-source=FILE', or --allow-software-keys if you accept that copying the disk copies the keys")
 	}
-	if cert == "" || key == "" {
-		return nil, usage("the production profile needs --tls-cert and --tls-key: a certificate of your site for fulcio., rekor., tsa., ct. and tuf.%s", domain)
+	if request.TLSCert == "" || request.TLSKey == "" {
+		return nil, usage("the production profile needs --tls-cert and --tls-key: a certificate of your site for fulcio., rekor., tsa., ct., tuf. and mirror.%s", domain)
 	}
-	cfg, err := baseConfig(domain, token)
+	cfg, err := baseConfig(domain, request.Keys, request.OneTree)
 	if err != nil {
 		return nil, err
 	}
-	cfg.Profile, cfg.Keys.AllowSoftware = profileProduction, allowSoftware
-	cfg.TLS = TLS{Cert: cert, Key: key}
+	cfg.Profile, cfg.Keys.AllowSoftware = profileProduction, request.AllowSoftware
+	cfg.TLS = TLS{Cert: request.TLSCert, Key: request.TLSKey, CA: request.TLSCA}
+	for _, path := range []*string{&cfg.TLS.Cert, &cfg.TLS.Key, &cfg.TLS.CA} {
+		if *path == "" {
+			continue
+		}
+		if *path, err = filepath.Abs(*path); err != nil {
+			return nil, err
+		}
+	}
+	if _, err := tls.LoadX509KeyPair(cfg.TLS.Cert, cfg.TLS.Key); err != nil {
+		return nil, fmt.Errorf("--tls-cert and --tls-key: %w", err)
+	}
 	for _, name := range serviceNames {
 		switch name {
 		case "oidc", "console": // the built-in issuer is for dev; the console has no login
@@ -63,19 +79,28 @@ func productionConfig(domain, token, cert, key string, allowSoftware bool) (*Con
 	return cfg, nil
 }
 
-// baseConfig is what both profiles have in common: one key for each role in one token, and a random tree id.
-func baseConfig(domain, token string) (*Config, error) {
+// baseConfig is what both profiles have in common: one key for each role in one token, and an artifact log for each wire format,
+// or one for both, with random tree ids.
+func baseConfig(domain, token string, oneTree bool) (*Config, error) {
 	if err := checkDomain(domain); err != nil {
 		return nil, usage("--domain: %v", err)
 	}
-	var id [8]byte
-	if _, err := rand.Read(id[:]); err != nil {
-		return nil, err
-	}
 	cfg := &Config{Domain: domain, Keys: Keys{Token: token, Roles: map[string]string{}}}
-	cfg.Log.TreeID = int64(binary.BigEndian.Uint64(id[:])>>1) | 1
+	cfg.Log.Artifact = []ArtifactLog{{Name: roleRekor, Serves: []rekor.Generation{rekor.V1}}, {Name: roleRekor2, Serves: []rekor.Generation{rekor.V2}}}
+	if oneTree {
+		cfg.Log.Artifact = []ArtifactLog{{Name: roleRekor, Serves: []rekor.Generation{rekor.V1, rekor.V2}}}
+	}
+	for i := range cfg.Log.Artifact {
+		var id [8]byte
+		if _, err := rand.Read(id[:]); err != nil {
+			return nil, err
+		}
+		cfg.Log.Artifact[i].TreeID = int64(binary.BigEndian.Uint64(id[:])>>1) | 1
+	}
 	for _, role := range allRoles {
-		cfg.Keys.Roles[role] = keyURI(token, role)
+		if role != roleRekor2 || !oneTree {
+			cfg.Keys.Roles[role] = keyURI(token, role)
+		}
 	}
 	return cfg, nil
 }

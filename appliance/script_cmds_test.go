@@ -269,7 +269,7 @@ func carry(ts *testscript.TestScript, neg bool, args []string) {
 		c.Mirror.Stream, c.Mirror.Exporters, c.Mirror.Logs = key.Stream, []string{key.Key}, []MirrorLog{l}
 	})
 	reconfigure(ts, args[0], func(c *Config) {
-		l.Source = c.Services.Rekor.URL + "/api/v2"
+		l.Source = c.Services.Rekor.URL
 		c.Mirror.Logs = []MirrorLog{l}
 	})
 }

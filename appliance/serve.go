@@ -194,6 +194,7 @@ func (s *server) listen() (bound []boundListener, err error) {
 		}
 		addresses[svc.Listen][u.Hostname()] = s.guard(name, h)
 	}
+	s.aliasArtifactLogs(addresses)
 	for address, hosts := range addresses {
 		listener, err := net.Listen("tcp", address)
 		if err != nil {
@@ -210,6 +211,24 @@ func (s *server) listen() (bound []boundListener, err error) {
 		return bound, err
 	}
 	return append(bound, boundListener{"control socket", control, controlServer(s.in)}), nil
+}
+
+// aliasArtifactLogs answers to the names of all artifact logs where services are told apart by host name.
+func (s *server) aliasArtifactLogs(addresses map[string]map[string]http.Handler) {
+	svc := s.cfg.Services.Rekor
+	if svc == nil || len(addresses[svc.Listen]) < 2 {
+		return
+	}
+	u, err := url.Parse(svc.URL)
+	if err != nil {
+		return // refused by Config.check
+	}
+	hosts := addresses[svc.Listen]
+	for _, a := range s.cfg.Log.Artifact {
+		if _, taken := hosts[s.cfg.origin(a.Name)]; !taken {
+			hosts[s.cfg.origin(a.Name)] = hosts[u.Hostname()]
+		}
+	}
 }
 
 func isLoopback(address string) bool {

@@ -90,7 +90,7 @@ func (r *statusReport) print(w io.Writer) {
 	}
 	printChecks(w, r.Checks)
 	for _, l := range r.Logs {
-		fmt.Fprintf(w, "%-6s%s: %d entries\n", l.Log, l.Origin, l.Size)
+		fmt.Fprintf(w, "%-8s%s: %d entries\n", l.Log, l.Origin, l.Size)
 	}
 	fmt.Fprintf(w, "issuing certificate until %s, timestamp certificate until %s, trust repository until %s\n",
 		r.CAExpires.Format(time.DateOnly), r.TSAExpires.Format(time.DateOnly), r.TrustExpiry.Format(time.RFC3339))

@@ -61,7 +61,7 @@ var auditList = verb[logArgs, []audit.Record]{"audit.list", func(ctx context.Con
 }}
 
 var auditVerify = verb[struct{}, fsckResult]{"audit.verify", func(ctx context.Context, in *instance, _ string, _ struct{}) (fsckResult, error) {
-	report, err := log.Fsck(ctx, in.logConfigs(in.rekorDB, in.authorityDB)[roleAudit], nil)
+	report, err := log.Fsck(ctx, in.logConfigs()[roleAudit], nil)
 	if err != nil && !(errors.Is(err, log.ErrCorrupt) && len(report.Problems) > 0) { // problems are a result
 		return fsckResult{}, err
 	}

@@ -18,7 +18,7 @@ import (
 // firstCeremony makes every key and certificate of a new state directory by the default plan, and leaves plan and signed
 // transcript beside the certificates.
 func firstCeremony(ctx context.Context, cfg *Config, dir layout, keys *keyring, progress func(string)) error {
-	plan := ceremony.Default(cfg.Domain, func(role string) string { return cfg.Keys.Roles[role] })
+	plan := ceremony.Default(cfg.Domain, func(role string) string { return cfg.Keys.Roles[role] }) // no key for a role left out
 	return holdCeremony(ctx, plan, keys, dir.path("pki"), progress)
 }
 

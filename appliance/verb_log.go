@@ -19,15 +19,15 @@ import (
 )
 
 func logCommand() *cli.Command {
-	which := &cli.StringFlag{Name: "log", Value: roleRekor, Usage: "rekor, ct or audit", EnvVars: []string{"REDOUBT_LOG"}}
+	which := &cli.StringFlag{Name: "log", Value: roleRekor, Usage: "rekor, rekor-2, ct or audit", EnvVars: []string{"REDOUBT_LOG"}}
 	flags := func(more ...cli.Flag) []cli.Flag { return append(append(stateFlags(), outputFlag(), which), more...) }
 	return &cli.Command{
 		Name: "log", Usage: "read, search, prove and check the logs",
 		Subcommands: []*cli.Command{
 			{Name: "info", Usage: "origin, size, root and state of every log", Flags: append(stateFlags(), outputFlag()), Action: logInfoAction},
 			{Name: "get", Usage: "print one entry", ArgsUsage: "INDEX|LEAFHASH", Flags: flags(), Action: logGetAction},
-			{Name: "search", Usage: "indexes of entries of the artifact log that carry a key: an e-mail, a URI, sha256:HEX, a certificate's SHA-256", ArgsUsage: "KEY",
-				Flags: append(stateFlags(), outputFlag(), &cli.IntFlag{Name: "limit", Value: 100, Usage: "most indexes to print", EnvVars: []string{"REDOUBT_LIMIT"}}), Action: logSearchAction},
+			{Name: "search", Usage: "log and index of the entries of the artifact logs that carry a key: an e-mail, a URI, sha256:HEX, a certificate's SHA-256", ArgsUsage: "KEY",
+				Flags: append(stateFlags(), outputFlag(), &cli.IntFlag{Name: "limit", Value: 100, Usage: "most entries of one log to print", EnvVars: []string{"REDOUBT_LIMIT"}}), Action: logSearchAction},
 			{Name: "proof", Usage: "inclusion proof of an entry, or with --from the consistency of two sizes; verified before it is printed", ArgsUsage: "[INDEX]",
 				Flags: flags(&cli.Uint64Flag{Name: "size", Usage: "tree size (default: the head's)", EnvVars: []string{"REDOUBT_SIZE"}},
 					&cli.Uint64Flag{Name: "from", Usage: "older size of a consistency proof", EnvVars: []string{"REDOUBT_FROM"}}), Action: logProofAction},
@@ -67,9 +67,9 @@ func logInfoAction(c *cli.Context) error {
 	}
 	return printResult(c, infos, func(w io.Writer) {
 		for _, i := range infos {
-			fmt.Fprintf(w, "%-5s  %s\n       %d entries, root %s, signed %s\n", i.Log, i.Origin, i.Size, i.RootHash, i.Time.Format(time.RFC3339))
+			fmt.Fprintf(w, "%-7s  %s\n         %d entries, root %s, signed %s\n", i.Log, i.Origin, i.Size, i.RootHash, i.Time.Format(time.RFC3339))
 			if !i.Writable {
-				fmt.Fprintf(w, "       READ-ONLY: %s\n", i.Reason)
+				fmt.Fprintf(w, "         READ-ONLY: %s\n", i.Reason)
 			}
 		}
 	})
@@ -92,7 +92,7 @@ func (in *instance) pick(name string) (*log.Log, error) {
 			return l.log, nil
 		}
 	}
-	return nil, usage("--log %q: want rekor, ct or audit", name)
+	return nil, usage("--log %q: this instance has no such log; `redoubt log info` lists them", name)
 }
 
 // logEntry is the JSON of `redoubt log get -o json`; the bodies of the artifact and audit logs are JSON themselves.
@@ -105,6 +105,13 @@ type logEntry struct {
 }
 
 var logGet = verb[logArgs, logEntry]{"log.get", func(ctx context.Context, in *instance, _ string, a logArgs) (logEntry, error) {
+	if len(a.Key) == 80 { // a Rekor entry id: tree id, then leaf hash
+		for _, l := range in.artifacts {
+			if a.Key[:16] == fmt.Sprintf("%016x", l.TreeID) {
+				a.Log, a.Key = l.Name, a.Key[16:]
+			}
+		}
+	}
 	l, err := in.pick(a.Log)
 	if err != nil {
 		return logEntry{}, err
@@ -112,12 +119,9 @@ var logGet = verb[logArgs, logEntry]{"log.get", func(ctx context.Context, in *in
 	index, err := strconv.ParseUint(a.Key, 10, 64)
 	if err != nil {
 		var hash [32]byte
-		text := a.Key
-		if len(text) == 80 { // a Rekor v1 entry ID: tree id, then leaf hash
-			text = text[16:]
-		}
-		if n, err := hex.Decode(hash[:], []byte(text)); err != nil || n != len(hash) || len(text) != 2*len(hash) {
-			return logEntry{}, usage("%q is neither an index nor a leaf hash of 64 hex digits", a.Key)
+		raw, err := hex.DecodeString(a.Key)
+		if err != nil || copy(hash[:], raw) != len(raw) || len(raw) != len(hash) {
+			return logEntry{}, usage("%q is neither an index, nor a leaf hash of 64 hex digits, nor such a hash after the id of a tree of ours", a.Key)
 		}
 		at, found, err := l.LeafIndex(ctx, hash)
 		if err != nil {
@@ -154,9 +158,24 @@ func logGetAction(c *cli.Context) error {
 	})
 }
 
-var logSearch = verb[logArgs, []uint64]{"log.search", func(ctx context.Context, in *instance, _ string, a logArgs) ([]uint64, error) {
-	found, err := in.rekorLog.Find(ctx, rekor.SearchKey(a.Key), a.Limit)
-	return append([]uint64{}, found...), err
+// logMatch is one element of the JSON of `redoubt log search -o json`.
+type logMatch struct {
+	Log   string `json:"log"`
+	Index uint64 `json:"index"`
+}
+
+var logSearch = verb[logArgs, []logMatch]{"log.search", func(ctx context.Context, in *instance, _ string, a logArgs) ([]logMatch, error) {
+	matches := []logMatch{}
+	for _, l := range in.artifacts {
+		found, err := l.log.Find(ctx, rekor.SearchKey(a.Key), a.Limit)
+		if err != nil {
+			return nil, err
+		}
+		for _, i := range found {
+			matches = append(matches, logMatch{l.Name, i})
+		}
+	}
+	return matches, nil
 }}
 
 func logSearchAction(c *cli.Context) error {
@@ -168,8 +187,8 @@ func logSearchAction(c *cli.Context) error {
 		return err
 	}
 	return printResult(c, found, func(w io.Writer) {
-		for _, i := range found {
-			fmt.Fprintln(w, i)
+		for _, m := range found {
+			fmt.Fprintln(w, m.Log, m.Index)
 		}
 	})
 }
@@ -280,7 +299,7 @@ type fsckResult struct {
 var errFsck = errors.New("a log does not hold what its heads promise")
 
 var logFsck = verb[struct{}, []fsckResult]{"log.fsck", func(ctx context.Context, in *instance, _ string, _ struct{}) (results []fsckResult, err error) {
-	configs := in.logConfigs(in.rekorDB, in.authorityDB)
+	configs := in.logConfigs()
 	for _, l := range in.logs() {
 		started := time.Now()
 		report, err := log.Fsck(ctx, configs[l.role], func(done, total uint64) {
@@ -306,9 +325,9 @@ func logFsckAction(c *cli.Context) error {
 	}
 	err = printResult(c, results, func(w io.Writer) {
 		for _, r := range results {
-			fmt.Fprintf(w, "%-5s  %d entries, %d tiles, %d heads, root %s, %.1f s\n", r.Log, r.Entries, r.Tiles, r.Heads, r.RootHash, r.Seconds)
+			fmt.Fprintf(w, "%-7s  %d entries, %d tiles, %d heads, root %s, %.1f s\n", r.Log, r.Entries, r.Tiles, r.Heads, r.RootHash, r.Seconds)
 			for _, p := range r.Problems {
-				fmt.Fprintf(w, "       PROBLEM %s\n", p)
+				fmt.Fprintf(w, "         PROBLEM %s\n", p)
 			}
 		}
 	})

@@ -64,10 +64,10 @@ func TestDefaultCeremony(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(steps) != len(tr.Body.Steps) || len(steps) != 2+9+3+1 {
+	if len(steps) != len(tr.Body.Steps) || len(steps) != 2+10+3+1 {
 		t.Errorf("%d steps told, %d recorded: %q", len(steps), len(tr.Body.Steps), steps)
 	}
-	for role, alg := range map[string]hsm.Algorithm{RoleRoot: hsm.ECDSAP384, RoleIssuing: hsm.ECDSAP256, RoleOIDC: hsm.RSA3072, RoleRekor: hsm.ECDSAP256} {
+	for role, alg := range map[string]hsm.Algorithm{RoleRoot: hsm.ECDSAP384, RoleIssuing: hsm.ECDSAP256, RoleOIDC: hsm.RSA3072, RoleRekor: hsm.ECDSAP256, RoleRekor2: hsm.ECDSAP256} {
 		k, ok := tr.Key(role)
 		if !ok || k.Info.Algorithm != alg || !k.Info.Software || len(k.Info.Evidence) == 0 {
 			t.Errorf("%s key: %+v", role, k.Info)
@@ -148,7 +148,7 @@ func TestFailureNamesKeysMade(t *testing.T) {
 	_, open := softToken(t)
 	calls := 0
 	_, err := Run(t.Context(), quick(), func(ctx context.Context, uri string) (hsm.Token, error) {
-		if calls++; calls > 9+2 {
+		if calls++; calls > 10+2 {
 			return nil, hsm.ErrUnavailable
 		}
 		return open(ctx, uri)

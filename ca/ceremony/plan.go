@@ -23,7 +23,8 @@ const (
 	RoleIssuing         = "issuing"          // code-signing certificates
 	RoleTSAIntermediate = "tsa-intermediate" // optional, between root and tsa
 	RoleTSA             = "tsa"              // time-stamp tokens
-	RoleRekor           = "rekor"            // artifact log
+	RoleRekor           = "rekor"            // artifact log, Rekor v1
+	RoleRekor2          = "rekor-2"          // artifact log of Rekor v2, optional
 	RoleCT              = "ct"               // certificate transparency log
 	RoleAudit           = "audit"            // audit log
 	RoleTUF             = "tuf"              // trust repository
@@ -61,13 +62,14 @@ type Plan struct {
 	text []byte
 }
 
-// Keys names each role's key. TSAIntermediate is optional, the others are not.
+// Keys names each role's key. TSAIntermediate and Rekor2 are optional, the others are not.
 type Keys struct {
 	Root            *KeyPlan `yaml:"root"`
 	Issuing         *KeyPlan `yaml:"issuing"`
 	TSAIntermediate *KeyPlan `yaml:"tsa-intermediate,omitempty"`
 	TSA             *KeyPlan `yaml:"tsa"`
 	Rekor           *KeyPlan `yaml:"rekor"`
+	Rekor2          *KeyPlan `yaml:"rekor-2,omitempty"`
 	CT              *KeyPlan `yaml:"ct"`
 	Audit           *KeyPlan `yaml:"audit"`
 	TUF             *KeyPlan `yaml:"tuf"`
@@ -102,14 +104,20 @@ type CertificatePlan struct {
 // Default is the plan of a new deployment: P-384 root, P-256 elsewhere (what
 // the unmodified clients verify), RSA-3072 for the built-in issuer (cosign
 // takes an identity token inline only when it is RS256), the time-stamping
-// certificate directly below the root. keyURI names each role's key.
+// certificate directly below the root. keyURI names each role's key; "" leaves
+// the role out.
 func Default(domain string, keyURI func(role string) string) Plan {
-	key := func(role string, alg hsm.Algorithm) *KeyPlan { return &KeyPlan{keyURI(role), alg} }
+	key := func(role string, alg hsm.Algorithm) *KeyPlan {
+		if uri := keyURI(role); uri != "" {
+			return &KeyPlan{uri, alg}
+		}
+		return nil
+	}
 	return Plan{
 		Version: planVersion, Domain: domain, Organization: domain, BackdateSeconds: 60,
 		Keys: Keys{
 			Root: key(RoleRoot, hsm.ECDSAP384), Issuing: key(RoleIssuing, hsm.ECDSAP256), TSA: key(RoleTSA, hsm.ECDSAP256),
-			Rekor: key(RoleRekor, hsm.ECDSAP256), CT: key(RoleCT, hsm.ECDSAP256), Audit: key(RoleAudit, hsm.ECDSAP256),
+			Rekor: key(RoleRekor, hsm.ECDSAP256), Rekor2: key(RoleRekor2, hsm.ECDSAP256), CT: key(RoleCT, hsm.ECDSAP256), Audit: key(RoleAudit, hsm.ECDSAP256),
 			TUF: key(RoleTUF, hsm.ECDSAP256), OIDC: key(RoleOIDC, hsm.RSA3072), Exporter: key(RoleExporter, hsm.ECDSAP256),
 		},
 		Certificates: Certificates{
@@ -126,7 +134,7 @@ type roleKey struct {
 	KeyPlan
 }
 
-// all lists the ten roles in the order of generation; nil where absent.
+// all lists the roles in the order of generation; nil where absent.
 func (k *Keys) all() []struct {
 	role string
 	key  *KeyPlan
@@ -135,7 +143,7 @@ func (k *Keys) all() []struct {
 		role string
 		key  *KeyPlan
 	}{
-		{RoleRoot, k.Root}, {RoleIssuing, k.Issuing}, {RoleTSAIntermediate, k.TSAIntermediate}, {RoleTSA, k.TSA}, {RoleRekor, k.Rekor},
+		{RoleRoot, k.Root}, {RoleIssuing, k.Issuing}, {RoleTSAIntermediate, k.TSAIntermediate}, {RoleTSA, k.TSA}, {RoleRekor, k.Rekor}, {RoleRekor2, k.Rekor2},
 		{RoleCT, k.CT}, {RoleAudit, k.Audit}, {RoleTUF, k.TUF}, {RoleOIDC, k.OIDC}, {RoleExporter, k.Exporter},
 	}
 }
@@ -195,7 +203,7 @@ func (p *Plan) Validate() error {
 	uris := map[string]string{}
 	for _, k := range p.Keys.all() {
 		if k.key == nil {
-			want(k.role == RoleTSAIntermediate, "keys.%s is missing", k.role)
+			want(k.role == RoleTSAIntermediate || k.role == RoleRekor2, "keys.%s is missing", k.role)
 			continue
 		}
 		want(k.key.URI != "" && len(k.key.URI) <= 4096, "keys.%s.uri is empty or too long", k.role)
@@ -206,7 +214,7 @@ func (p *Plan) Validate() error {
 		want(!dup, "keys.%s and keys.%s have one URI; no key serves two roles", other, k.role)
 		uris[k.key.URI] = k.role
 	}
-	for _, role := range []string{RoleRekor, RoleCT, RoleTSA} {
+	for _, role := range []string{RoleRekor, RoleRekor2, RoleCT, RoleTSA} {
 		for _, k := range p.roles() {
 			want(k.role != role || k.Algorithm == hsm.ECDSAP256, "keys.%s.algorithm is %s; clients verify only ecdsa-p256 there", role, k.Algorithm)
 		}

@@ -111,8 +111,13 @@ func (m Material) SigningConfig(major uint32) ([]byte, error) {
 	}
 	caStart := latest(m.CAs, Authority.start)
 	rekorURL, logs := m.URLs.Rekor, v1Logs(m.Rekor)
-	if major == 2 && m.URLs.RekorV2 != "" {
-		rekorURL, logs = m.URLs.RekorV2, m.Rekor
+	if major == 2 {
+		if m.URLs.RekorV2 != "" {
+			rekorURL = m.URLs.RekorV2
+		}
+		if separate := v2Logs(m.Rekor); len(separate) > 0 {
+			logs = separate
+		}
 	}
 	c := &prototrust.SigningConfig{
 		MediaType:       SigningConfigMediaType,

@@ -70,6 +70,11 @@ func v1Logs(logs []Log) []Log {
 	return slices.DeleteFunc(slices.Clone(logs), func(l Log) bool { return l.V2 })
 }
 
+// v2Logs are the logs that speak Rekor v2 only.
+func v2Logs(logs []Log) []Log {
+	return slices.DeleteFunc(slices.Clone(logs), func(l Log) bool { return !l.V2 })
+}
+
 func newest(logs []Log) Log {
 	return slices.MaxFunc(logs, func(a, b Log) int { return a.Start.Compare(b.Start) })
 }

@@ -52,7 +52,7 @@ func (l *Log) checkpointV1(h log.Head) (string, error) {
 }
 
 func (l *Log) renderV1(h log.Head) (string, error) {
-	if l.c.Only == 2 {
+	if !l.serves(V1) {
 		return "", fmt.Errorf("%w: a log of Rekor v2 entries has no v1 checkpoint", ErrHead)
 	}
 	var stated formats.Checkpoint
@@ -78,6 +78,9 @@ func (l *Log) signTimestamp(body []byte, integrated int64, index uint64) ([]byte
 	l.mu.Unlock()
 	if ok {
 		return sig, nil
+	}
+	if !l.serves(V1) {
+		return nil, fmt.Errorf("%w: a log of Rekor v2 entries vouches for no time", ErrHead)
 	}
 	digest := sha256.Sum256(timestampPayload(body, integrated, l.logID, index))
 	sig, err := l.c.Signer.Sign(rand.Reader, digest[:], crypto.SHA256)

@@ -1,13 +1,15 @@
-// Package rekor is the artifact log as Sigstore clients know it: Rekor v1 and Rekor v2, two wire formats over one Merkle tree with one
-// ECDSA P-256 key.
+// Package rekor is an artifact log as Sigstore clients know it: a Merkle tree with an ECDSA P-256 key of its own, spoken to in the wire
+// formats of Rekor v1, of Rekor v2, or of both.
 //
 // Contract:
-//   - An entry is answered only after it is durable and covered by a head; proof and checkpoint come in the same answer, in either
-//     generation's form. The v1 checkpoint (origin "<host> - <treeID>") renders the same head as the v2 one (origin "<host>") and is
+//   - An entry is answered only after it is durable and covered by a head; proof and checkpoint come in the same answer, in the form of
+//     the generation asked. The v1 checkpoint (origin "<host> - <treeID>") renders the same head as the v2 one (origin "<host>") and is
 //     refused unless size and root agree.
+//   - A log that does not serve a generation takes no entry of it. One that does not serve v1 signs no v1 checkpoint and no entry
+//     timestamp, whoever asks: docs/adr/0009 says what stock clients believe otherwise.
 //   - Every signature an entry carries was verified before the entry was added, with a key that is not weak. Nothing is fetched: an entry
 //     that names a URL is refused.
-//   - Both generations are found by both interfaces: one index space, one search index, the same 409 for the same canonical entry.
+//   - v1 reads find what is in the log and in the logs beside it, whichever generation wrote it; the same canonical entry is a 409.
 //   - What a client sends wrong is answered with a 4xx and a reason and changes nothing.
 //
 // The canonical bytes of entries are made by Sigstore's own type packages (rekor/pkg/types, rekor-tiles/pkg/types), never here: clients
@@ -30,6 +32,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -45,6 +48,15 @@ var (
 	ErrExtra = errors.New("entry metadata is malformed")
 )
 
+// Generation is a Rekor wire format, by the name operators give it.
+type Generation string
+
+// The generations there are.
+const (
+	V1 Generation = "v1" // /api/v1: signed entry timestamps, checkpoints named "<host> - <treeID>"
+	V2 Generation = "v2" // /api/v2: C2SP checkpoints and tiles, no time
+)
+
 // Config is what a log needs. Its Merkle log must be opened with Origin equal to Hostname, Unique true, IndexKeys set to IndexKeys of
 // this package and the same Signer.
 type Config struct {
@@ -54,10 +66,13 @@ type Config struct {
 	TreeID   int64            // > 0, forever the same for this tree
 	Now      func() time.Time // default time.Now; gives integratedTime
 	Logger   *slog.Logger     // default: silent
-	// Only limits the log to one generation: 1 takes entries through Rekor v1 alone (the C2SP reads stay, they are safe over v1 leaves), 2 never
-	// signs a v1 checkpoint or entry timestamp and answers v1 with 501. 0 serves both, and then sigstore-go up to 1.3.0 can be shown another
-	// one's v2 entry under a v1 checkpoint as the entry of an unlogged signature: see docs/adr/0009.
-	Only int
+	// Serves names the generations, at least one. V1 alone takes entries through Rekor v1 (the C2SP reads stay, they are safe over v1
+	// leaves); V2 alone answers v1 with 501. With both, sigstore-go up to 1.3.0 can be shown another one's v2 entry under a v1 checkpoint
+	// as the entry of an unlogged signature: see docs/adr/0009.
+	Serves []Generation
+	// Beside are logs that v1 search and v1 reads by id look into as well; their entries come with their own log's id and with what that
+	// log signs: those of a log without V1 with a v2 checkpoint, no time and no entry timestamp.
+	Beside []*Log
 	// MaxBody bounds a request body in bytes, and so the size of an envelope or artifact submitted inline. Default 1 MiB.
 	MaxBody int64
 	// Disabled lists operations answered with 501, by their names in Rekor's openapi.yaml: createLogEntry, getLogEntryByIndex,
@@ -104,8 +119,13 @@ func New(c Config) (*Log, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encoding the log key: %w", err)
 	}
-	if c.Only < 0 || c.Only > 2 {
-		return nil, fmt.Errorf("rekor: there is no generation %d", c.Only)
+	if len(c.Serves) == 0 {
+		return nil, errors.New("rekor: no generation to serve")
+	}
+	for _, g := range c.Serves {
+		if g != V1 && g != V2 {
+			return nil, fmt.Errorf("rekor: there is no generation %q, only v1 and v2", g)
+		}
 	}
 	disabled := make(map[string]bool)
 	for _, d := range c.Disabled {
@@ -136,6 +156,9 @@ func New(c Config) (*Log, error) {
 		timestamps:  newRecent[uint64, []byte](1024),
 	}, nil
 }
+
+// serves reports whether the log speaks g.
+func (l *Log) serves(g Generation) bool { return slices.Contains(l.c.Serves, g) }
 
 // ID returns SHA-256 of the log key's SPKI: logID of v1 in hex, logId.keyId of v2.
 func (l *Log) ID() [32]byte { return l.logID }

@@ -34,6 +34,9 @@ const (
 	treeID = 3904496407287907110
 )
 
+// both is one tree under the wire formats of both generations.
+var both = []rekor.Generation{rekor.V1, rekor.V2}
+
 // rig is a running artifact log in a directory of its own, served over HTTP on loopback.
 type rig struct {
 	t      testing.TB
@@ -82,7 +85,7 @@ func (r *rig) open(change func(*rekor.Config)) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- r.merkle.Run(ctx) }()
-	c := rekor.Config{Log: r.merkle, Signer: r.key, Hostname: host, TreeID: treeID}
+	c := rekor.Config{Log: r.merkle, Signer: r.key, Hostname: host, TreeID: treeID, Serves: both}
 	if change != nil {
 		change(&c)
 	}

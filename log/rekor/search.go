@@ -24,19 +24,21 @@ const maxQueries = 10
 // refused rather than answered in part.
 const MaxMatches = 2000
 
+var errTooMany = badRequest("more than %d entries match: use a more telling term", MaxMatches)
+
 // serveRetrieve answers POST /api/v1/log/entries/retrieve: entries by id, by proposed content, by index; absent ones are left out.
 func (l *Log) serveRetrieve(w http.ResponseWriter, r *http.Request) error {
 	body, err := l.readBody(w, r)
 	if err != nil {
 		return err
 	}
-	indexes, err := l.processRetrieve(r.Context(), body)
+	found, err := l.processRetrieve(r.Context(), body)
 	if err != nil {
 		return err
 	}
-	answer := make([]map[string]logEntry, 0, len(indexes))
-	for _, i := range indexes {
-		id, e, err := l.read(r.Context(), i)
+	answer := make([]map[string]logEntry, 0, len(found))
+	for _, at := range found {
+		id, e, err := at.log.read(r.Context(), at.index)
 		if err == errAbsent {
 			continue
 		}
@@ -49,7 +51,7 @@ func (l *Log) serveRetrieve(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-func (l *Log) processRetrieve(ctx context.Context, body []byte) ([]uint64, error) {
+func (l *Log) processRetrieve(ctx context.Context, body []byte) ([]place, error) {
 	o, err := strictjson.Object(body)
 	if err != nil {
 		return nil, badRequest("%w", err)
@@ -73,20 +75,20 @@ func (l *Log) processRetrieve(ctx context.Context, body []byte) ([]uint64, error
 	if total == 0 {
 		return nil, badRequest("one of entryUUIDs, logIndexes and entries is required")
 	}
-	var found []uint64
+	var found []place
 	for i, v := range lists["entryUUIDs"] {
 		id, ok := v.(string)
 		if !ok {
 			return nil, badRequest("entryUUIDs.%d in body must be a string", i)
 		}
-		index, err := l.lookup(ctx, id)
+		at, err := l.lookup(ctx, id)
 		if err == errAbsent {
 			continue
 		}
 		if err != nil {
 			return nil, err
 		}
-		found = append(found, index)
+		found = append(found, at)
 	}
 	for i, v := range lists["entries"] {
 		proposed, ok := v.(map[string]any)
@@ -102,7 +104,7 @@ func (l *Log) processRetrieve(ctx context.Context, body []byte) ([]uint64, error
 			return nil, fmt.Errorf("looking up the entry: %w", err)
 		}
 		if ok {
-			found = append(found, index)
+			found = append(found, place{l, index})
 		}
 	}
 	for i, v := range lists["logIndexes"] {
@@ -111,7 +113,7 @@ func (l *Log) processRetrieve(ctx context.Context, body []byte) ([]uint64, error
 		if !ok || err != nil || index < 0 {
 			return nil, badRequest("logIndexes.%d in body must be a number, 0 or more", i)
 		}
-		found = append(found, uint64(index))
+		found = append(found, place{l, uint64(index)})
 	}
 	return found, nil
 }
@@ -254,7 +256,7 @@ func canonicalKey(format string, content []byte) (canonical []byte, err error) {
 }
 
 // serveSearchIndex answers POST /api/v1/index/retrieve: the ids of entries that match any term ("or", the default) or all of them ("and"), in
-// log order.
+// log order, one log after the other.
 func (l *Log) serveSearchIndex(w http.ResponseWriter, r *http.Request) error {
 	body, err := l.readBody(w, r)
 	if err != nil {
@@ -264,9 +266,16 @@ func (l *Log) serveSearchIndex(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	ids, err := l.processSearch(r.Context(), q)
-	if err != nil {
-		return err
+	ids := []string{}
+	for _, in := range l.readable() {
+		found, err := in.processSearch(r.Context(), q)
+		if err != nil {
+			return err
+		}
+		ids = append(ids, found...)
+	}
+	if len(ids) > MaxMatches {
+		return errTooMany
 	}
 	writeJSON(w, http.StatusOK, ids)
 	return nil
@@ -299,7 +308,7 @@ func (l *Log) processSearch(ctx context.Context, q query) ([]string, error) {
 		}
 	}
 	if len(matches) > MaxMatches {
-		return nil, badRequest("more than %d entries match: use a more telling term", MaxMatches)
+		return nil, errTooMany
 	}
 	slices.Sort(matches)
 	ids := make([]string, 0, len(matches))

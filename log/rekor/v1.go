@@ -29,7 +29,7 @@ func (l *Log) routesV1(route func(string, http.HandlerFunc)) {
 				if m == http.MethodHead {
 					m = http.MethodGet
 				}
-				if op := byMethod[m]; l.disabled[op] || l.c.Only == 2 {
+				if op := byMethod[m]; l.disabled[op] || !l.serves(V1) {
 					err = &errStatus{http.StatusNotImplemented, fmt.Errorf("%s API not enabled in this Rekor instance", op)}
 				} else {
 					err = serves[m](w, r)
@@ -91,7 +91,7 @@ type attestation struct {
 
 type verification struct {
 	InclusionProof       inclusionProof `json:"inclusionProof"`
-	SignedEntryTimestamp []byte         `json:"signedEntryTimestamp"`
+	SignedEntryTimestamp []byte         `json:"signedEntryTimestamp,omitempty"`
 }
 
 type inclusionProof struct {
@@ -102,15 +102,21 @@ type inclusionProof struct {
 	TreeSize   uint64   `json:"treeSize"`
 }
 
-// render makes the v1 form of an entry with its proof in h.
+// render makes the v1 form of an entry with its proof in h. Of a log that does not serve v1 it has what that log signs: the v2 checkpoint,
+// no time and no entry timestamp.
 func (l *Log) render(index uint64, body []byte, integrated int64, attested []byte, proof [][]byte, h log.Head) (logEntry, error) {
-	set, err := l.signTimestamp(body, integrated, index)
-	if err != nil {
-		return logEntry{}, err
-	}
-	note, err := l.checkpointV1(h)
-	if err != nil {
-		return logEntry{}, err
+	var set []byte
+	note := string(h.Note)
+	if l.serves(V1) {
+		var err error
+		if set, err = l.signTimestamp(body, integrated, index); err != nil {
+			return logEntry{}, err
+		}
+		if note, err = l.checkpointV1(h); err != nil {
+			return logEntry{}, err
+		}
+	} else {
+		integrated = 0
 	}
 	e := logEntry{
 		Body: body, IntegratedTime: integrated, LogID: hex.EncodeToString(l.logID[:]), LogIndex: index,
@@ -195,11 +201,11 @@ func (l *Log) serveEntryByIndex(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (l *Log) serveEntryByID(w http.ResponseWriter, r *http.Request) error {
-	index, err := l.lookup(r.Context(), r.PathValue("id"))
+	at, err := l.lookup(r.Context(), r.PathValue("id"))
 	if err != nil {
 		return err
 	}
-	id, e, err := l.read(r.Context(), index)
+	id, e, err := at.log.read(r.Context(), at.index)
 	if err != nil {
 		return err
 	}
@@ -207,30 +213,41 @@ func (l *Log) serveEntryByID(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
+// place is where an entry stands: in this log or in one beside it.
+type place struct {
+	log   *Log
+	index uint64
+}
+
+// readable are the logs v1 reads look into, this one first.
+func (l *Log) readable() []*Log { return append([]*Log{l}, l.c.Beside...) }
+
 // lookup finds the entry named by 64 hex digits of leaf hash, or by 80 with the tree id in front.
-func (l *Log) lookup(ctx context.Context, id string) (uint64, error) {
+func (l *Log) lookup(ctx context.Context, id string) (place, error) {
 	raw, err := hex.DecodeString(id)
 	if err != nil || len(raw) != 32 && len(raw) != 40 {
-		return 0, badRequest("entryUUID must be 64 or 80 hexadecimal digits, %.100q is not", id)
+		return place{}, badRequest("entryUUID must be 64 or 80 hexadecimal digits, %.100q is not", id)
 	}
+	var tree int64 // 0: ids without a tree, or from before trees had names
 	if len(raw) == 40 {
-		tree, err := strconv.ParseInt(id[:16], 16, 64)
-		if err != nil {
-			return 0, badRequest("%s is not a valid TreeID", id[:16])
-		}
-		if tree != 0 && tree != l.c.TreeID { // 0: ids from before trees had names
-			return 0, errAbsent
+		if tree, err = strconv.ParseInt(id[:16], 16, 64); err != nil {
+			return place{}, badRequest("%s is not a valid TreeID", id[:16])
 		}
 		raw = raw[8:]
 	}
-	index, found, err := l.c.Log.LeafIndex(ctx, [32]byte(raw))
-	if err != nil {
-		return 0, fmt.Errorf("looking up the entry: %w", err)
+	for _, in := range l.readable() {
+		if tree != 0 && tree != in.c.TreeID {
+			continue
+		}
+		index, found, err := in.c.Log.LeafIndex(ctx, [32]byte(raw))
+		if err != nil {
+			return place{}, fmt.Errorf("looking up the entry: %w", err)
+		}
+		if found {
+			return place{in, index}, nil
+		}
 	}
-	if !found {
-		return 0, errAbsent
-	}
-	return index, nil
+	return place{}, errAbsent
 }
 
 func (l *Log) serveLogInfo(w http.ResponseWriter, r *http.Request) error {

@@ -93,7 +93,7 @@ func (l *Log) serveCreateV2(w http.ResponseWriter, r *http.Request) error {
 		w.Write([]byte("This log has been frozen, please switch to the latest log.\n"))
 		return nil
 	}
-	if l.c.Only == 1 {
+	if !l.serves(V2) {
 		return &errStatus{http.StatusNotImplemented, errors.New("this log takes entries through Rekor v1 only")}
 	}
 	body, err := l.readBody(w, r)

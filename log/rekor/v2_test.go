@@ -368,7 +368,7 @@ func TestReadOnly(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rk, err := rekor.New(rekor.Config{Log: l, Signer: r.key, Hostname: host, TreeID: treeID})
+	rk, err := rekor.New(rekor.Config{Log: l, Signer: r.key, Hostname: host, TreeID: treeID, Serves: both})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -410,7 +410,7 @@ func TestDisabled(t *testing.T) {
 	if a.code != 405 || string(a.body) != "This log has been frozen, please switch to the latest log.\n" {
 		t.Errorf("frozen: %d %s", a.code, a.body)
 	}
-	if _, err := rekor.New(rekor.Config{Log: r.merkle, Signer: r.key, Hostname: host, TreeID: treeID, Disabled: []string{"createEntry"}}); err == nil {
+	if _, err := rekor.New(rekor.Config{Log: r.merkle, Signer: r.key, Hostname: host, TreeID: treeID, Serves: both, Disabled: []string{"createEntry"}}); err == nil {
 		t.Error("an unknown operation was disabled")
 	}
 }
@@ -419,7 +419,7 @@ func TestDisabled(t *testing.T) {
 func TestOneGeneration(t *testing.T) {
 	key := generate(t)
 	v1, v2 := encode(hashedrekord(key, pemKey(key.Public()), "x")), encode(requestV2(key, keyV2(key.Public()), "x"))
-	r := newRigWith(t, generate(t), func(c *rekor.Config) { c.Only = 1 })
+	r := newRigWith(t, generate(t), func(c *rekor.Config) { c.Serves = []rekor.Generation{rekor.V1} })
 	r.one(r.post("/api/v1/log/entries", v1))
 	if a := r.post("/api/v2/log/entries", v2); a.code != 501 || !bytes.HasPrefix(a.body, []byte(`{"code":12,"message":"`)) {
 		t.Errorf("v2 to a v1 log: %d %s", a.code, a.body)
@@ -427,7 +427,7 @@ func TestOneGeneration(t *testing.T) {
 	if a := r.get("/checkpoint"); a.code != 200 {
 		t.Errorf("checkpoint of a v1 log: %d", a.code)
 	}
-	r = newRigWith(t, generate(t), func(c *rekor.Config) { c.Only = 2 })
+	r = newRigWith(t, generate(t), func(c *rekor.Config) { c.Serves = []rekor.Generation{rekor.V2} })
 	r.tle(r.post("/api/v2/log/entries", v2))
 	for _, path := range []string{
 		"/api/v1/log", "/api/v1/log/entries?logIndex=0", "/api/v1/log/publicKey", "/api/v1/log/proof?lastSize=1", "/api/v1/log/entries/" + strings.Repeat("a", 64),
@@ -448,16 +448,17 @@ func TestNew(t *testing.T) {
 	p384 := must(ecdsa.GenerateKey(elliptic.P384(), rand.Reader))
 	_, ed, _ := ed25519.GenerateKey(rand.Reader)
 	for name, c := range map[string]rekor.Config{
-		"no log":        {Signer: r.key, Hostname: host, TreeID: treeID},
-		"no signer":     {Log: r.merkle, Hostname: host, TreeID: treeID},
-		"P-384":         {Log: r.merkle, Signer: p384, Hostname: host, TreeID: treeID},
-		"Ed25519":       {Log: r.merkle, Signer: ed, Hostname: host, TreeID: treeID},
-		"no host":       {Log: r.merkle, Signer: r.key, TreeID: treeID},
-		"no tree":       {Log: r.merkle, Signer: r.key, Hostname: host},
-		"negative tree": {Log: r.merkle, Signer: r.key, Hostname: host, TreeID: -1},
-		"generation 3":  {Log: r.merkle, Signer: r.key, Hostname: host, TreeID: treeID, Only: 3},
-		"other host":    {Log: r.merkle, Signer: r.key, Hostname: "rekor.other.example", TreeID: treeID},
-		"other key":     {Log: r.merkle, Signer: generate(t), Hostname: host, TreeID: treeID},
+		"no log":        {Signer: r.key, Hostname: host, TreeID: treeID, Serves: both},
+		"no signer":     {Log: r.merkle, Hostname: host, TreeID: treeID, Serves: both},
+		"P-384":         {Log: r.merkle, Signer: p384, Hostname: host, TreeID: treeID, Serves: both},
+		"Ed25519":       {Log: r.merkle, Signer: ed, Hostname: host, TreeID: treeID, Serves: both},
+		"no host":       {Log: r.merkle, Signer: r.key, TreeID: treeID, Serves: both},
+		"no tree":       {Log: r.merkle, Signer: r.key, Hostname: host, Serves: both},
+		"negative tree": {Log: r.merkle, Signer: r.key, Hostname: host, TreeID: -1, Serves: both},
+		"generation 3":  {Log: r.merkle, Signer: r.key, Hostname: host, TreeID: treeID, Serves: []rekor.Generation{"v3"}},
+		"no generation": {Log: r.merkle, Signer: r.key, Hostname: host, TreeID: treeID},
+		"other host":    {Log: r.merkle, Signer: r.key, Hostname: "rekor.other.example", TreeID: treeID, Serves: both},
+		"other key":     {Log: r.merkle, Signer: generate(t), Hostname: host, TreeID: treeID, Serves: both},
 	} {
 		if _, err := rekor.New(c); err == nil {
 			t.Errorf("%s: accepted", name)
