@@ -325,7 +325,8 @@ func logFsckAction(c *cli.Context) error {
 	}
 	err = printResult(c, results, func(w io.Writer) {
 		for _, r := range results {
-			fmt.Fprintf(w, "%-7s  %d entries, %d tiles, %d heads, root %s, %.1f s\n", r.Log, r.Entries, r.Tiles, r.Heads, r.RootHash, r.Seconds)
+			fmt.Fprintf(w, "%-7s  %d entries, %d tiles, %d heads, root %s, %.1f s, %.0f entries/s\n",
+				r.Log, r.Entries, r.Tiles, r.Heads, r.RootHash, r.Seconds, float64(r.Entries)/max(r.Seconds, 1e-6))
 			for _, p := range r.Problems {
 				fmt.Fprintf(w, "         PROBLEM %s\n", p)
 			}
