@@ -203,7 +203,10 @@ func (e *Exporter) Export(ctx context.Context, o ExportOptions) (Packed, error) 
 			continue
 		}
 		grew = grew || from.Note == nil || from.Size != to.Size || !slices.Equal(from.Records, to.Records)
-		m.Logs = append(m.Logs, parcel.Log{Origin: origin, Scope: log.Scope, From: from.state(), To: to.state(), Records: to.Records})
+		m.Logs = append(m.Logs, parcel.Log{
+			Origin: origin, Scope: log.Scope, From: from.state(), To: to.state(), Records: to.Records,
+			Observed: parcel.Time{Time: to.Observed.UTC().Truncate(time.Second)},
+		})
 	}
 	if len(m.Logs) == 0 || !grew && !o.Refresh {
 		return out, fmt.Errorf("%w: nothing was collected since parcel %d", ErrNothing, s.stream.Sequence)

@@ -392,8 +392,8 @@ func TestSameExportTwice(t *testing.T) {
 	_, c := makeLog(t, smallLog)
 	a, b := newLab(t, c), newLab(t, c)
 	a.pull()
-	b.now = b.now.Add(time.Minute) // pulled later, packed with the same created time
 	b.pull()
+	b.now = b.now.Add(time.Minute) // packed later, with the same created time
 	var packed [2]Packed
 	for i, l := range []*lab{a, b} {
 		var err error

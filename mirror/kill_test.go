@@ -62,15 +62,17 @@ func importUntilKilled(spec string) int {
 // readers see the old state or the new one and nothing between, runs it again, and compares the final state with that of an
 // import nobody disturbed.
 func TestKilledAnywhere(t *testing.T) {
-	c := generate.Config{Seed: 3, Origin: "log.example", Sizes: []uint64{1000, 45_000}}
-	if testing.Short() {
-		c.Sizes[1] = 20_000
+	sizes := []uint64{1000, 45_000}
+	lc := tinyLog(t, sizes...)
+	if err := generate.Rewind(lc.Source, sizes[0]); err != nil {
+		t.Fatal(err)
 	}
-	g, lc := makeLog(t, c)
 	calm := newLab(t, lc)
 	calm.pull()
 	calm.load(calm.export(0))
-	show(t, g, c.Sizes[1])
+	if err := generate.Rewind(lc.Source, sizes[1]); err != nil {
+		t.Fatal(err)
+	}
 	calm.pull()
 	files := calm.export(0)
 	old := calm.content()
@@ -99,14 +101,14 @@ func TestKilledAnywhere(t *testing.T) {
 		}
 		l.reopenDB()
 		h, err := l.in.Head(lc.Origin)
-		if err != nil || h.Size != c.Sizes[0] && h.Size != c.Sizes[1] {
+		if err != nil || h.Size != sizes[0] && h.Size != sizes[1] {
 			t.Fatalf("run %d: size %d, %v", n, h.Size, err)
 		}
 		r, err := l.in.Reconcile(context.Background())
 		if err != nil || r.Err() != nil {
 			t.Fatalf("run %d: %v, %v", n, err, r.Err())
 		}
-		done := h.Size == c.Sizes[1]
+		done := h.Size == sizes[1]
 		l.inDB.Close()
 		if !killed {
 			if !done {

@@ -140,7 +140,7 @@ func (in *importing) readLog(ctx context.Context, i int, l parcel.Log) error {
 	}
 	in.steps = append(in.steps, done)
 	in.heads = append(in.heads, Head{
-		Origin: l.Origin, Scope: l.Scope, Size: s.to.Size, Root: s.to.Root, Note: note, Observed: in.p.Manifest.Created.Time,
+		Origin: l.Origin, Scope: l.Scope, Size: s.to.Size, Root: s.to.Root, Note: note, Observed: l.Observed.Time,
 		Imported: m.c.Now().UTC(), Sequence: in.p.Manifest.Sequence, Records: l.Records,
 	})
 	return nil

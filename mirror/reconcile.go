@@ -22,7 +22,7 @@ type LogStatus struct {
 	Scope    string    `json:"scope"`
 	Size     uint64    `json:"size"`
 	Root     string    `json:"root,omitempty"`
-	Observed time.Time `json:"upstream_observed_at,omitzero"` // when the exporter says it saw this head; unproven
+	Observed time.Time `json:"upstream_observed_at,omitzero"` // when the exporter says it last saw this head; unproven
 	Imported time.Time `json:"imported_at,omitzero"`
 	Age      string    `json:"age,omitempty"` // since Observed
 	Stale    bool      `json:"stale"`

@@ -47,7 +47,7 @@ type Head struct {
 	Size     uint64     `json:"size"`
 	Root     tiles.Hash `json:"root"`
 	Note     []byte     `json:"note"`     // the signed checkpoint as the log gave it
-	Observed time.Time  `json:"observed"` // when the exporter says it packed it; unproven
+	Observed time.Time  `json:"observed"` // when the exporter says it last saw the log there; unproven
 	Imported time.Time  `json:"imported"` // local time
 	Sequence uint64     `json:"sequence"` // parcel that brought it; 0 on the exporter's side
 	Records  []uint64   `json:"records,omitempty"`

@@ -42,11 +42,12 @@ type Manifest struct {
 
 // Log is the step of one log.
 type Log struct {
-	From    State    `json:"from"`              // where the importer stands
-	Origin  string   `json:"origin"`            // first line of the log's checkpoints
-	Records []uint64 `json:"records,omitempty"` // ScopeHeads: single leaves whose tiles are carried, ascending
-	Scope   string   `json:"scope"`
-	To      State    `json:"to"` // where the parcel takes it
+	From     State    `json:"from"`              // where the importer stands
+	Observed Time     `json:"observed"`          // when the exporter last saw the log stand at To; unproven, not after Created
+	Origin   string   `json:"origin"`            // first line of the log's checkpoints
+	Records  []uint64 `json:"records,omitempty"` // ScopeHeads: single leaves whose tiles are carried, ascending
+	Scope    string   `json:"scope"`
+	To       State    `json:"to"` // where the parcel takes it
 }
 
 // State is one tree head of a log. The empty tree has size 0 and the root of no leaves.
@@ -198,6 +199,8 @@ func (m *Manifest) check() error {
 			return bad("origin %.80q", l.Origin)
 		case i > 0 && m.Logs[i-1].Origin >= l.Origin:
 			return bad("origins not in ascending order at %.80q", l.Origin)
+		case l.Observed.Year() < 2000 || l.Observed.After(m.Created.Time):
+			return bad("%.80q observed at %v", l.Origin, l.Observed)
 		case l.Scope != ScopeFull && l.Scope != ScopeHeads:
 			return bad("scope %.80q", l.Scope)
 		case l.From.Size > l.To.Size || l.To.Size > tiles.MaxSize:

@@ -45,7 +45,7 @@ func testKey(t testing.TB) (crypto.Signer, *Verifier) {
 func testManifest(size uint64) Manifest {
 	empty := tiles.EmptyRoot()
 	return Manifest{Stream: "outside", Sequence: 1, Created: created, Logs: []Log{{
-		Origin: "log.example", Scope: ScopeFull, From: State{Root: empty[:]}, To: State{Size: size, Root: Sum([]byte("root"))},
+		Origin: "log.example", Observed: created, Scope: ScopeFull, From: State{Root: empty[:]}, To: State{Size: size, Root: Sum([]byte("root"))},
 	}}}
 }
 

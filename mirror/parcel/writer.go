@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"runtime"
+	"slices"
 	"sync"
 
 	"github.com/klauspost/compress/zstd"
@@ -57,7 +58,12 @@ func NewWriter(dir, name string, m Manifest, volumeSize int64) (*Writer, error) 
 		root.Close()
 		return nil, err
 	}
-	m.MinImporter, m.Volumes = Format, nil
+	m.MinImporter, m.Volumes, m.Logs = Format, nil, slices.Clone(m.Logs)
+	for i := range m.Logs {
+		if m.Logs[i].Observed.IsZero() {
+			m.Logs[i].Observed = m.Created
+		}
+	}
 	return &Writer{root: root, name: name, m: m, volume: volumeSize, enc: enc}, nil
 }
 
