@@ -5,12 +5,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/asn1"
-	"encoding/binary"
 	"fmt"
-
-	cttypes "github.com/google/certificate-transparency-go"
-	cttls "github.com/google/certificate-transparency-go/tls"
-	ctx509 "github.com/google/certificate-transparency-go/x509"
 )
 
 // Limits of a chain. They keep what is parsed and what is stored small; a chain of this product has three certificates of under 1 KiB.
@@ -20,26 +15,11 @@ const (
 )
 
 var (
-	oidPoison      = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 11129, 2, 4, 3} // RFC 6962 3.1, critical NULL
-	oidSCTList     = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 11129, 2, 4, 2} // RFC 6962 3.3
-	oidPreIssuer   = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 11129, 2, 4, 4} // RFC 6962 3.1, extended key usage
-	asn1Null       = []byte{5, 0}
-	leafPrefixSize = 10 // version, leaf type, timestamp: all of a leaf that is not identity
+	oidPoison    = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 11129, 2, 4, 3} // RFC 6962 3.1, critical NULL
+	oidSCTList   = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 11129, 2, 4, 2} // RFC 6962 3.3
+	oidPreIssuer = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 11129, 2, 4, 4} // RFC 6962 3.1, extended key usage
+	asn1Null     = []byte{5, 0}
 )
-
-// submission is a precertificate whose chain was verified.
-type submission struct {
-	leaf     []byte   // TLS MerkleTreeLeaf, RFC 6962 3.4, its timestamp still zero
-	extra    []byte   // TLS PrecertChainEntry, RFC 6962 4.6: what get-entries serves as extra_data
-	identity [32]byte // SHA-256 of the leaf without its timestamp
-}
-
-// stamped returns the leaf at a time in milliseconds since the Unix epoch.
-func (p *submission) stamped(timestamp uint64) []byte {
-	leaf := bytes.Clone(p.leaf)
-	binary.BigEndian.PutUint64(leaf[2:leafPrefixSize], timestamp)
-	return leaf
-}
 
 // processChain verifies chain and makes its entry.
 func (l *Log) processChain(chain [][]byte) (*submission, error) {
@@ -63,30 +43,7 @@ func (l *Log) processChain(chain [][]byte) (*submission, error) {
 	if err := signedBy(pre, issuers[0], 0); err != nil {
 		return nil, err
 	}
-	tbs, err := ctx509.BuildPrecertTBS(pre.RawTBSCertificate, nil)
-	if err != nil {
-		return nil, fmt.Errorf("%w: chain[0]: removing the poison: %v", ErrChain, err)
-	}
-	p := new(submission)
-	p.leaf, err = cttls.Marshal(cttypes.MerkleTreeLeaf{
-		Version:  cttypes.V1,
-		LeafType: cttypes.TimestampedEntryLeafType,
-		TimestampedEntry: &cttypes.TimestampedEntry{EntryType: cttypes.PrecertLogEntryType, PrecertEntry: &cttypes.PreCert{
-			IssuerKeyHash: sha256.Sum256(issuers[0].RawSubjectPublicKeyInfo), TBSCertificate: tbs,
-		}},
-	})
-	if err != nil {
-		return nil, fmt.Errorf("%w: encoding the entry: %v", ErrChain, err)
-	}
-	p.identity, _ = identityOf(p.leaf)
-	stored := cttypes.PrecertChainEntry{PreCertificate: cttypes.ASN1Cert{Data: pre.Raw}}
-	for _, c := range issuers {
-		stored.CertificateChain = append(stored.CertificateChain, cttypes.ASN1Cert{Data: c.Raw})
-	}
-	if p.extra, err = cttls.Marshal(stored); err != nil {
-		return nil, fmt.Errorf("%w: encoding the chain: %v", ErrChain, err)
-	}
-	return p, nil
+	return newSubmission(pre, issuers)
 }
 
 func parse(chain [][]byte, i int) (*x509.Certificate, error) {
@@ -239,17 +196,4 @@ func identityOf(leaf []byte) ([32]byte, bool) {
 		return [32]byte{}, false
 	}
 	return sha256.Sum256(leaf[leafPrefixSize:]), true
-}
-
-// parseLeaf decodes a MerkleTreeLeaf of RFC 6962 3.4 to the last byte.
-func parseLeaf(raw []byte) (*cttypes.MerkleTreeLeaf, error) {
-	var leaf cttypes.MerkleTreeLeaf
-	rest, err := cttls.Unmarshal(raw, &leaf)
-	if err != nil {
-		return nil, fmt.Errorf("decoding the entry: %w", err)
-	}
-	if len(rest) > 0 || leaf.TimestampedEntry == nil || leaf.TimestampedEntry.PrecertEntry == nil {
-		return nil, fmt.Errorf("decoding the entry: not a precertificate entry")
-	}
-	return &leaf, nil
 }

@@ -168,8 +168,8 @@ func (l *Log) claim(ctx context.Context, identity [32]byte) (release func(), sct
 	}
 }
 
-// entry returns the log's entry for the submission, adding it when there is none.
-func (l *Log) entry(ctx context.Context, p *submission) (*cttypes.MerkleTreeLeaf, error) {
+// entry returns the leaf of the log's entry for the submission, adding it when there is none.
+func (l *Log) entry(ctx context.Context, p *submission) ([]byte, error) {
 	indexes, err := l.c.Log.Find(ctx, p.identity[:], 8)
 	if err != nil {
 		return nil, fmt.Errorf("looking for an earlier entry: %w", err)
@@ -180,7 +180,7 @@ func (l *Log) entry(ctx context.Context, p *submission) (*cttypes.MerkleTreeLeaf
 			return nil, fmt.Errorf("reading entry %d: %w", i, err)
 		}
 		if id, ok := identityOf(e.Leaf); ok && id == p.identity {
-			return parseLeaf(e.Leaf)
+			return e.Leaf, nil
 		}
 	}
 	leaf := p.stamped(uint64(l.c.Now().UnixMilli()))
@@ -190,17 +190,14 @@ func (l *Log) entry(ctx context.Context, p *submission) (*cttypes.MerkleTreeLeaf
 	if _, err := l.c.Log.Add(ctx, leaf, p.extra, nil); err != nil {
 		return nil, fmt.Errorf("logging the precertificate: %w", err)
 	}
-	return parseLeaf(leaf)
+	return leaf, nil
 }
 
-// sign makes the timestamp of a logged entry: RFC 6962 3.2.
-func (l *Log) sign(leaf *cttypes.MerkleTreeLeaf) (SCT, error) {
-	sct := SCT{SCTVersion: cttypes.V1, LogID: cttypes.LogID{KeyID: l.id}, Timestamp: leaf.TimestampedEntry.Timestamp}
-	input, err := cttypes.SerializeSCTSignatureInput(sct, cttypes.LogEntry{Leaf: *leaf})
-	if err != nil {
-		return SCT{}, fmt.Errorf("encoding the timestamp: %w", err)
-	}
-	if sct.Signature, err = l.digitallySign(input); err != nil {
+// sign makes the timestamp of a logged entry: RFC 6962 3.2. What is signed is the leaf itself, see encodeLeaf.
+func (l *Log) sign(leaf []byte) (SCT, error) {
+	sct := SCT{SCTVersion: cttypes.V1, LogID: cttypes.LogID{KeyID: l.id}, Timestamp: timestampOf(leaf)}
+	var err error
+	if sct.Signature, err = l.digitallySign(leaf); err != nil {
 		return SCT{}, fmt.Errorf("signing the timestamp: %w", err)
 	}
 	return sct, nil
