@@ -159,7 +159,7 @@ func TestFlippedBits(t *testing.T) {
 	r := rand.New(rand.NewPCG(5, 6))
 	refused := 0
 	bad := filepath.Join(dir, "bad.db")
-	for range 300 {
+	for range 120 {
 		b := bytes.Clone(good)
 		for range 1 + r.IntN(3) {
 			// Page headers and element tables are where a flip hurts bbolt most.
@@ -188,7 +188,7 @@ func TestFlippedBits(t *testing.T) {
 		}
 		db.Close()
 	}
-	t.Logf("300 damaged files, %d noticed by the engine itself, 0 crashes", refused)
+	t.Logf("120 damaged files, %d noticed by the engine itself, 0 crashes", refused)
 	if refused == 0 {
 		t.Error("no damage was noticed")
 	}
