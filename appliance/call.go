@@ -64,26 +64,31 @@ func (v verb[A, R]) call(c *cli.Context, args A) (R, error) {
 	if err != nil {
 		return result, fmt.Errorf("encoding the arguments: %w", err)
 	}
-	answer, err := callSocket(c.Context, dir, v.name, raw)
-	if err == nil {
-		if err := json.Unmarshal(answer, &result); err != nil {
-			return result, fmt.Errorf("reading the server's answer: %w", err)
-		}
-		return result, nil
-	}
-	if !errors.Is(err, errNoServer) {
-		return result, err
-	}
 	logger, err := loggerAt(c, slog.LevelError) // the result speaks; a verb is no server
 	if err != nil {
 		return result, err
 	}
-	in, err := openInstance(c.Context, cfg, logger)
-	if err != nil {
-		return result, err
+	for again := true; ; again = false {
+		answer, err := callSocket(c.Context, dir, v.name, raw)
+		if err == nil {
+			if err := json.Unmarshal(answer, &result); err != nil {
+				return result, fmt.Errorf("reading the server's answer: %w", err)
+			}
+			return result, nil
+		}
+		if !errors.Is(err, errNoServer) {
+			return result, err
+		}
+		in, err := openInstance(c.Context, cfg, logger)
+		if errors.Is(err, errLocked) && again {
+			continue // a server came up between the two
+		}
+		if err != nil {
+			return result, err
+		}
+		defer in.close()
+		return v.run(c.Context, in, localActor(), args)
 	}
-	defer in.close()
-	return v.run(c.Context, in, localActor(), args)
 }
 
 var errNoServer = errors.New("no server answers on the control socket")

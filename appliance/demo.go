@@ -276,7 +276,8 @@ func (d *demo) epilogue() {
 		serve += "export SOFTHSM2_CONF=" + filepath.Join(dir, "softhsm2.conf") + "\n  "
 	}
 	fmt.Fprintf(d.out, `Go on by hand:
-  %[2]sredoubt serve --dir %[1]s/inside &
+  %[2]sredoubt serve --dir %[1]s/inside --ready-file ready.json &
+  until [ -s ready.json ]; do sleep 0.1; done
   redoubt identity token --dir %[1]s/inside --email you@%[3]s > token
   redoubt sign FILE --setup %[1]s/inside-client --identity-token token --bundle FILE.sigstore.json
   redoubt verify FILE --setup %[1]s/inside-client --bundle FILE.sigstore.json \

@@ -1,10 +1,12 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
@@ -67,6 +69,28 @@ func (l layout) acquire() (release func(), err error) {
 		fmt.Fprintf(f, "%d\n", os.Getpid())
 	}
 	return func() { f.Close() }, nil
+}
+
+// lockPatience is how long a process waits for another that is only passing: a verb at work, a server on its way up or down.
+const lockPatience = 5 * time.Second
+
+// acquireSoon is acquire, waiting a little while the holder does not serve; a server that answers holds the lock for good.
+func (l layout) acquireSoon(ctx context.Context) (release func(), err error) {
+	for deadline := time.Now().Add(lockPatience); ; {
+		release, err = l.acquire()
+		if !errors.Is(err, errLocked) || time.Now().After(deadline) {
+			return release, err
+		}
+		if conn, dialled := dialSocket(ctx, l); dialled == nil {
+			conn.Close()
+			return nil, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(25 * time.Millisecond):
+		}
+	}
 }
 
 func trimLine(b []byte) string {

@@ -111,7 +111,7 @@ func openWith(ctx context.Context, cfg *Config, logger *slog.Logger, keys *keyri
 	if _, err := os.Stat(in.dir.authorityDB()); err != nil {
 		return in, hinted(fmt.Errorf("opening the state directory: %w", err), "`redoubt init --dir %s --domain D` makes one", cfg.Dir)
 	}
-	release, err := in.dir.acquire()
+	release, err := in.dir.acquireSoon(ctx)
 	if err != nil {
 		return in, err
 	}

@@ -25,7 +25,7 @@ import (
 // scriptCommands are what the scripts have beyond testscript's own.
 var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args []string){
 	"exits": exits, "start": start, "halt": halt, "hangup": hangup, "get": get, "digest": digest, "mode": mode,
-	"newstate": newState, "softhsmconf": softHSMConf, "carry": carry, "interval": interval, "reports": reports,
+	"newstate": newState, "softhsmconf": softHSMConf, "carry": carry, "interval": interval, "reports": reports, "byhand": byHand,
 }
 
 func arguments(ts *testscript.TestScript, neg bool, args []string, least int, usage string) {
