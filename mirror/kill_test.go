@@ -128,6 +128,48 @@ func TestKilledAnywhere(t *testing.T) {
 	t.Logf("%d kills", kills)
 }
 
+// TestStagedFilesGoMissing cuts an import short, takes files out of staging, and lets it go on: they are staged again.
+func TestStagedFilesGoMissing(t *testing.T) {
+	c := tinyLog(t, 45_000)
+	l := newLab(t, c)
+	l.pull()
+	files := l.export(0)
+	ctx, cancel := context.WithCancel(context.Background())
+	l.mc.Progress = func(p Progress) {
+		if p.Stage == "package" && p.Done == 128 {
+			cancel()
+		}
+	}
+	l.reopen()
+	if _, err := l.in.Import(ctx, files); !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	var staged []string
+	filepath.WalkDir(filepath.Join(l.mc.Dir, "staging"), func(p string, d os.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			staged = append(staged, p)
+		}
+		return err
+	})
+	if len(staged) < 100 {
+		t.Fatalf("%d files staged", len(staged))
+	}
+	for i, f := range staged {
+		switch i % 10 {
+		case 3:
+			os.Remove(f)
+		case 7:
+			os.Truncate(f, 5)
+		}
+	}
+	l.mc.Progress = nil
+	l.reopen()
+	l.load(files)
+	if r, err := l.in.Reconcile(context.Background()); err != nil || r.Err() != nil || r.Logs[0].Leaves != 45_000 {
+		t.Fatal(err, r.Err())
+	}
+}
+
 // TestKilledAtRandom kills imports from the start at random instants, between and within packages, flushes and transactions,
 // then lets one finish. It runs when REDOUBT_TORTURE is set; its value is the number of kills (default 100).
 func TestKilledAtRandom(t *testing.T) {

@@ -164,8 +164,9 @@ func (in *importing) takePackages(ctx context.Context, i int, s *step, stage *sh
 		if err != nil {
 			return err
 		}
-		if k < done { // staged and flushed by an earlier run
-			in.pool.Put(&data)
+		hashed := tiles.Tile{Level: 0, Index: t.Index, Width: tiles.Width}
+		if k < done && stage.has(t, len(data)) && (!t.Full() || stage.has(hashed, tiles.Width*tiles.HashSize)) {
+			in.pool.Put(&data) // staged and flushed by an earlier run
 			continue
 		}
 		slots <- struct{}{}

@@ -136,6 +136,12 @@ func (s *shelf) readFile(t tiles.Tile, buf []byte) ([]byte, error) {
 	return b, nil
 }
 
+// has tells whether a file of that size is there for t.
+func (s *shelf) has(t tiles.Tile, size int) bool {
+	st, err := s.root.Lstat(t.Path())
+	return err == nil && st.Mode().IsRegular() && st.Size() == int64(size)
+}
+
 func notFound(t tiles.Tile, err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%w: %s", ErrNotFound, t.Path())
