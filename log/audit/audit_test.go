@@ -5,6 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -12,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/cyberphone/json-canonicalization/go/src/webpki.org/jsoncanonicalizer"
 
 	"redoubt.internal/log"
 	"redoubt.internal/log/audit"
@@ -270,6 +273,35 @@ func FuzzParse(f *testing.F) {
 		again, err := audit.Encode(e)
 		if err != nil || string(again) != string(leaf) {
 			t.Fatalf("%q became %q (%v)", leaf, again, err)
+		}
+	})
+}
+
+// FuzzEncode holds Encode to a canonicalizer of any JSON (RFC 8785), whatever the strings.
+func FuzzEncode(f *testing.F) {
+	f.Add("issue", "dev@corp.example", "k", "v", "l", "w", "m", int64(1))
+	f.Add("a\"b\\c", "<&>\u2028\u007f", "\x00\x1f\b\t\n\f\r", "é", "\U0001f600", "\ufffd", "\ue000", int64(1_000_000_001))
+	f.Add("a", "b", "\ud7ff", "", "\U00010000", "", "\uffff", int64(-1))
+	f.Fuzz(func(t *testing.T, action, actor, k1, v1, k2, v2, k3 string, nanos int64) {
+		e := audit.Event{Time: time.Unix(0, nanos).UTC(), Action: action, Actor: actor, Object: v2, Outcome: v1, Detail: map[string]string{k1: v1, k2: v2, k3: k1, k1 + k2: k3}}
+		got, err := audit.Encode(e)
+		if err != nil {
+			return
+		}
+		doc := map[string]any{"action": e.Action, "actor": e.Actor, "outcome": e.Outcome, "detail": e.Detail, "time": e.Time.Format(time.RFC3339Nano)}
+		if e.Object != "" {
+			doc["object"] = e.Object
+		}
+		raw, err := json.Marshal(doc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, err := jsoncanonicalizer.Transform(raw)
+		if err != nil || string(got) != string(want) {
+			t.Fatalf("%s\nthe canonicalizer's is\n%s (%v)", got, want, err)
+		}
+		if again, err := audit.Parse(got); err != nil || !reflect.DeepEqual(again, e) {
+			t.Fatalf("%+v came back as %+v, %v", e, again, err)
 		}
 	})
 }
