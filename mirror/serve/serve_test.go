@@ -139,3 +139,69 @@ func TestWhatIsNotServed(t *testing.T) {
 		t.Fatal(list, err)
 	}
 }
+
+// TestReadersDuringImports proves the whole served log again and again while imports go on: whatever checkpoint a reader got,
+// every tile of its tree is there and right.
+func TestReadersDuringImports(t *testing.T) {
+	ctx := context.Background()
+	sizes := []uint64{1, 200, 300, 900, 1500, 2600}
+	g, err := generate.Write(ctx, filepath.Join(t.TempDir(), "log"), generate.Config{Seed: 1, Origin: "log.example", Sizes: sizes})
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := ed25519.NewKeyFromSeed(make([]byte, 32))
+	vkey, err := parcel.VerifierKey("exporter", key.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := mirror.LogConfig{Origin: g.Origin, VKey: g.VKey, Source: g.Dir}
+	out, err := mirror.OpenExporter(mirror.ExporterConfig{DB: database(t), Dir: t.TempDir(), Stream: "s", Name: "exporter", Signer: key, Logs: []mirror.LogConfig{c}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	in, err := mirror.Open(mirror.Config{DB: database(t), Dir: t.TempDir(), Stream: "s", Exporters: []string{vkey}, Logs: []mirror.LogConfig{c}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := httptest.NewServer(Log(in, g.Origin, nil))
+	defer srv.Close()
+	c.Source = srv.URL
+	stop, stopped := make(chan struct{}), make(chan int)
+	go func() {
+		proofs, last := 0, uint64(0)
+		defer func() { stopped <- proofs }()
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			if _, err := in.Head(g.Origin); err != nil {
+				continue // nothing imported yet
+			}
+			v, err := mirror.VerifyLog(ctx, c, nil, 2)
+			if err != nil || v.Leaves != v.Checkpoint.Size || v.Leaves < last {
+				t.Errorf("%v, %+v after %d", err, v, last)
+				return
+			}
+			proofs, last = proofs+1, v.Leaves
+		}
+	}()
+	for _, size := range sizes {
+		if err := generate.Rewind(g.Dir, size); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := out.Pull(ctx); err != nil {
+			t.Fatal(err)
+		}
+		medium := t.TempDir()
+		if _, err := out.Export(ctx, mirror.ExportOptions{Out: medium}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := in.Import(ctx, []string{medium}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	close(stop)
+	t.Logf("%d proofs of the whole log while %d imports ran", <-stopped, len(sizes))
+}
