@@ -186,7 +186,11 @@ func (d *demo) readTrapReport(said string) (string, error) {
 	if len(report.Missing) != 1 || report.Missing[0].First != 3 || report.Logs[0].Frozen == nil {
 		return "", fmt.Errorf("the report names not both: missing %v, frozen %v", report.Missing, report.Logs[0].Frozen)
 	}
-	return fmt.Sprintf("exit 30: %s\nreport signed by %.40s…; evidence %s", said, key.Key, report.Logs[0].Frozen.Evidence), nil
+	evidence := filepath.Join(d.inside.dir, "mirror", "in", report.Logs[0].Frozen.Evidence)
+	if _, err := d.redoubt(0, "mirror", "evidence", evidence, "--key", filepath.Join(d.outside.setup, "rekor.pub"), "--origin", report.Logs[0].Origin); err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("exit 30: %s\nreport signed by %.40s…; the evidence proves the fork by the log's key alone", said, key.Key), nil
 }
 
 // forgeParcel makes what a dishonest operator of the outside's log could: a well-formed, well-signed parcel that extends

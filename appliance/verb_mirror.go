@@ -76,6 +76,7 @@ func mirrorCommand() *cli.Command {
 					}
 				})
 			}},
+			evidenceCommand(),
 			{Name: "status", Usage: "inside: the stream's last parcel, what is missing, every log's head and age", Flags: flags(), Action: func(c *cli.Context) error {
 				status, err := mirrorStatus.call(c, struct{}{})
 				if err != nil {
