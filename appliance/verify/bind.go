@@ -22,7 +22,7 @@ import (
 	"github.com/transparency-dev/merkle/rfc6962"
 	"google.golang.org/protobuf/proto"
 
-	"redoubt.internal/ca/strictjson"
+	"redoubt.internal/log/strictjson"
 )
 
 // treeHead is a checkpoint origin of Rekor v1: host, " - ", tree id.

@@ -17,7 +17,7 @@ import (
 	sgverify "github.com/sigstore/sigstore-go/pkg/verify"
 	"google.golang.org/protobuf/encoding/protojson"
 
-	"redoubt.internal/ca/strictjson"
+	"redoubt.internal/log/strictjson"
 )
 
 // Limits of a bundle. Those on entries, timestamps, subjects and digests are

@@ -12,7 +12,7 @@ import (
 	"github.com/sigstore/sigstore-go/pkg/root"
 	"google.golang.org/protobuf/encoding/protojson"
 
-	"redoubt.internal/ca/strictjson"
+	"redoubt.internal/log/strictjson"
 )
 
 const maxRoot = 4 << 20 // bytes of trusted_root.json

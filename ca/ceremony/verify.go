@@ -14,8 +14,8 @@ import (
 	"time"
 
 	"redoubt.internal/ca/lint"
-	"redoubt.internal/ca/strictjson"
 	"redoubt.internal/hsm"
+	"redoubt.internal/log/strictjson"
 )
 
 // ErrTranscript: the transcript is malformed, altered or contradicts itself.

@@ -1,19 +1,18 @@
 package identity
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"math"
 	"slices"
 	"strings"
 	"time"
-	"unicode/utf8"
+
+	"redoubt.internal/log/strictjson"
 )
 
 // Bounds of a token's inside.
@@ -268,9 +267,6 @@ func numericDate(all map[string]json.RawMessage, name string) (time.Time, error)
 // case, at any depth, invalid UTF-8, deep nesting and trailing bytes are
 // errors, so that no two decoders can read two meanings.
 func strictObject(doc []byte) (map[string]json.RawMessage, error) {
-	if !utf8.Valid(doc) {
-		return nil, errors.New("not UTF-8")
-	}
 	if err := strictJSON(doc); err != nil {
 		return nil, err
 	}
@@ -281,58 +277,7 @@ func strictObject(doc []byte) (map[string]json.RawMessage, error) {
 	return all, nil
 }
 
-// strictJSON walks one JSON value and its nested values.
+// strictJSON checks one JSON value and its nested values.
 func strictJSON(doc []byte) error {
-	type level struct {
-		object bool
-		name   bool // the next token of an object is a name
-		names  []string
-	}
-	d := json.NewDecoder(bytes.NewReader(doc))
-	d.UseNumber()
-	var stack []level
-	for {
-		tok, err := d.Token()
-		if errors.Is(err, io.EOF) {
-			if len(stack) > 0 {
-				return errors.New("JSON ends early")
-			}
-			return nil
-		}
-		if err != nil {
-			return errors.New("not JSON")
-		}
-		top := len(stack) - 1
-		if delim, ok := tok.(json.Delim); ok && (delim == '}' || delim == ']') {
-			stack = stack[:top]
-			if top--; top >= 0 && stack[top].object {
-				stack[top].name = true
-			}
-			continue
-		}
-		if top >= 0 && stack[top].object && stack[top].name {
-			name := tok.(string) // Decoder.Token returns names of objects as strings
-			for _, seen := range stack[top].names {
-				if strings.EqualFold(seen, name) {
-					return fmt.Errorf("name %q repeats", clip(name))
-				}
-			}
-			if len(stack[top].names) == maxNames {
-				return fmt.Errorf("more than %d names in one object", maxNames)
-			}
-			stack[top].names = append(stack[top].names, name)
-			stack[top].name = false
-			continue
-		}
-		if delim, ok := tok.(json.Delim); ok {
-			if len(stack) == maxDepth {
-				return fmt.Errorf("nested deeper than %d", maxDepth)
-			}
-			stack = append(stack, level{object: delim == '{', name: delim == '{'})
-			continue
-		}
-		if top >= 0 && stack[top].object {
-			stack[top].name = true
-		}
-	}
+	return strictjson.Check(doc, strictjson.Limits{Depth: maxDepth, Names: maxNames, Fold: true})
 }

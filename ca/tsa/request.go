@@ -14,7 +14,7 @@ import (
 
 	"github.com/digitorus/timestamp"
 
-	"redoubt.internal/ca/strictjson"
+	"redoubt.internal/log/strictjson"
 )
 
 // Limits of a request, in bytes. A request of stock clients has 60 to 130.
