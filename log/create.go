@@ -107,7 +107,7 @@ func create(ctx context.Context, c Config) error {
 	if err != nil {
 		return err
 	}
-	h := Head{Root: emptyRoot, Time: c.Now().UTC()}
+	h := Head{Root: emptyRoot, Time: c.Now().UTC().Round(0)}
 	return c.DB.Update(func(tx store.Tx) error {
 		if err := absent(tx); err != nil {
 			return err

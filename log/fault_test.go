@@ -419,3 +419,18 @@ func TestMarkFileFailsToFlush(t *testing.T) {
 	}
 	r.add("three", "")
 }
+
+// A database closed under a running log stops this process's writer, and does not halt the log for good.
+func TestDatabaseClosedUnderneath(t *testing.T) {
+	r := newRig(t, nil)
+	r.add("one", "")
+	r.db.Close()
+	if _, err := r.l.Add(t.Context(), []byte("two"), nil, nil); !errors.Is(err, ErrReadOnly) {
+		t.Fatal(err)
+	}
+	r.reopen()
+	if err := r.l.Err(); err != nil {
+		t.Fatal(err)
+	}
+	r.add("two", "")
+}

@@ -9,7 +9,8 @@ import (
 	"redoubt.internal/log/store"
 )
 
-func (l *Log) now() time.Time { return l.c.Now().UTC() }
+// now is the wall clock alone: without the monotonic reading a time is what it will be when read back.
+func (l *Log) now() time.Time { return l.c.Now().UTC().Round(0) }
 
 // Head is the last published head.
 func (l *Log) Head() Head { return l.view.Load().head }

@@ -207,10 +207,11 @@ func (l *Log) commitFailed(err error, head *signed, b *batch) {
 			return
 		}
 		l.w.stuck = true
-	case errors.Is(err, store.ErrConflict):
-		err = l.latch(err)
-	default:
+	case errors.Is(err, store.ErrSync), errors.Is(err, store.ErrCorrupt), errors.Is(err, ErrCorrupt):
 		err = l.halt(err)
+	default:
+		// Another writer, or a database closed under the log: this process must stop, the next one may not have to.
+		err = l.latch(err)
 	}
 	// A signed head stays pending and unpublished; its entries are durable. Those who wait are told now.
 	if head != nil && head.batch != nil {
@@ -267,6 +268,7 @@ func (l *Log) publish(ctx context.Context, s *signed) {
 	for _, r := range l.w.fresh {
 		l.addToIndex(r.index, r.hash, r.keys)
 	}
+	clear(l.w.fresh) // lets go of the entries
 	l.w.fresh = l.w.fresh[:0]
 	clear(l.w.flight)
 	l.view.Store(s.v)

@@ -13,6 +13,7 @@ package bolt
 import (
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -29,8 +30,9 @@ import (
 // LockWait is how long Create and Open wait for another process to let go of the file.
 const LockWait = 2 * time.Second
 
-// mmapSize is the address space mapped at the start, in bytes. A remap blocks behind every reader; address space is free.
-const mmapSize = 1 << 30
+// mmapSize is the address space mapped at the start, in bytes. A remap waits for every reader, a snapshot included, and the
+// writer with it; address space costs nothing.
+const mmapSize = min(16<<30, math.MaxInt/4)
 
 var bucket = []byte("kv")
 
@@ -114,7 +116,7 @@ func open(path string) (d *DB, err error) {
 	b, err := bbolt.Open(path, 0o600, &bbolt.Options{
 		Timeout:         LockWait,
 		InitialMmapSize: mmapSize,
-		FreelistType:    bbolt.FreelistArrayType,
+		FreelistType:    bbolt.FreelistArrayType, // hands out neighbouring pages, which the kernel writes in one piece
 		NoStatistics:    true,
 	})
 	switch {
