@@ -89,7 +89,8 @@ func (e *Exporter) pullLog(ctx context.Context, log *knownLog, from Head, out *P
 	}
 	var fork *forkFound
 	if errors.As(err, &fork) {
-		f, err := freezeLog(ctx, e.root, fork.evidence, e.c.Now().UTC(), func(_ Event, with func(store.Tx) error) error { return e.c.DB.Update(with) }, keyStopped)
+		record := func(_ Event, with func(store.Tx) error) error { return e.c.DB.Update(with) }
+		f, err := freezeLog(ctx, e.root, fork.evidence, e.c.Now().UTC(), record, keyStopped)
 		if err != nil {
 			return err
 		}
@@ -110,7 +111,11 @@ func (e *Exporter) pullLog(ctx context.Context, log *knownLog, from Head, out *P
 	if err := sh.sync(); err != nil {
 		return err
 	}
-	head := Head{Origin: log.Origin, Scope: log.Scope, Size: step.to.Size, Root: step.to.Root, Note: note, Observed: e.c.Now().UTC(), Imported: e.c.Now().UTC(), Records: recordsBelow(log, note)}
+	now := e.c.Now().UTC()
+	head := Head{
+		Origin: log.Origin, Scope: log.Scope, Size: step.to.Size, Root: step.to.Root, Note: note,
+		Observed: now, Imported: now, Records: recordsBelow(log, note),
+	}
 	if err := e.c.DB.Update(func(tx store.Tx) error { return put(tx, keyCollected+log.Origin, head) }); err != nil {
 		return err
 	}
@@ -152,7 +157,10 @@ func (e *Exporter) olderHead(ctx context.Context, log *knownLog, from Head, note
 	if err != nil {
 		return older
 	}
-	return &forkFound{Evidence{Origin: log.Origin, Former: log.FormerOrigins, VKey: log.VKey, Smaller: string(note), Larger: string(from.Note), Proof: tiles.Seeded(to.Size, root, proof)}}
+	return &forkFound{Evidence{
+		Origin: log.Origin, Former: log.FormerOrigins, VKey: log.VKey, Smaller: string(note), Larger: string(from.Note),
+		Proof: tiles.Seeded(to.Size, root, proof),
+	}}
 }
 
 // pullPackages fetches, verifies and keeps the entry bundles, several at once.

@@ -187,7 +187,10 @@ func (m *Mirror) Reconcile(ctx context.Context) (*ReconcileReport, error) {
 		return nil, err
 	}
 	st := m.status(s, incidents)
-	r := &ReconcileReport{Stream: st.Stream, Time: m.c.Now().UTC().Truncate(time.Second), Sequence: st.Sequence, Digest: st.Digest, Missing: st.Missing, Refused: incidents[max(0, len(incidents)-maxRefused):], Refusals: len(incidents), Logs: []LogReport{}}
+	r := &ReconcileReport{
+		Stream: st.Stream, Time: m.c.Now().UTC().Truncate(time.Second), Sequence: st.Sequence, Digest: st.Digest, Missing: st.Missing,
+		Refused: incidents[max(0, len(incidents)-maxRefused):], Refusals: len(incidents), Logs: []LogReport{},
+	}
 	for _, l := range st.Logs {
 		lr := LogReport{LogStatus: l, Problems: []string{}}
 		if m.logs[l.Origin] == nil {

@@ -33,10 +33,11 @@ func VerifyLog(ctx context.Context, c LogConfig, client *http.Client, workers in
 	if err != nil {
 		return Verified{}, remoteErr("reading the checkpoint", err)
 	}
-	s, err := prove(ctx, log, Head{Origin: c.Origin, Root: tiles.EmptyRoot()}, note, log.Scope, recordsBelow(log, note), func(ctx context.Context, t tiles.Tile) ([]byte, error) {
+	fetch := func(ctx context.Context, t tiles.Tile) ([]byte, error) {
 		b, err := src.Tile(ctx, t, nil)
 		return b, remoteErr("", err)
-	})
+	}
+	s, err := prove(ctx, log, Head{Origin: c.Origin, Root: tiles.EmptyRoot()}, note, log.Scope, recordsBelow(log, note), fetch)
 	if err != nil {
 		return Verified{}, err
 	}
