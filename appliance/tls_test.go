@@ -59,7 +59,7 @@ func TestOneTLSPortForEveryHostName(t *testing.T) {
 	for _, s := range serviceNames {
 		names = append(names, s+".corp.internal")
 	}
-	site, pool := siteCertificate(t, dir, names...)
+	site, pool := siteCertificate(t, dir, append(names, "rekor-2.corp.internal")...)
 	address := ""
 	s := serveState(t, func(c *Config) {
 		address = c.Services.Fulcio.Listen
@@ -93,6 +93,7 @@ func TestOneTLSPortForEveryHostName(t *testing.T) {
 	for path, want := range map[string]string{
 		"fulcio /api/v2/trustBundle": "BEGIN CERTIFICATE", "rekor /api/v1/log": "rootHash", "tsa /api/v1/timestamp/certchain": "BEGIN CERTIFICATE",
 		"ct /ct/v1/get-sth": "sha256_root_hash", "tuf /timestamp.json": "timestamp", "console /": "corp.internal",
+		"rekor-2 /api/v2/checkpoint": "rekor-2.corp.internal\n", "rekor /api/v2/checkpoint": "rekor-2.corp.internal\n", "rekor-2 /checkpoint": "rekor.corp.internal\n",
 	} {
 		service, path, _ := strings.Cut(path, " ")
 		if r, body := get(service+".corp.internal", path, pool); r.StatusCode != http.StatusOK || !strings.Contains(body, want) {

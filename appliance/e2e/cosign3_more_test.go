@@ -63,6 +63,7 @@ func testOwnTrustFiles(t *testing.T, l *lab) {
 	s.run(t, cosign, "trusted-root", "create",
 		"--fulcio", fmt.Sprintf("url=%s,certificate-chain=%s", l.urls.Fulcio, l.in("fulcio-chain.pem")),
 		"--rekor", fmt.Sprintf("url=https://rekor.%s,public-key=%s,%s", domain, l.in("rekor.pub"), since),
+		"--rekor", fmt.Sprintf("url=https://rekor-2.%s,public-key=%s,%s", domain, l.in("rekor-2.pub"), since),
 		"--ctfe", fmt.Sprintf("url=%s,public-key=%s,%s", l.urls.CT, l.in("ctfe.pub"), since),
 		"--tsa", fmt.Sprintf("url=%s,certificate-chain=%s", l.urls.TSA, l.in("tsa-chain.pem")),
 		"--out", "root.json")

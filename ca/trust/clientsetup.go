@@ -20,6 +20,7 @@ const setupMark = "Redoubt client setup for "
 //
 //	trusted_root.json  signing_config.v0.2.json  signing_config_rekor_v2.v0.2.json (with a TSA)
 //	fulcio-chain.pem  rekor.pub  ctfe.pub  tsa-chain.pem (with a TSA)
+//	rekor-2.pub (where Rekor v2 has a log of its own, by that log's name)
 //	tuf-root.json  ca-bundle.pem  env.sh  README.txt
 //
 // tufRoot is the root metadata to bootstrap from (Repository.Root). dir is made
@@ -93,8 +94,13 @@ func (m Material) clientFiles(dir string, tufRoot []byte) ([]File, error) {
 		return nil, err
 	}
 	files = append(files[:n:n], legacy...)
+	v2, err := m.v2Keys()
+	if err != nil {
+		return nil, err
+	}
+	files = append(files, v2...)
 	files = append(files, File{Name: "tuf-root.json", Data: tufRoot}, File{Name: "ca-bundle.pem", Data: certPEM(m.TLSRoots...)})
-	data := setupData{Dir: abs, Domain: m.Domain, URLs: m.URLs, TSA: len(m.TSAs) > 0, TLS: len(m.TLSRoots) > 0}
+	data := setupData{Dir: abs, Domain: m.Domain, URLs: m.URLs, TSA: len(m.TSAs) > 0, V2Logs: v2, TLS: len(m.TLSRoots) > 0}
 	for _, t := range []struct{ name, text string }{{"env.sh", envTemplate}, {"README.txt", readmeTemplate}} {
 		var b bytes.Buffer
 		parsed, err := template.New(t.name).Funcs(template.FuncMap{"sh": shellQuote}).Parse(t.text)
@@ -113,6 +119,7 @@ type setupData struct {
 	Dir, Domain string
 	URLs        URLs
 	TSA, TLS    bool
+	V2Logs      []File
 }
 
 // shellQuote makes one POSIX shell word of s.
@@ -158,7 +165,8 @@ What is here
   signing_config.v0.2.json             where to sign, Rekor v1 (for mixed fleets)
 {{if .TSA}}  signing_config_rekor_v2.v0.2.json    where to sign, Rekor v2
 {{end}}  fulcio-chain.pem rekor.pub ctfe.pub{{if .TSA}} tsa-chain.pem{{end}}   the same trust for clients before trusted_root.json
-  tuf-root.json                        first root of {{.URLs.TUF}}
+{{range .V2Logs}}  {{printf "%-36s" .Name}} key of the Rekor v2 log, for who mirrors it or makes a trusted root by hand
+{{end}}  tuf-root.json                        first root of {{.URLs.TUF}}
   ca-bundle.pem                        TLS roots of the services{{if not .TLS}} (empty: no TLS root of our own){{end}}
   env.sh                               environment for cosign 2, gitsign, rekor-cli, sigstore-js
 

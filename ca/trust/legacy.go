@@ -6,6 +6,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"slices"
+	"strings"
 )
 
 // File is a named document, to be written or published.
@@ -61,6 +62,19 @@ func (m Material) LegacyFiles() ([]File, error) {
 	files := []File{{Name: "fulcio-chain.pem", Data: chains}, {Name: "rekor.pub", Data: rekor}, {Name: "ctfe.pub", Data: ct}}
 	if len(m.TSAs) > 0 {
 		files = append(files, File{Name: "tsa-chain.pem", Data: certPEM(m.TSAs[len(m.TSAs)-1].Chain...)})
+	}
+	return files, nil
+}
+
+// v2Keys returns the keys of the logs that speak Rekor v2 only, each by its
+// log's name below the domain: rekor-2.pub.
+func (m Material) v2Keys() (files []File, err error) {
+	for _, l := range v2Logs(m.Rekor) {
+		key, err := keyPEM(l)
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, File{Name: strings.TrimSuffix(l.Host, "."+m.Domain) + ".pub", Data: key})
 	}
 	return files, nil
 }

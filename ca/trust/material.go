@@ -48,6 +48,7 @@ type Material struct {
 	// CTLogs are the certificate transparency logs whose SCTs count.
 	CTLogs []Log
 	// Rekor are the artifact logs (shards), at least one of which speaks v1.
+	// Those of v2 alone have hosts of their own.
 	Rekor []Log
 	// TSAs are the timestamp authorities, leaf first, root last.
 	TSAs []Authority
@@ -126,6 +127,11 @@ func (m Material) Validate() error {
 	}
 	// Clients index logs by the key, and no key signs for two trees.
 	seen := map[[32]byte]string{}
+	for i, l := range v2Logs(m.Rekor) {
+		if l.Host == "" || l.Host == "rekor."+m.Domain {
+			return bad("v2 log %d: a host other than the v1 log's is required", i)
+		}
+	}
 	for kind, logs := range map[string][]Log{"CT log": m.CTLogs, "artifact log": m.Rekor} {
 		for i, l := range logs {
 			name := fmt.Sprintf("%s %d", kind, i)

@@ -225,6 +225,21 @@ func TestSeparateV2Log(t *testing.T) {
 	if tr, err := root.NewTrustedRootFromJSON(data); err != nil || len(tr.RekorLogs()) != 2 {
 		t.Errorf("trusted root: %v", err)
 	}
+	dir := t.TempDir()
+	if _, err := WriteClientSetup(dir, m, []byte("{}")); err != nil {
+		t.Fatal(err)
+	}
+	v2, err := keyPEM(m.Rekor[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if written, err := os.ReadFile(filepath.Join(dir, "rekor-2.pub")); err != nil || !bytes.Equal(written, v2) {
+		t.Errorf("rekor-2.pub: %v\n%s", err, written)
+	}
+	m.Rekor[1].Host = ""
+	if err := m.Validate(); !errors.Is(err, ErrMaterial) {
+		t.Errorf("a v2 log under the v1 log's name: %v", err)
+	}
 	m.Rekor[0].V2 = true
 	if err := m.Validate(); !errors.Is(err, ErrMaterial) {
 		t.Errorf("no v1 log: %v", err)
