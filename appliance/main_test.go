@@ -81,6 +81,9 @@ func TestPermute(t *testing.T) {
 		{"redoubt verify --prove-offline FILE --bundle=B", "redoubt verify --prove-offline --bundle=B -- FILE"},
 		{"redoubt verify -- --bundle", "redoubt verify -- --bundle"},
 		{"redoubt sign - --nosuch", "redoubt sign --nosuch -- -"},
+		{"redoubt log info --quiet --dir D --log-level debug", "redoubt --quiet --log-level debug log info --dir D"},
+		{"redoubt version -q x", "redoubt -q version -- x"},
+		{"redoubt verify --nosuch FILE", "redoubt verify --nosuch -- FILE"},
 		{"redoubt nosuch --dir D", "redoubt --dir D -- nosuch"},
 		{"redoubt", "redoubt"},
 	} {
