@@ -126,7 +126,8 @@ type ArtifactLog struct {
 	// TreeID is the number in front of its entry ids; drawn once by init.
 	TreeID int64 `yaml:"tree-id"`
 	// Serves lists the wire formats that add to it: v1, v2. One tree that serves both lets cosign 3 and other clients of
-	// sigstore-go up to 1.3.0 accept signatures that were never logged; see docs/adr/0009-two-trees.md.
+	// sigstore-go up to 1.3.0 accept signatures that were never logged; see docs/adr/0009-two-trees.md. A log
+	// that has entries keeps what it serves.
 	Serves []rekor.Generation `yaml:"serves"`
 }
 

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"redoubt.internal/log"
-	"redoubt.internal/log/rekor"
 )
 
 // handlers are the rooms' HTTP faces by service name. The CA's is looked up at each request, because a reload replaces it.
@@ -32,19 +31,6 @@ func (in *instance) handlers(s *server) map[string]http.Handler {
 		h["oidc"] = in.issuer.Handler()
 	}
 	return h
-}
-
-// artifactHandler puts the artifact logs on one address: /api/v2/ is the log that serves v2, everything else, the tiles at the root
-// among it, the one that serves v1.
-func (in *instance) artifactHandler() http.Handler {
-	v1, v2 := in.serving(rekor.V1).api.Handler(), in.serving(rekor.V2).api.Handler()
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if strings.HasPrefix(r.URL.Path, "/api/v2/") {
-			v2.ServeHTTP(w, r)
-			return
-		}
-		v1.ServeHTTP(w, r)
-	})
 }
 
 // metricsHandler is for loopback only: numbers, and the profiles of net/http/pprof.

@@ -59,14 +59,6 @@ type instance struct {
 	closing []func()   // undone in reverse order
 }
 
-// artifactLog is one tree of signed artifacts: a database to itself, the Merkle log in it and its HTTP face.
-type artifactLog struct {
-	ArtifactLog
-	db  store.DB
-	log *log.Log
-	api *rekor.Log
-}
-
 // issuance is what a reload of the issuers replaces in one step.
 type issuance struct {
 	authority *ca.Authority
@@ -276,35 +268,6 @@ func (in *instance) openAuthorities(context.Context) (err error) {
 		return fmt.Errorf("opening the trust repository: %w", err)
 	}
 	return in.reloadIssuers(in.cfg)
-}
-
-// openArtifacts gives each artifact log its HTTP face. The one that serves v1 is opened last: its reads look into the others.
-func (in *instance) openArtifacts() (err error) {
-	var beside []*rekor.Log
-	for _, v1 := range []bool{false, true} {
-		for _, a := range in.artifacts {
-			if slices.Contains(a.Serves, rekor.V1) != v1 {
-				continue
-			}
-			a.api, err = rekor.New(rekor.Config{Log: a.log, Signer: in.roleKeys[a.Name], Hostname: in.cfg.origin(a.Name), TreeID: a.TreeID, Serves: a.Serves, Beside: beside,
-				Now: in.now, Logger: in.logger})
-			if err != nil {
-				return err
-			}
-			beside = append(beside, a.api)
-		}
-	}
-	return nil
-}
-
-// serving is the artifact log that takes entries of generation g.
-func (in *instance) serving(g rekor.Generation) *artifactLog {
-	for _, a := range in.artifacts {
-		if slices.Contains(a.Serves, g) {
-			return a
-		}
-	}
-	return nil // refused by Config.check
 }
 
 func orDefault(s, def string) string {
