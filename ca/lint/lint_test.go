@@ -1,6 +1,7 @@
 package lint
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -17,6 +18,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	zx509 "github.com/zmap/zcrypto/x509"
+	zlint "github.com/zmap/zlint/v3/lint"
 )
 
 var (
@@ -292,6 +296,36 @@ func TestExclusionsAreNamedAndRemoved(t *testing.T) {
 	}
 }
 
+// sameAsZlint holds each lint's run to zlint's own Execute.
+func sameAsZlint(t *testing.T, der []byte, p Profile) {
+	cert, err := zx509.ParseCertificate(der)
+	if err != nil {
+		return
+	}
+	for _, r := range must(lints())[p] {
+		got, want := r.run(cert), r.Execute(cert, zlint.Configuration{})
+		if got.Status != want.Status { // details may list map keys in any order
+			t.Errorf("%s on %s: %s %q, zlint's %s %q", r.Name, p, got.Status, got.Details, want.Status, want.Details)
+		}
+	}
+}
+
+// Running the lints ourselves changes no result, whatever the certificate: each
+// kind under the lints of each other kind, and with every octet changed.
+func TestRunsAsZlint(t *testing.T) {
+	for _, p := range []Profile{Root, Issuing, TSAIntermediate, TSALeaf, Precertificate, Leaf} {
+		der := build(t, p, template(p), leafKey.Public())
+		for _, other := range []Profile{Root, TSALeaf, Precertificate, Leaf} {
+			sameAsZlint(t, der, other)
+		}
+		for i := range der {
+			changed := bytes.Clone(der)
+			changed[i] ^= 1 << (i % 8)
+			sameAsZlint(t, changed, p)
+		}
+	}
+}
+
 func BenchmarkCheckPrecertificate(b *testing.B) { benchmark(b, Precertificate) }
 func BenchmarkCheckLeaf(b *testing.B)           { benchmark(b, Leaf) }
 
@@ -311,6 +345,7 @@ func FuzzCheck(f *testing.F) {
 		f.Add(build(f, p, template(p), leafKey.Public()), uint8(p))
 	}
 	f.Fuzz(func(t *testing.T, der []byte, p uint8) {
+		sameAsZlint(t, der, Profile(p))
 		if err := Check(der, Profile(p)); err == nil {
 			if _, perr := x509.ParseCertificate(der); perr != nil {
 				t.Fatalf("accepted what does not parse: %v", perr)

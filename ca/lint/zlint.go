@@ -3,6 +3,7 @@ package lint
 import (
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"sync"
 
@@ -48,17 +49,57 @@ func Applied(p Profile) ([]string, error) {
 		return nil, err
 	}
 	var names []string
-	for _, l := range set[p] {
-		names = append(names, l.Name)
+	for _, r := range set[p] {
+		names = append(names, r.Name)
 	}
 	slices.Sort(names)
 	return names, nil
 }
 
+// rule is one lint, ready to run.
+type rule struct {
+	*lint.CertificateLint
+	// shared is the lint's implementation when it has no fields, and so no state to
+	// share; nil when each run needs a new one.
+	shared lint.CertificateLintInterface
+}
+
+func newRule(l *lint.CertificateLint) (rule, error) {
+	impl := l.Lint()
+	if _, ok := impl.(lint.Configurable); ok {
+		return rule{}, fmt.Errorf("lint %s wants a configuration, and there is none", l.Name)
+	}
+	if t := reflect.TypeOf(impl); t.Kind() == reflect.Pointer && t.Elem().Size() == 0 {
+		return rule{l, impl}, nil
+	}
+	return rule{CertificateLint: l}, nil
+}
+
+// run is what zlint's own Execute does with a lint of these sources that needs
+// no configuration. A panic of a lint on an odd certificate is Fatal, as there.
+func (r rule) run(cert *x509.Certificate) (result lint.LintResult) {
+	defer func() {
+		if p := recover(); p != nil {
+			result = lint.LintResult{Status: lint.Fatal, Details: fmt.Sprintf("the lint panicked: %v", p)}
+		}
+	}()
+	impl := r.shared
+	if impl == nil {
+		impl = r.Lint()
+	}
+	if !impl.CheckApplies(cert) {
+		return lint.LintResult{Status: lint.NA}
+	}
+	if !r.CheckEffective(cert) {
+		return lint.LintResult{Status: lint.NE}
+	}
+	return *impl.Execute(cert)
+}
+
 // lints builds the lists of certificate lints per profile, once. It fails when
 // an exclusion names a lint that no longer exists, so that a zlint upgrade
 // cannot leave a stale exclusion behind.
-var lints = sync.OnceValues(func() (map[Profile][]*lint.CertificateLint, error) {
+var lints = sync.OnceValues(func() (map[Profile][]rule, error) {
 	registry, err := lint.GlobalRegistry().Filter(lint.FilterOptions{IncludeSources: sources})
 	if err != nil {
 		return nil, fmt.Errorf("filtering lints: %w", err)
@@ -69,13 +110,18 @@ var lints = sync.OnceValues(func() (map[Profile][]*lint.CertificateLint, error) 
 			return nil, fmt.Errorf("excluded lint %s is unknown to zlint", name)
 		}
 	}
-	sets := map[Profile][]*lint.CertificateLint{}
+	sets := map[Profile][]rule{}
 	for _, p := range []Profile{Root, Issuing, TSAIntermediate, TSALeaf, Precertificate, Leaf} {
 		skip := Excluded(p)
 		for _, l := range all.Lints() {
-			if _, ok := skip[l.Name]; !ok {
-				sets[p] = append(sets[p], l)
+			if _, ok := skip[l.Name]; ok {
+				continue
 			}
+			r, err := newRule(l)
+			if err != nil {
+				return nil, err
+			}
+			sets[p] = append(sets[p], r)
 		}
 	}
 	return sets, nil
@@ -94,16 +140,15 @@ func runZlint(der []byte, p Profile) ([]Finding, error) {
 		return []Finding{{"redoubt_parse", "zcrypto: " + err.Error()}}, nil
 	}
 	var findings []Finding
-	var config lint.Configuration
-	for _, l := range set[p] {
-		switch r := l.Execute(cert, config); r.Status {
+	for _, r := range set[p] {
+		switch result := r.run(cert); result.Status {
 		case lint.NA, lint.NE, lint.Pass:
 		default:
-			detail := r.Details
+			detail := result.Details
 			if detail == "" {
-				detail = l.Description
+				detail = r.Description
 			}
-			findings = append(findings, Finding{l.Name, fmt.Sprintf("%s (%s, %s)", detail, r.Status, l.Citation)})
+			findings = append(findings, Finding{r.Name, fmt.Sprintf("%s (%s, %s)", detail, result.Status, r.Citation)})
 		}
 	}
 	return findings, nil
