@@ -24,7 +24,7 @@ func (s *server) guard(service string, room http.Handler) http.Handler {
 				}
 				s.logger.Error("a request handler panicked", "service", service, "panic", p, "stack", string(debug.Stack()))
 				if !out.wrote {
-					http.Error(out, `{"code":500,"message":"internal error"}`, http.StatusInternalServerError)
+					writeJSON(out, http.StatusInternalServerError, refusal{http.StatusInternalServerError, "internal error"})
 				}
 			}
 			s.metrics.observe(service, r, out.status, time.Since(started))
@@ -40,12 +40,18 @@ func (s *server) guard(service string, room http.Handler) http.Handler {
 		}
 		if r.ContentLength > limit {
 			out.Header().Set("Connection", "close")
-			http.Error(out, `{"code":413,"message":"the request body is larger than this service accepts"}`, http.StatusRequestEntityTooLarge)
+			writeJSON(out, http.StatusRequestEntityTooLarge, refusal{http.StatusRequestEntityTooLarge, "the request body is larger than this service accepts"})
 			return
 		}
 		r.Body = http.MaxBytesReader(out, r.Body, limit)
 		room.ServeHTTP(out, r)
 	})
+}
+
+// refusal is the body of an error that no room has seen, in the form Sigstore's services share.
+type refusal struct {
+	Code    int    `json:"code"`
+	Message string `json:"message"`
 }
 
 // recorder remembers the status for the counters.

@@ -143,25 +143,22 @@ var mintToken = verb[tokenArgs, tokenResult]{"identity.token", func(ctx context.
 		claims.Email = a.Subject
 	}
 	result := tokenResult{Issuer: in.issuer.URL(), Identity: claims.Email}
-	var err error
+	issuer := in.issuer
 	switch {
 	case claims.Email != "":
-		result.Token, err = in.issuer.Mint(claims)
 	case claims.Subject == "":
 		claims.Email = "dev@" + in.cfg.Domain
 		result.Identity = claims.Email
-		result.Token, err = in.issuer.Mint(claims)
 	default:
 		result.Issuer, result.Identity = in.issuer.URL()+workloadPath, claims.Subject
-		var workload *identity.Issuer
-		workload, err = identity.NewIssuer(identity.IssuerConfig{URL: result.Issuer, Signer: in.roleKeys[roleOIDC], Audience: in.cfg.Issuer.Audience, Now: in.now})
-		if err == nil {
-			result.Token, err = workload.Mint(claims)
+		var err error
+		if issuer, err = identity.NewIssuer(identity.IssuerConfig{URL: result.Issuer, Signer: in.roleKeys[roleOIDC], Audience: in.cfg.Issuer.Audience, Now: in.now}); err != nil {
+			return tokenResult{}, err
 		}
 	}
-	if err != nil {
-		return tokenResult{}, err
+	err := in.record(ctx, actor, "identity.token", result.Identity, map[string]string{"issuer": result.Issuer})
+	if err == nil {
+		result.Token, err = issuer.Mint(claims)
 	}
-	in.logger.Info("token minted", "actor", actor, "identity", result.Identity)
-	return result, nil
+	return result, err
 }}
