@@ -31,6 +31,7 @@ func TestCore(t *testing.T) {
 		{"fulcio", testFulcio},
 		{"env.sh", testEnvironment},
 		{"README.txt", testSetupReadme},
+		{"after a kill", testAfterKill},
 	} {
 		t.Run(group.name, func(t *testing.T) { group.run(t, l) })
 	}

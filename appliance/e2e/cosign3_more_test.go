@@ -9,8 +9,10 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
+	"encoding/json"
 	"encoding/pem"
 	"fmt"
+	"os"
 	"sync"
 	"testing"
 )
@@ -60,13 +62,16 @@ func testOwnTrustFiles(t *testing.T, l *lab) {
 	cosign := client(t, cosign3)
 	const since = "start-time=2020-01-01T00:00:00Z"
 	s := l.session(t)
-	s.run(t, cosign, "trusted-root", "create",
+	create := []string{"trusted-root", "create",
 		"--fulcio", fmt.Sprintf("url=%s,certificate-chain=%s", l.urls.Fulcio, l.in("fulcio-chain.pem")),
-		"--rekor", fmt.Sprintf("url=https://rekor.%s,public-key=%s,%s", domain, l.in("rekor.pub"), since),
-		"--rekor", fmt.Sprintf("url=https://rekor-2.%s,public-key=%s,%s", domain, l.in("rekor-2.pub"), since),
 		"--ctfe", fmt.Sprintf("url=%s,public-key=%s,%s", l.urls.CT, l.in("ctfe.pub"), since),
 		"--tsa", fmt.Sprintf("url=%s,certificate-chain=%s", l.urls.TSA, l.in("tsa-chain.pem")),
-		"--out", "root.json")
+		"--out", "root.json"}
+	for n, log := range logsOf(t, l.in("trusted_root.json")) {
+		key := s.write(t, fmt.Sprintf("log%d.pub", n), string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: log.PublicKey.RawBytes})))
+		create = append(create, "--rekor", fmt.Sprintf("url=%s,public-key=%s,%s", log.BaseURL, key, since))
+	}
+	s.run(t, cosign, create...)
 	for version, name := range map[string]string{"1": rekorV1, "2": rekorV2} {
 		t.Run(name, func(t *testing.T) {
 			service := ",operator=site," + since
@@ -82,6 +87,25 @@ func testOwnTrustFiles(t *testing.T, l *lab) {
 			s.run(t, cosign, join([]string{"verify-blob", "--trusted-root", "root.json", "--bundle", "bundle.json"}, l.who(), []string{blob})...)
 		})
 	}
+}
+
+// A trustedLog is one of the tlogs of a trusted root, as far as a test reads it.
+type trustedLog struct {
+	BaseURL   string
+	PublicKey struct{ RawBytes []byte }
+}
+
+func logsOf(t *testing.T, trustedRoot string) []trustedLog {
+	t.Helper()
+	content, err := os.ReadFile(trustedRoot)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var root struct{ Tlogs []trustedLog }
+	if err := json.Unmarshal(content, &root); err != nil || len(root.Tlogs) == 0 {
+		t.Fatalf("no logs in the trusted root: %v\n%s", err, content)
+	}
+	return root.Tlogs
 }
 
 // testRedoubtSigns: what our own sign wrote, the stock clients verify.

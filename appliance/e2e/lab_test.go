@@ -58,6 +58,7 @@ func newLab(t *testing.T, env []string, initFlags ...string) *lab {
 	l := &lab{scratch: t.TempDir(), binary: os.Getenv(binaryVariable), env: env}
 	state := filepath.Join(l.scratch, "state")
 	l.config = filepath.Join(state, "redoubt.yaml")
+	t.Cleanup(func() { l.kill(t) })
 	l.setup = filepath.Join(l.scratch, "setup")
 	here := l.session(t)
 	here.run(t, l.binary, join([]string{"init", "--dir", state, "--domain", domain, "--profile", "dev", "--non-interactive"}, initFlags)...)
@@ -71,6 +72,7 @@ func newLab(t *testing.T, env []string, initFlags ...string) *lab {
 func (l *lab) serve(t *testing.T) {
 	t.Helper()
 	ready := filepath.Join(l.scratch, "ready.json")
+	os.Remove(ready) // of a server that was killed
 	l.serverLog = filepath.Join(l.scratch, "server.log")
 	log, err := os.Create(l.serverLog)
 	if err != nil {
@@ -85,12 +87,6 @@ func (l *lab) serve(t *testing.T) {
 	}
 	l.exited = make(chan error, 1)
 	go func() { l.exited <- l.server.Wait() }()
-	t.Cleanup(func() {
-		if l.server != nil { // a test failed before the orderly stop
-			l.server.Process.Kill()
-			<-l.exited
-		}
-	})
 	deadline := time.After(commandTimeout)
 	for {
 		content, err := os.ReadFile(ready)
@@ -111,11 +107,24 @@ func (l *lab) serve(t *testing.T) {
 	}
 }
 
+// kill ends the server, if it runs, as a power cut does as far as a process can tell.
+func (l *lab) kill(t *testing.T) {
+	t.Helper()
+	if l.server == nil {
+		return
+	}
+	if err := l.server.Process.Kill(); err != nil {
+		t.Errorf("killing the server: %v\n%s", err, l.logTail())
+	}
+	<-l.exited
+	l.server = nil
+}
+
 // stop ends the server as a service manager does and wants exit 0.
 func (l *lab) stop(t *testing.T) {
 	t.Helper()
 	if err := l.server.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
+		t.Fatalf("stopping the server: %v\n%s", err, l.logTail())
 	}
 	select {
 	case err := <-l.exited:

@@ -55,6 +55,7 @@ func newProductionLab(t *testing.T) *lab {
 	l := &lab{scratch: t.TempDir(), binary: os.Getenv(binaryVariable)}
 	state := filepath.Join(l.scratch, "state")
 	l.config, l.setup = filepath.Join(state, "redoubt.yaml"), filepath.Join(l.scratch, "setup")
+	t.Cleanup(func() { l.kill(t) })
 	ca, certificate, key := siteTLS(t, l.scratch)
 	l.env = []string{"SSL_CERT_FILE=" + ca, "NODE_EXTRA_CA_CERTS=" + ca}
 	issuerKey, err := rsa.GenerateKey(rand.Reader, 2048)

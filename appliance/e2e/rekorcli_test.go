@@ -11,6 +11,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
+	"fmt"
 	"os"
 	"regexp"
 	"strconv"
@@ -159,4 +160,58 @@ func loginfo(t *testing.T, cli func(*testing.T, string, ...string) string) treeI
 		t.Fatalf("reading loginfo: %v\n%s", err, out)
 	}
 	return treeInfo{max(info.ActiveTreeSize, info.TreeSize), info.RootHash}
+}
+
+// testAfterKill kills the server while clients sign, starts it again, and wants the client that remembers the tree to agree with it.
+func testAfterKill(t *testing.T, l *lab) {
+	rekor, cosign := client(t, "rekor-cli-v1.5.4"), client(t, cosign3)
+	publicKey, err := os.ReadFile(l.in("rekor.pub"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := l.session(t, "REKOR_REKOR_SERVER_PUBLIC_KEY="+string(publicKey))
+	cli := func(t *testing.T, verb string, args ...string) string {
+		t.Helper()
+		return s.run(t, rekor, join([]string{verb, "--rekor_server", l.urls.Rekor}, args)...)
+	}
+	before := loginfo(t, cli)
+	type outcome struct {
+		blob     string
+		rekorV1  bool
+		answered bool
+	}
+	results := make(chan outcome, 8)
+	for n := range cap(results) {
+		blob := s.write(t, fmt.Sprintf("blob%d", n), fmt.Sprintf("signed while the power fails: %d\n", n))
+		args := []string{"sign-blob", "-y", "--signing-config", l.in(generations[n%2].signingConfig), "--trusted-root", l.in("trusted_root.json"),
+			"--identity-token", l.token(t), "--bundle", blob + ".json", blob}
+		go func() {
+			_, _, err := s.exec(cosign, args...)
+			results <- outcome{blob, n%2 == 0, err == nil}
+		}()
+	}
+	outcomes := []outcome{<-results}
+	l.kill(t)
+	for len(outcomes) < cap(results) {
+		outcomes = append(outcomes, <-results)
+	}
+	l.serve(t)
+	answered, inV1 := 0, uint64(0)
+	for _, o := range outcomes {
+		if !o.answered {
+			continue
+		}
+		answered++
+		if o.rekorV1 {
+			inV1++
+		}
+		s.run(t, cosign, join([]string{"verify-blob", "--trusted-root", l.in("trusted_root.json"), "--bundle", o.blob + ".json"}, l.who(), []string{o.blob})...)
+	}
+	if after := loginfo(t, cli); after.TreeSize < before.TreeSize+inV1 {
+		t.Errorf("the tree went from %d to %d with %d answered in between", before.TreeSize, after.TreeSize, inV1)
+	}
+	t.Logf("%d of %d clients had their answer before the kill", answered, cap(results))
+	s.run(t, cosign, "sign-blob", "-y", "--signing-config", l.in(generations[0].signingConfig), "--trusted-root", l.in("trusted_root.json"),
+		"--identity-token", l.token(t), "--bundle", "after.json", s.write(t, "after", "signed afterwards\n"))
+	loginfo(t, cli)
 }
