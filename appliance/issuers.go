@@ -103,9 +103,17 @@ func identityCommand() *cli.Command {
 				if err != nil {
 					return err
 				}
-				return printResult(c, token, func(w io.Writer) { fmt.Fprintln(w, token.Token) })
+				return printResult(c, token, func(w io.Writer) { printToken(w, token.Token) })
 			},
 		}},
+	}
+}
+
+// printToken ends the line on a terminal only: in a file, clients such as cosign would send the newline as part of the token.
+func printToken(w io.Writer, token string) {
+	fmt.Fprint(w, token)
+	if isTerminal(w) {
+		fmt.Fprintln(w)
 	}
 }
 

@@ -4,8 +4,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
 
 	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
 )
 
 // outputFlag is `-o text|json` of every verb that prints a result.
@@ -34,4 +36,14 @@ func printJSON(c *cli.Context, v any) error {
 	}
 	_, err = fmt.Fprintf(c.App.Writer, "%s\n", out)
 	return err
+}
+
+// isTerminal reports whether a person reads w as it is written.
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err == nil
 }

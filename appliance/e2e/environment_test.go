@@ -34,7 +34,7 @@ func testSetupReadme(t *testing.T, l *lab) {
 		}
 	}
 	s.env = append(s.env, "PATH="+programs+":"+os.Getenv("PATH"))
-	s.write(t, "token.jwt", l.token(t))
+	s.write(t, "token.jwt", l.token(t)+"\n") // as most tools write it
 	s.write(t, "P.json", `{"tests":"green"}`)
 	signed := signFile(t, s, "FILE", "signed by the page\n")
 	for from, to := range map[string]string{signed.signature: "FILE.sig", signed.key: "KEY.pub"} {

@@ -175,7 +175,8 @@ If it lies elsewhere than {{.Dir}}, set REDOUBT_CLIENT_DIR first.
 
 Put in your own values once
   D={{sh .Dir}}
-  TOKEN=token.jwt                      # a file with an identity token
+  TOKEN=token.jwt                      # a file with an identity token; the next line takes a line break off its end, which cosign would send
+  [ ! -s "$TOKEN" ] || { T=$(cat "$TOKEN") && printf %s "$T" > "$TOKEN"; }
   WHO=dev@{{.Domain}}
   ISSUER={{if .URLs.OIDC}}{{sh .URLs.OIDC}}{{else}}https://issuer.{{.Domain}}{{end}}
 {{if .TLS}}  export SSL_CERT_FILE="$D/ca-bundle.pem" NODE_EXTRA_CA_CERTS="$D/ca-bundle.pem"
