@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/ecdsa"
@@ -26,8 +27,9 @@ import (
 
 // served is a server in this process, on a copied state directory.
 type served struct {
-	in  *instance
-	cfg *Config
+	in   *instance
+	cfg  *Config
+	stop context.CancelFunc // what SIGTERM does
 }
 
 // serveState serves a fresh state directory until the test ends, then recomputes every log.
@@ -75,7 +77,7 @@ func serveState(t *testing.T, change func(*Config)) *served {
 	})
 	for {
 		if _, err := os.Stat(ready); err == nil {
-			return &served{in, cfg}
+			return &served{in, cfg, stop}
 		}
 		select {
 		case err := <-done:
@@ -194,6 +196,48 @@ func TestHugeHeaders(t *testing.T) {
 	response.Body.Close()
 	if response.StatusCode != http.StatusRequestHeaderFieldsTooLarge {
 		t.Error(response.Status)
+	}
+}
+
+// TestDrain: when the server is told to stop, a request under way is answered, and nobody new is let in.
+func TestDrain(t *testing.T) {
+	s := serveState(t, nil)
+	address := s.cfg.Services.Rekor.Listen
+	conn, err := net.Dial("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	const body = `{"kind":"nosuch","apiVersion":"0.0.1","spec":{}}`
+	if _, err := fmt.Fprintf(conn, "POST /api/v1/log/entries HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n", len(body)); err != nil {
+		t.Fatal(err)
+	}
+	reader := bufio.NewReader(conn)
+	if line, err := reader.ReadString('\n'); err != nil || !strings.Contains(line, "100 Continue") {
+		t.Fatalf("%q %v", line, err) // the handler reads the body: the request is under way
+	}
+	if _, err := reader.ReadString('\n'); err != nil {
+		t.Fatal(err)
+	}
+	s.stop()
+	for {
+		other, err := net.Dial("tcp", address)
+		if err != nil {
+			break // the listener is closed
+		}
+		other.Close()
+		time.Sleep(time.Millisecond)
+	}
+	if _, err := io.WriteString(conn, body); err != nil {
+		t.Fatal(err)
+	}
+	response, err := http.ReadResponse(reader, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	response.Body.Close()
+	if response.StatusCode != http.StatusBadRequest {
+		t.Errorf("the request under way got %s", response.Status)
 	}
 }
 
