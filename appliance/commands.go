@@ -25,6 +25,9 @@ func uniform(table []*cli.Command) []*cli.Command {
 		}
 		required, action := claimRequired(c.Flags), c.Action
 		c.Action = func(ctx *cli.Context) error {
+			if err := checkOutput(ctx); err != nil {
+				return err
+			}
 			if ctx.Command.ArgsUsage == "" && ctx.NArg() > 0 {
 				return usage("%s takes no operand, got %q", ctx.Command.HelpName, ctx.Args().First())
 			}

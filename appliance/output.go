@@ -15,6 +15,14 @@ func outputFlag() cli.Flag {
 	return &cli.StringFlag{Name: "output", Aliases: []string{"o"}, Value: "text", Usage: "text or json", EnvVars: []string{"REDOUBT_OUTPUT"}}
 }
 
+// checkOutput refuses an unknown --output before a verb has done anything.
+func checkOutput(c *cli.Context) error {
+	if format := c.String("output"); format != "" && format != "text" && format != "json" {
+		return usage("-o %q: want text or json", format)
+	}
+	return nil
+}
+
 // printResult writes v to stdout: as indented JSON, alone, under -o json, else by text.
 func printResult(c *cli.Context, v any, text func(w io.Writer)) error {
 	switch format := c.String("output"); format {
