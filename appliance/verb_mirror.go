@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -13,100 +14,113 @@ import (
 )
 
 func mirrorCommand() *cli.Command {
-	flags := func(more ...cli.Flag) []cli.Flag { return append(append(stateFlags(), outputFlag()), more...) }
 	return &cli.Command{
 		Name: "mirror", Usage: "carry public logs across the gap, prove them again inside, reconcile",
-		Subcommands: []*cli.Command{
-			{Name: "key", Usage: "print the line the inside pins as exporter, or with --reports the one that checks this side's reconcile reports", Flags: flags(
-				&cli.BoolFlag{Name: "reports", Usage: "the key of reconcile reports", EnvVars: []string{"REDOUBT_REPORTS"}},
-			), Action: func(c *cli.Context) error {
-				k, err := mirrorKey.call(c, c.Bool("reports"))
-				if err != nil {
-					return err
+		Subcommands: slices.Concat(mirrorOutside(), []*cli.Command{evidenceCommand()}, mirrorInside()),
+	}
+}
+
+func mirrorFlags(more ...cli.Flag) []cli.Flag {
+	return append(append(stateFlags(), outputFlag()), more...)
+}
+
+// mirrorOutside are the verbs of the connected side.
+func mirrorOutside() []*cli.Command {
+	return []*cli.Command{
+		{Name: "key", Usage: "print the line the inside pins as exporter, or with --reports the one that checks this side's reconcile reports", Flags: mirrorFlags(
+			&cli.BoolFlag{Name: "reports", Usage: "the key of reconcile reports", EnvVars: []string{"REDOUBT_REPORTS"}},
+		), Action: func(c *cli.Context) error {
+			k, err := mirrorKey.call(c, c.Bool("reports"))
+			if err != nil {
+				return err
+			}
+			return printResult(c, k, func(w io.Writer) { fmt.Fprintln(w, k.Key) })
+		}},
+		{Name: "pull", Usage: "outside: collect and verify what the configured logs have that we have not", Flags: mirrorFlags(), Action: func(c *cli.Context) error {
+			report, err := mirrorPull.call(c, struct{}{})
+			if err != nil {
+				return err
+			}
+			return printResult(c, report, func(w io.Writer) { printSteps(w, report.Logs) })
+		}},
+		{Name: "export", Usage: "outside: pack what is new into a signed parcel", Flags: mirrorFlags(
+			&cli.StringFlag{Name: "out", Required: true, Usage: "folder for the volumes; exists", EnvVars: []string{"REDOUBT_OUT"}},
+			&cli.Int64Flag{Name: "volume-size", Usage: "largest volume in bytes (0: one volume)", EnvVars: []string{"REDOUBT_VOLUME_SIZE"}},
+			&cli.BoolFlag{Name: "refresh", Usage: "pack a parcel though no log grew, to say that nothing changed", EnvVars: []string{"REDOUBT_REFRESH"}},
+		), Action: func(c *cli.Context) error {
+			out, err := absolute([]string{c.String("out")})
+			if err != nil {
+				return err
+			}
+			packed, err := mirrorExport.call(c, exportArgs{out[0], c.Int64("volume-size"), c.Bool("refresh")})
+			if err != nil {
+				return err
+			}
+			return printResult(c, packed, func(w io.Writer) {
+				fmt.Fprintf(w, "parcel %d of %s, digest %s, %d bytes\n", packed.Sequence, packed.Stream, packed.Digest, packed.Bytes)
+				for _, f := range packed.Files {
+					fmt.Fprintln(w, f)
 				}
-				return printResult(c, k, func(w io.Writer) { fmt.Fprintln(w, k.Key) })
-			}},
-			{Name: "pull", Usage: "outside: collect and verify what the configured logs have that we have not", Flags: flags(), Action: func(c *cli.Context) error {
-				report, err := mirrorPull.call(c, struct{}{})
-				if err != nil {
-					return err
-				}
-				return printResult(c, report, func(w io.Writer) { printSteps(w, report.Logs) })
-			}},
-			{Name: "export", Usage: "outside: pack what is new into a signed parcel", Flags: flags(
-				&cli.StringFlag{Name: "out", Required: true, Usage: "folder for the volumes; exists", EnvVars: []string{"REDOUBT_OUT"}},
-				&cli.Int64Flag{Name: "volume-size", Usage: "largest volume in bytes (0: one volume)", EnvVars: []string{"REDOUBT_VOLUME_SIZE"}},
-				&cli.BoolFlag{Name: "refresh", Usage: "pack a parcel though no log grew, to say that nothing changed", EnvVars: []string{"REDOUBT_REFRESH"}},
-			), Action: func(c *cli.Context) error {
-				out, err := absolute([]string{c.String("out")})
-				if err != nil {
-					return err
-				}
-				packed, err := mirrorExport.call(c, exportArgs{out[0], c.Int64("volume-size"), c.Bool("refresh")})
-				if err != nil {
-					return err
-				}
-				return printResult(c, packed, func(w io.Writer) {
-					fmt.Fprintf(w, "parcel %d of %s, digest %s, %d bytes\n", packed.Sequence, packed.Stream, packed.Digest, packed.Bytes)
-					for _, f := range packed.Files {
-						fmt.Fprintln(w, f)
+			})
+		}},
+	}
+}
+
+// mirrorInside are the verbs of the side without a network.
+func mirrorInside() []*cli.Command {
+	return []*cli.Command{
+		{Name: "inspect", Usage: "say what a parcel holds and check its volumes, importing nothing", ArgsUsage: "VOLUME|FOLDER...", Flags: mirrorFlags(), Action: mirrorInspect},
+		{Name: "import", Usage: "inside: prove a parcel again and take it in; all of it or nothing", ArgsUsage: "VOLUME|FOLDER...", Flags: mirrorFlags(), Action: func(c *cli.Context) error {
+			if c.NArg() == 0 {
+				return usage("mirror import takes volumes, or folders of volumes")
+			}
+			paths, err := absolute(c.Args().Slice())
+			if err != nil {
+				return err
+			}
+			report, err := mirrorImport.call(c, paths)
+			if err != nil {
+				return err
+			}
+			return printResult(c, report, func(w io.Writer) {
+				for _, t := range report.Transfers {
+					text, err := json.Marshal(t)
+					if err != nil {
+						continue
 					}
-				})
-			}},
-			{Name: "inspect", Usage: "say what a parcel holds and check its volumes, importing nothing", ArgsUsage: "VOLUME|FOLDER...", Flags: flags(), Action: mirrorInspect},
-			{Name: "import", Usage: "inside: prove a parcel again and take it in; all of it or nothing", ArgsUsage: "VOLUME|FOLDER...", Flags: flags(), Action: func(c *cli.Context) error {
-				if c.NArg() == 0 {
-					return usage("mirror import takes volumes, or folders of volumes")
+					fmt.Fprintf(w, "%s\n", text)
 				}
-				paths, err := absolute(c.Args().Slice())
-				if err != nil {
-					return err
+			})
+		}},
+		{Name: "status", Usage: "inside: the stream's last parcel, what is missing, every log's head and age", Flags: mirrorFlags(), Action: func(c *cli.Context) error {
+			status, err := mirrorStatus.call(c, struct{}{})
+			if err != nil {
+				return err
+			}
+			return printResult(c, status, func(w io.Writer) { printMirrorStatus(w, &status) })
+		}},
+		{Name: "reconcile", Usage: "inside: hash everything anew, compare with every accepted checkpoint, report forks, gaps and ages; the report is signed", Flags: mirrorFlags(), Action: func(c *cli.Context) error {
+			r, err := mirrorReconcile.call(c, struct{}{})
+			if err != nil {
+				return err
+			}
+			if err := printResult(c, r, func(w io.Writer) {
+				for _, l := range r.Report.Logs {
+					printLogStatus(w, l.LogStatus)
+					fmt.Fprintf(w, "  %d leaves and %d tiles hashed anew, %d accepted checkpoints reproduced\n", l.Leaves, l.Tiles, l.Heads)
 				}
-				report, err := mirrorImport.call(c, paths)
-				if err != nil {
-					return err
+				for _, m := range r.Report.Missing {
+					fmt.Fprintf(w, "MISSING parcels %d to %d\n", m.First, m.Last)
 				}
-				return printResult(c, report, func(w io.Writer) {
-					for _, t := range report.Transfers {
-						text, err := json.Marshal(t)
-						if err != nil {
-							continue
-						}
-						fmt.Fprintf(w, "%s\n", text)
-					}
-				})
-			}},
-			evidenceCommand(),
-			{Name: "status", Usage: "inside: the stream's last parcel, what is missing, every log's head and age", Flags: flags(), Action: func(c *cli.Context) error {
-				status, err := mirrorStatus.call(c, struct{}{})
-				if err != nil {
-					return err
-				}
-				return printResult(c, status, func(w io.Writer) { printMirrorStatus(w, &status) })
-			}},
-			{Name: "reconcile", Usage: "inside: hash everything anew, compare with every accepted checkpoint, report forks, gaps and ages; the report is signed", Flags: flags(), Action: func(c *cli.Context) error {
-				r, err := mirrorReconcile.call(c, struct{}{})
-				if err != nil {
-					return err
-				}
-				if err := printResult(c, r, func(w io.Writer) {
-					for _, l := range r.Report.Logs {
-						printLogStatus(w, l.LogStatus)
-						fmt.Fprintf(w, "  %d leaves and %d tiles hashed anew, %d accepted checkpoints reproduced\n", l.Leaves, l.Tiles, l.Heads)
-					}
-					for _, m := range r.Report.Missing {
-						fmt.Fprintf(w, "MISSING parcels %d to %d\n", m.First, m.Last)
-					}
-					fmt.Fprintf(w, "signed report: %s\n", r.File)
-				}); err != nil {
-					return err
-				}
-				if r.Finding != "" {
-					return withCode(r.Code, errors.New(r.Finding))
-				}
-				return nil
-			}},
-		},
+				fmt.Fprintf(w, "signed report: %s\n", r.File)
+			}); err != nil {
+				return err
+			}
+			if r.Finding != "" {
+				return withCode(r.Code, errors.New(r.Finding))
+			}
+			return nil
+		}},
 	}
 }
 
