@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -259,18 +260,21 @@ func reconfigure(ts *testscript.TestScript, dir string, change func(*Config)) {
 	ts.Check(writeConfig(layout{ts.MkAbs(dir)}, cfg))
 }
 
-// carry OUTSIDE INSIDE SETUP KEY lets OUTSIDE carry its own artifact log to INSIDE, pinned by SETUP/rekor.pub and the JSON of `mirror key`.
+// carry OUTSIDE INSIDE SETUP KEY lets OUTSIDE carry its own artifact logs to INSIDE, pinned by the keys in SETUP and the JSON of `mirror key`.
 func carry(ts *testscript.TestScript, neg bool, args []string) {
 	arguments(ts, neg, args, 4, "carry OUTSIDE INSIDE SETUP KEY")
 	var key keyLine
 	ts.Check(json.Unmarshal([]byte(ts.ReadFile(args[3])), &key))
-	l := MirrorLog{Origin: "rekor.corp.internal", Key: ts.ReadFile(args[2] + "/rekor.pub")}
+	logs := []MirrorLog{
+		{Origin: "rekor.corp.internal", Key: ts.ReadFile(args[2] + "/rekor.pub")},
+		{Origin: "rekor-2.corp.internal", Key: ts.ReadFile(args[2] + "/rekor-2.pub")},
+	}
 	reconfigure(ts, args[1], func(c *Config) {
-		c.Mirror.Stream, c.Mirror.Exporters, c.Mirror.Logs = key.Stream, []string{key.Key}, []MirrorLog{l}
+		c.Mirror.Stream, c.Mirror.Exporters, c.Mirror.Logs = key.Stream, []string{key.Key}, logs
 	})
 	reconfigure(ts, args[0], func(c *Config) {
-		l.Source = c.Services.Rekor.URL
-		c.Mirror.Logs = []MirrorLog{l}
+		c.Mirror.Logs = slices.Clone(logs)
+		c.Mirror.Logs[0].Source, c.Mirror.Logs[1].Source = c.Services.Rekor.URL, c.Services.Rekor.URL+"/api/v2"
 	})
 }
 
