@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -131,4 +133,34 @@ func FuzzConfig(f *testing.F) {
 			t.Errorf("written as\n%s\nand refused: %v", text, err)
 		}
 	})
+}
+
+// TestUnitsCallWhatExists: what the systemd units start are verbs and flags of this table.
+func TestUnitsCallWhatExists(t *testing.T) {
+	units, err := filepath.Glob("../installer/files/systemd/*.service")
+	if err != nil || len(units) < 2 {
+		t.Fatalf("%v %v", units, err)
+	}
+	for _, unit := range units {
+		text, err := os.ReadFile(unit)
+		if err != nil {
+			t.Fatal(err)
+		}
+		found := false
+		for line := range strings.Lines(string(text)) {
+			command, ok := strings.CutPrefix(strings.TrimSpace(line), "ExecStart=/usr/bin/")
+			if !ok {
+				continue
+			}
+			found = true
+			app := newApp(io.Discard, io.Discard)
+			everyCommand(app.Commands, "", func(_ string, c *cli.Command) { c.Action = func(*cli.Context) error { return nil } })
+			if code := execute(t.Context(), app, strings.Fields(command)); code != exitOK {
+				t.Errorf("%s: %s: exit code %d", unit, command, code)
+			}
+		}
+		if !found {
+			t.Errorf("%s starts nothing of ours", unit)
+		}
+	}
 }
