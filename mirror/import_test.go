@@ -95,9 +95,7 @@ func TestGoChecksumDatabase(t *testing.T) {
 		if err != nil || got != leaf {
 			t.Fatalf("record %d: %v, %v", n, got, err)
 		}
-		if err := tiles.CheckInclusion(n, head.Size, leaf, head.Root, proof); err != nil {
-			t.Fatal(err)
-		}
+		proven(t, n, head, leaf, proof)
 	}
 	r, err := l.in.Reconcile(context.Background())
 	if err != nil || r.Err() != nil || r.Logs[0].Heads != 5 {
