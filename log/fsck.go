@@ -191,7 +191,7 @@ func (f *fsck) begin(ctx context.Context) error {
 
 // entries walks all entries once and compares everything that depends on them.
 func (f *fsck) entries(ctx context.Context, check chan<- storedHead) error {
-	if err := f.atSize(check); err != nil {
+	if err := f.c.DB.View(func(tx store.Tx) error { return f.atSize(tx, check) }); err != nil {
 		return err
 	}
 	for first := uint64(0); first < f.tip; first += fsckStep * tileWidth {
@@ -209,7 +209,7 @@ func (f *fsck) entries(ctx context.Context, check chan<- storedHead) error {
 					if err := f.entry(tx, c, i, leafHash(leaf)); err != nil {
 						return err
 					}
-					if err := f.atSize(check); err != nil {
+					if err := f.atSize(tx, check); err != nil {
 						return err
 					}
 				}
@@ -263,10 +263,10 @@ func (f *fsck) entry(tx store.Tx, c chunk, i int, h [32]byte) error {
 }
 
 // atSize compares the heads and marks of the size the walk has reached.
-func (f *fsck) atSize(check chan<- storedHead) error {
+func (f *fsck) atSize(tx store.Tx, check chan<- storedHead) error {
 	size := f.tree.size
 	if len(f.heads) == 0 && f.nextKey != nil {
-		if err := f.readHeads(); err != nil {
+		if err := f.readHeads(tx); err != nil {
 			return err
 		}
 	}
@@ -289,35 +289,33 @@ func (f *fsck) atSize(check chan<- storedHead) error {
 }
 
 // readHeads reads the next heads up to the last one Fsck began with.
-func (f *fsck) readHeads() error {
+func (f *fsck) readHeads(tx store.Tx) error {
 	var ferr error
 	next := f.nextKey
 	f.nextKey = nil
-	err := f.c.DB.View(func(tx store.Tx) error {
-		return tx.Scan(next, f.keys.after('h'), func(k, v []byte) bool {
-			if len(f.heads) == 1024 {
-				f.nextKey = bytes.Clone(k)
-				return false
-			}
-			size, ok := f.keys.number(k)
-			if !ok {
-				f.problem("a stray key among the heads")
-				return true
-			}
-			if size > f.last.Size {
-				return false
-			}
-			var s storedHead
-			if s.h, s.sig, ferr = parseHead(size, v); ferr != nil {
-				return false
-			}
-			if s.h.Time.Before(f.prev) {
-				f.problem("the head of size %d is older than the one below it", size)
-			}
-			f.prev = s.h.Time
-			f.heads = append(f.heads, s)
+	err := tx.Scan(next, f.keys.after('h'), func(k, v []byte) bool {
+		if len(f.heads) == 1024 {
+			f.nextKey = bytes.Clone(k)
+			return false
+		}
+		size, ok := f.keys.number(k)
+		if !ok {
+			f.problem("a stray key among the heads")
 			return true
-		})
+		}
+		if size > f.last.Size {
+			return false
+		}
+		var s storedHead
+		if s.h, s.sig, ferr = parseHead(size, v); ferr != nil {
+			return false
+		}
+		if s.h.Time.Before(f.prev) {
+			f.problem("the head of size %d is older than the one below it", size)
+		}
+		f.prev = s.h.Time
+		f.heads = append(f.heads, s)
+		return true
 	})
 	if err == nil {
 		err = ferr

@@ -1,6 +1,7 @@
 package log
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -8,6 +9,8 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"runtime"
+	"runtime/debug"
 	"sync"
 	"testing"
 
@@ -44,6 +47,7 @@ func newRig(t testing.TB, change func(*Config)) *rig {
 	}
 	r.openHW()
 	r.c.DB = r.db
+	r.flatten()
 	if err := Create(t.Context(), r.c); err != nil {
 		t.Fatal(err)
 	}
@@ -65,6 +69,7 @@ func (r *rig) openHW() {
 
 func (r *rig) open() {
 	r.t.Helper()
+	r.flatten()
 	l, err := Open(r.t.Context(), r.c)
 	if err != nil {
 		r.t.Fatal(err)
@@ -73,6 +78,40 @@ func (r *rig) open() {
 	ctx, cancel := context.WithCancel(context.Background())
 	r.cancel, r.done = cancel, make(chan struct{})
 	go func(done chan struct{}) { r.ran = l.Run(ctx); close(done) }(r.done)
+}
+
+// flatten puts the watch for nested transactions before the engine.
+func (r *rig) flatten() {
+	if db, ok := r.c.DB.(*bolt.DB); ok {
+		r.c.DB = &flatDB{DB: db, t: r.t}
+	}
+}
+
+// flatDB fails the test on a transaction begun inside another one of the same goroutine.
+type flatDB struct {
+	store.DB
+	t      testing.TB
+	inside sync.Map // by goroutine
+}
+
+func (d *flatDB) enter() (leave func()) {
+	var b [40]byte
+	g := string(bytes.Fields(b[:runtime.Stack(b[:], false)])[1])
+	if _, nested := d.inside.LoadOrStore(g, true); nested {
+		d.t.Errorf("a transaction inside another one\n%s", debug.Stack())
+		return func() {}
+	}
+	return func() { d.inside.Delete(g) }
+}
+
+func (d *flatDB) View(fn func(store.Tx) error) error {
+	defer d.enter()()
+	return d.DB.View(fn)
+}
+
+func (d *flatDB) Update(fn func(store.Tx) error) error {
+	defer d.enter()()
+	return d.DB.Update(fn)
 }
 
 func (r *rig) stop() {

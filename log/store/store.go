@@ -49,6 +49,10 @@ const (
 )
 
 // DB is a transactional key-value store. All methods are safe for concurrent use; Update calls run one at a time.
+//
+// A function given to View or Update calls none of DB's methods, nor anything that does: transactions do not nest. An
+// engine that grows its mapping waits for the outer transaction while the inner one waits for the engine, and nothing in
+// the process reads or writes any more.
 type DB interface {
 	// View runs fn in a read transaction.
 	View(fn func(Tx) error) error

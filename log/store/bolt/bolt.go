@@ -31,8 +31,8 @@ import (
 const LockWait = 2 * time.Second
 
 // mmapSize is the address space mapped at the start, in bytes. A remap waits for every reader, a snapshot included, and the
-// writer with it; address space costs nothing.
-const mmapSize = min(16<<30, math.MaxInt/4)
+// writer with it; address space costs no memory. Where it is limited (RLIMIT_AS), less is mapped: see open.
+const mmapSize = min(64<<30, math.MaxInt/4)
 
 var bucket = []byte("kv")
 
@@ -113,12 +113,21 @@ func Open(path string) (*DB, error) {
 
 func open(path string) (d *DB, err error) {
 	defer guard(&err)()
-	b, err := bbolt.Open(path, 0o600, &bbolt.Options{
-		Timeout:         LockWait,
-		InitialMmapSize: mmapSize,
-		FreelistType:    bbolt.FreelistArrayType, // hands out neighbouring pages, which the kernel writes in one piece
-		NoStatistics:    true,
-	})
+	var b *bbolt.DB
+	for size := mmapSize; ; size /= 4 {
+		if size < 1<<20 {
+			size = 0 // what the file needs
+		}
+		b, err = bbolt.Open(path, 0o600, &bbolt.Options{
+			Timeout:         LockWait,
+			InitialMmapSize: size,
+			FreelistType:    bbolt.FreelistArrayType, // hands out neighbouring pages, which the kernel writes in one piece
+			NoStatistics:    true,
+		})
+		if size == 0 || !errors.Is(err, syscall.ENOMEM) {
+			break
+		}
+	}
 	switch {
 	case errors.Is(err, berrors.ErrTimeout):
 		return nil, fmt.Errorf("opening %s: %w (waited %v); stop that process or use another directory", path, store.ErrLocked, LockWait)

@@ -193,3 +193,40 @@ func TestFlippedBits(t *testing.T) {
 		t.Error("no damage was noticed")
 	}
 }
+
+// Where address space is limited the file opens all the same, with less of it mapped.
+func TestLimitedAddressSpace(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "kv.db")
+	db, err := Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	db.Close()
+	cmd := exec.Command("sh", "-c", `ulimit -v 6000000 && exec "$0"`, os.Args[0])
+	cmd.Env = append(os.Environ(), "BOLT_TEST_HOLD="+path)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+}
+
+// The mapping is address space, not memory.
+func TestMappingIsNotResident(t *testing.T) {
+	resident := func() (pages int64) {
+		b, err := os.ReadFile("/proc/self/statm")
+		if err != nil {
+			t.Skipf("NOT TESTED: no /proc here: %v", err)
+		}
+		var size int64
+		fmt.Sscan(string(b), &size, &pages)
+		return pages
+	}
+	before := resident()
+	db, err := Create(filepath.Join(t.TempDir(), "kv.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if grown := (resident() - before) * int64(os.Getpagesize()); grown > 64<<20 {
+		t.Errorf("opening an empty database made %d bytes resident", grown)
+	}
+}
