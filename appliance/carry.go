@@ -87,7 +87,15 @@ func (m Mirror) logs() (logs []mirror.LogConfig, err error) {
 		if err != nil {
 			return nil, fmt.Errorf("mirror.logs: %s: %w", l.Origin, err)
 		}
-		logs = append(logs, mirror.LogConfig{Origin: l.Origin, FormerOrigins: l.FormerOrigins, VKey: key, Scope: l.Scope, Source: l.Source, Layout: l.Layout, MaxAge: time.Duration(l.MaxAge)})
+		var former []string
+		for _, f := range l.FormerKeys {
+			line, err := verifierLine(l.Origin, f)
+			if err != nil {
+				return nil, fmt.Errorf("mirror.logs: %s: former key: %w", l.Origin, err)
+			}
+			former = append(former, line)
+		}
+		logs = append(logs, mirror.LogConfig{Origin: l.Origin, FormerOrigins: l.FormerOrigins, VKey: key, FormerKeys: former, Scope: l.Scope, Source: l.Source, Layout: l.Layout, MaxAge: time.Duration(l.MaxAge)})
 	}
 	return logs, nil
 }

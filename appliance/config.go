@@ -184,6 +184,8 @@ type MirrorLog struct {
 	FormerOrigins []string `yaml:"former-origins,omitempty"`
 	// Key is the log's public key: a C2SP note verifier line, or the PEM text of an ECDSA or Ed25519 key.
 	Key string `yaml:"key"`
+	// FormerKeys signed for the same log earlier, each as Key. Nothing new is taken under them; they verify what was taken then.
+	FormerKeys []string `yaml:"former-keys,omitempty"`
 	// Scope is full (every entry, the default) or heads.
 	Scope string `yaml:"scope,omitempty"`
 	// Source is where the outside reads the log: an http(s) URL or a directory. Left out inside.

@@ -9,6 +9,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"redoubt.internal/mirror"
+	"redoubt.internal/mirror/parcel"
 )
 
 const maxEvidence = 1 << 20
@@ -18,7 +19,9 @@ func evidenceCommand() *cli.Command {
 		Name: "evidence", Usage: "check a file that proves a log's two histories, with the log's key alone; touches no state", ArgsUsage: "FILE",
 		Flags: []cli.Flag{outputFlag(),
 			&cli.StringFlag{Name: "key", Required: true, Usage: "file with the log's public key as you know it: PEM, or a C2SP note verifier line", EnvVars: []string{"REDOUBT_KEY"}},
-			&cli.StringFlag{Name: "origin", Usage: "the log's origin, for a PEM key", EnvVars: []string{"REDOUBT_ORIGIN"}},
+			&cli.StringFlag{Name: "origin", Usage: "the log's origin, if it is not the name in the key", EnvVars: []string{"REDOUBT_ORIGIN"}},
+			&cli.StringSliceFlag{Name: "former-origin", Usage: "an origin the same log had earlier, as you know it; may be repeated", EnvVars: []string{"REDOUBT_FORMER_ORIGIN"}},
+			&cli.StringSliceFlag{Name: "former-key", Usage: "file with a key the same log had earlier, as you know it; may be repeated", EnvVars: []string{"REDOUBT_FORMER_KEY"}},
 		},
 		Action: func(c *cli.Context) error {
 			if c.NArg() != 1 {
@@ -28,9 +31,9 @@ func evidenceCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			line, err := verifierLine(c.String("origin"), string(key))
+			log, err := evidenceLog(c, string(key))
 			if err != nil {
-				return fmt.Errorf("reading the log's key: %w", err)
+				return err
 			}
 			f, err := os.Open(c.Args().First())
 			if err != nil {
@@ -44,7 +47,7 @@ func evidenceCommand() *cli.Command {
 			if len(data) > maxEvidence {
 				return withCode(mirror.ExitCode(mirror.ErrProof), errors.New("the file is too large to be evidence"))
 			}
-			e, err := mirror.CheckEvidence(data, line)
+			e, err := mirror.CheckEvidence(data, log)
 			if err != nil {
 				return withCode(mirror.ExitCode(err), err)
 			}
@@ -53,4 +56,32 @@ func evidenceCommand() *cli.Command {
 			})
 		},
 	}
+}
+
+// evidenceLog is the log as the reader of evidence knows it: nothing of it comes from the evidence.
+func evidenceLog(c *cli.Context, key string) (mirror.LogConfig, error) {
+	log := mirror.LogConfig{Origin: c.String("origin"), FormerOrigins: c.StringSlice("former-origin")}
+	var err error
+	if log.VKey, err = verifierLine(log.Origin, key); err != nil {
+		return log, fmt.Errorf("reading the log's key: %w", err)
+	}
+	if log.Origin == "" {
+		v, err := parcel.NewVerifier(log.VKey)
+		if err != nil {
+			return log, fmt.Errorf("reading the log's key: %w", err)
+		}
+		log.Origin = v.Name()
+	}
+	for _, file := range c.StringSlice("former-key") {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return log, err
+		}
+		former, err := verifierLine(log.Origin, string(text))
+		if err != nil {
+			return log, fmt.Errorf("reading %s: %w", file, err)
+		}
+		log.FormerKeys = append(log.FormerKeys, former)
+	}
+	return log, nil
 }

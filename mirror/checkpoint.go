@@ -21,6 +21,9 @@ type LogConfig struct {
 	FormerOrigins []string
 	// VKey is the key that signs the checkpoints, as NAME+HASH+BASE64 (see parcel.NewVerifier).
 	VKey string
+	// FormerKeys signed for the same log earlier, each as VKey. Nothing new is taken under them; what was taken under them can
+	// be verified again, and a fork across the change of keys be proven.
+	FormerKeys []string
 	// Scope is parcel.ScopeFull (the default) or parcel.ScopeHeads. An importer refuses a parcel of a lesser scope.
 	Scope string
 	// Records are single leaves to carry proofs of at ScopeHeads. Exporter only.
@@ -36,7 +39,8 @@ type LogConfig struct {
 // knownLog is a LogConfig that was checked.
 type knownLog struct {
 	LogConfig
-	key *parcel.Verifier
+	key    *parcel.Verifier
+	former []*parcel.Verifier
 }
 
 func knownLogs(configs []LogConfig) (map[string]*knownLog, error) {
@@ -58,8 +62,17 @@ func knownLogs(configs []LogConfig) (map[string]*knownLog, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%w: log %q: %w", ErrConfig, c.Origin, err)
 		}
+		known := &knownLog{key: key}
+		for _, f := range c.FormerKeys {
+			k, err := parcel.NewVerifier(f)
+			if err != nil {
+				return nil, fmt.Errorf("%w: log %q: former key: %w", ErrConfig, c.Origin, err)
+			}
+			known.former = append(known.former, k)
+		}
 		c.Records = slices.Compact(slices.Sorted(slices.Values(c.Records)))
-		out[c.Origin] = &knownLog{c, key}
+		known.LogConfig = c
+		out[c.Origin] = known
 	}
 	return out, nil
 }
@@ -94,15 +107,28 @@ func ParseCheckpoint(text []byte) (Checkpoint, error) {
 	return c, nil
 }
 
-// open verifies the signature of a checkpoint by the log's key and reads it. A wrong or missing signature is ErrProof, an
-// unknown key ErrUnknownOrigin, another origin ErrUnknownOrigin.
-func (l *knownLog) open(note []byte) (Checkpoint, error) {
+// open verifies the signature of a checkpoint by the log's present key and reads it. A wrong or missing signature is ErrProof,
+// an unknown key ErrUnknownOrigin, another origin ErrUnknownOrigin.
+func (l *knownLog) open(note []byte) (Checkpoint, error) { return l.openBy(note, l.key) }
+
+// openHeld is open for a checkpoint that was accepted under vkey, which must be configured, now or as a former key. An empty
+// vkey stands for the present one.
+func (l *knownLog) openHeld(note []byte, vkey string) (Checkpoint, error) {
+	for _, k := range append([]*parcel.Verifier{l.key}, l.former...) {
+		if vkey == "" || k.VKey() == vkey {
+			return l.openBy(note, k)
+		}
+	}
+	return Checkpoint{}, fmt.Errorf("checkpoint of %q: %w: %.300q is neither the log's key nor one of its former keys", l.Origin, ErrUnknownOrigin, vkey)
+}
+
+func (l *knownLog) openBy(note []byte, key *parcel.Verifier) (Checkpoint, error) {
 	if len(note) > parcel.MaxCheckpoint {
 		return Checkpoint{}, fmt.Errorf("%w: a checkpoint of %d bytes", ErrProof, len(note))
 	}
-	text, _, err := parcel.OpenNote(note, []*parcel.Verifier{l.key})
+	text, _, err := parcel.OpenNote(note, []*parcel.Verifier{key})
 	if isForeign(err) {
-		return Checkpoint{}, fmt.Errorf("checkpoint of %q: %w: not signed by %s", l.Origin, ErrUnknownOrigin, l.key.ID())
+		return Checkpoint{}, fmt.Errorf("checkpoint of %q: %w: not signed by %s", l.Origin, ErrUnknownOrigin, key.ID())
 	}
 	if err != nil {
 		return Checkpoint{}, fmt.Errorf("checkpoint of %q: %w: %v", l.Origin, ErrProof, err)

@@ -6,8 +6,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"time"
 
 	"redoubt.internal/log/store"
@@ -20,32 +22,50 @@ import (
 // Of two checkpoints of one size with different roots nothing more is needed. Of a smaller and a larger one, Proof (as
 // tiles.PrefixRoots reads it) gives the larger one's root and, for the smaller size, another root than the log signed.
 type Evidence struct {
-	Origin  string       `json:"origin"`
-	Former  []string     `json:"former_origins,omitempty"`
-	VKey    string       `json:"vkey"`    // of the log, as it was pinned here; check it against your own
-	Smaller string       `json:"smaller"` // the signed checkpoint of the smaller size: the one held here
-	Larger  string       `json:"larger"`  // the signed checkpoint that contradicts it
-	Proof   []tiles.Hash `json:"proof,omitempty"`
-	Parcel  string       `json:"parcel,omitempty"` // what brought it
+	Origin     string       `json:"origin"`
+	Former     []string     `json:"former_origins,omitempty"`
+	Smaller    string       `json:"smaller"` // the signed checkpoint of the smaller size
+	SmallerKey string       `json:"smaller_vkey"`
+	Larger     string       `json:"larger"` // the signed checkpoint that contradicts it
+	LargerKey  string       `json:"larger_vkey"`
+	Proof      []tiles.Hash `json:"proof,omitempty"`
+	Parcel     string       `json:"parcel,omitempty"` // what brought it
 }
 
-// CheckEvidence tells whether data proves that the log with the given key signed two histories. It needs nothing else.
-func CheckEvidence(data []byte, vkey string) (*Evidence, error) {
+// CheckEvidence tells whether data proves that the log of c signed two histories. What the log is, its origin, former origins,
+// key and former keys, is the reader's own knowledge in c: several honest logs may share a key, so that a file which said
+// itself which origins are one log could make two of them a fork. The file has to agree with c.
+func CheckEvidence(data []byte, c LogConfig) (*Evidence, error) {
 	var e Evidence
 	d := json.NewDecoder(bytes.NewReader(data))
 	d.DisallowUnknownFields()
 	if err := d.Decode(&e); err != nil {
 		return nil, fmt.Errorf("%w: reading evidence: %v", ErrProof, err)
 	}
-	known, err := knownLogs([]LogConfig{{Origin: e.Origin, FormerOrigins: e.Former, VKey: vkey}})
+	if _, err := d.Token(); err != io.EOF {
+		return nil, fmt.Errorf("%w: bytes after the evidence", ErrProof)
+	}
+	known, err := knownLogs([]LogConfig{c})
 	if err != nil {
 		return nil, err
 	}
-	a, err := known[e.Origin].open([]byte(e.Smaller))
+	log := known[c.Origin]
+	if e.Origin != c.Origin {
+		return nil, fmt.Errorf("%w: the evidence is about %.100q, not about %q", ErrUnknownOrigin, e.Origin, c.Origin)
+	}
+	for _, f := range e.Former {
+		if !slices.Contains(c.FormerOrigins, f) {
+			return nil, fmt.Errorf("%w: %.100q is not known as a former origin of %q", ErrUnknownOrigin, f, c.Origin)
+		}
+	}
+	if e.SmallerKey == "" || e.LargerKey == "" {
+		return nil, fmt.Errorf("%w: evidence that does not name its keys", ErrProof)
+	}
+	a, err := log.openHeld([]byte(e.Smaller), e.SmallerKey)
 	if err != nil {
 		return nil, err
 	}
-	b, err := known[e.Origin].open([]byte(e.Larger))
+	b, err := log.openHeld([]byte(e.Larger), e.LargerKey)
 	if err != nil {
 		return nil, err
 	}
@@ -65,15 +85,12 @@ func CheckEvidence(data []byte, vkey string) (*Evidence, error) {
 	return &e, nil
 }
 
-// writeEvidence stores evidence durably, after checking that it proves what it says, and returns the file's name below the
-// folder. The name depends on the content alone, so that a repeated import finds the same file.
+// writeEvidence stores evidence durably and returns the file's name below the folder. The name depends on the content alone,
+// so that a repeated import finds the same file.
 func writeEvidence(root *os.Root, e Evidence) (string, error) {
 	data, err := json.MarshalIndent(e, "", "  ")
 	if err != nil {
 		return "", err
-	}
-	if _, err := CheckEvidence(data, e.VKey); err != nil {
-		return "", fmt.Errorf("checking evidence: %w", err)
 	}
 	e.Parcel = ""
 	stable, err := json.Marshal(e)
@@ -112,8 +129,18 @@ func writeDurably(root *os.Root, name string, data []byte) error {
 	return syncfs(root)
 }
 
-// freezeLog writes the evidence, then the record that the log stands still, under prefix.
-func freezeLog(ctx context.Context, root *os.Root, e Evidence, now time.Time, record func(Event, func(store.Tx) error) error, prefix string) (Freeze, error) {
+// proves tells whether evidence that was just written stands by itself. Without it the log is frozen all the same.
+func (e Evidence) proves(c LogConfig) error {
+	data, err := json.Marshal(e)
+	if err == nil {
+		_, err = CheckEvidence(data, c)
+	}
+	return err
+}
+
+// freezeLog writes the evidence, then the record that the log stands still, under prefix. A pair that is no proof for others,
+// because the older checkpoint was signed by a key that is not configured any more, freezes the log too: the reason says so.
+func freezeLog(ctx context.Context, root *os.Root, log *knownLog, e Evidence, now time.Time, record func(Event, func(store.Tx) error) error, prefix string) (Freeze, error) {
 	file, err := writeEvidence(root, e)
 	if err != nil {
 		return Freeze{}, err
@@ -121,6 +148,9 @@ func freezeLog(ctx context.Context, root *os.Root, e Evidence, now time.Time, re
 	f := Freeze{Origin: e.Origin, Since: now, Reason: "two roots of one size", Evidence: file}
 	if len(e.Proof) > 0 {
 		f.Reason = "the newer tree does not hold the older one"
+	}
+	if err := e.proves(log.LogConfig); err != nil {
+		f.Reason += "; the evidence does not stand by itself: " + oneLine(err)
 	}
 	event := Event{Action: "mirror.freeze", Object: e.Origin, Outcome: "success", Detail: map[string]string{"reason": f.Reason, "evidence": file}}
 	return f, record(event, func(tx store.Tx) error { return put(tx, prefix+e.Origin, f) })

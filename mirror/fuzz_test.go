@@ -44,10 +44,10 @@ func FuzzEvidence(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	f.Add(fmt.Appendf(nil, `{"origin":"log.example","vkey":%q,"smaller":%q,"larger":%q}`, vkey, note, note))
+	f.Add(fmt.Appendf(nil, `{"origin":"log.example","smaller_vkey":%q,"larger_vkey":%q,"smaller":%q,"larger":%q}`, vkey, vkey, note, note))
 	f.Add([]byte(`{"origin":"log.example","smaller":"","larger":"","proof":["00"]}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if e, err := CheckEvidence(b, vkey); err == nil { // the log signed one checkpoint only
+		if e, err := CheckEvidence(b, LogConfig{Origin: "log.example", VKey: vkey}); err == nil { // the log signed one checkpoint only
 			t.Fatalf("one checkpoint proves a fork: %+v", e)
 		}
 	})

@@ -262,7 +262,7 @@ func (m *Mirror) commit(ctx context.Context, p *pendingState) error {
 				return err
 			}
 			from := p.Transfer.Logs[slices.IndexFunc(p.Transfer.Logs, func(s TransferStep) bool { return s.Origin == p.Heads[i].Origin })].From
-			seen := seenHead{Size: h.Size, Root: h.Root, Note: h.Note, From: from, Scope: h.Scope, Sequence: h.Sequence}
+			seen := seenHead{Size: h.Size, Root: h.Root, Note: h.Note, VKey: h.VKey, From: from, Scope: h.Scope, Sequence: h.Sequence}
 			if err := put(tx, seenKey(h.Origin, h.Size), seen); err != nil {
 				return err
 			}

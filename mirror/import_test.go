@@ -339,13 +339,13 @@ func TestForkInside(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := CheckEvidence(data, c.VKey); err != nil {
+			if _, err := CheckEvidence(data, c); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := CheckEvidence(data, mustKey(t, "log.example", 3)); err == nil {
+			if _, err := CheckEvidence(data, LogConfig{Origin: c.Origin, VKey: mustKey(t, "log.example", 3)}); err == nil {
 				t.Fatal("evidence holds under another key")
 			}
-			if _, err := CheckEvidence(bytes.Replace(data, []byte(`"larger": "`), []byte(`"larger": "x`), 1), c.VKey); err == nil {
+			if _, err := CheckEvidence(bytes.Replace(data, []byte(`"larger": "`), []byte(`"larger": "x`), 1), c); err == nil {
 				t.Fatal("changed evidence holds")
 			}
 			l.reopen()

@@ -22,6 +22,7 @@ import (
 	"redoubt.internal/log/store/bolt"
 	"redoubt.internal/mirror/generate"
 	"redoubt.internal/mirror/parcel"
+	"redoubt.internal/mirror/tiles"
 )
 
 // lab is an outside and an inside with a folder between them that plays the medium.
@@ -342,6 +343,11 @@ func (e *Exporter) setSent(stream streamState, heads ...Head) error {
 
 // tinyLog makes a log of entries of a few bytes with checkpoints at sizes: many tiles, little data.
 func tinyLog(t testing.TB, sizes ...uint64) LogConfig {
+	return signedLog(t, 4, tiles.MaxSize, sizes...)
+}
+
+// signedLog is tinyLog under another key, with other entries from forkAt on.
+func signedLog(t testing.TB, key byte, forkAt uint64, sizes ...uint64) LogConfig {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "tiny")
 	w, err := generate.NewBuilder(dir)
@@ -351,11 +357,11 @@ func tinyLog(t testing.TB, sizes ...uint64) LogConfig {
 	defer w.Close()
 	for _, size := range sizes {
 		for w.Size() < size {
-			if err := w.Add(fmt.Appendf(nil, "entry %d", w.Size())); err != nil {
+			if err := w.Add(fmt.Appendf(nil, "entry %d%s", w.Size(), strings.Repeat("!", min(1, int(w.Size()/forkAt))))); err != nil {
 				t.Fatal(err)
 			}
 		}
-		note, err := parcel.SignNote(generate.CheckpointText("log.example", size, w.Root()), "log.example", labKey(4))
+		note, err := parcel.SignNote(generate.CheckpointText("log.example", size, w.Root()), "log.example", labKey(key))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -363,7 +369,7 @@ func tinyLog(t testing.TB, sizes ...uint64) LogConfig {
 			t.Fatal(err)
 		}
 	}
-	vkey, err := parcel.VerifierKey("log.example", labKey(4).Public())
+	vkey, err := parcel.VerifierKey("log.example", labKey(key).Public())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -140,7 +140,7 @@ func (in *importing) readLog(ctx context.Context, i int, l parcel.Log) error {
 	}
 	in.steps = append(in.steps, done)
 	in.heads = append(in.heads, Head{
-		Origin: l.Origin, Scope: l.Scope, Size: s.to.Size, Root: s.to.Root, Note: note, Observed: l.Observed.Time,
+		Origin: l.Origin, Scope: l.Scope, Size: s.to.Size, Root: s.to.Root, Note: note, VKey: s.log.key.VKey(), Observed: l.Observed.Time,
 		Imported: m.c.Now().UTC(), Sequence: in.p.Manifest.Sequence, Records: l.Records,
 	})
 	return nil
@@ -230,7 +230,7 @@ func (in *importing) skip(i int, want plan) error {
 // freeze stops a log at its last good head: evidence first, then the record.
 func (in *importing) freeze(ctx context.Context, origin string, fork *forkFound) error {
 	fork.evidence.Parcel = in.p.Digest.String()
-	f, err := freezeLog(ctx, in.m.root, fork.evidence, in.m.c.Now().UTC(), func(e Event, with func(store.Tx) error) error {
+	f, err := freezeLog(ctx, in.m.root, in.m.logs[origin], fork.evidence, in.m.c.Now().UTC(), func(e Event, with func(store.Tx) error) error {
 		return in.m.record(ctx, e, with)
 	}, keyFrozen)
 	if err != nil {

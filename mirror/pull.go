@@ -90,7 +90,7 @@ func (e *Exporter) pullLog(ctx context.Context, log *knownLog, from Head, out *P
 	var fork *forkFound
 	if errors.As(err, &fork) {
 		record := func(_ Event, with func(store.Tx) error) error { return e.c.DB.Update(with) }
-		f, err := freezeLog(ctx, e.root, fork.evidence, e.c.Now().UTC(), record, keyStopped)
+		f, err := freezeLog(ctx, e.root, log, fork.evidence, e.c.Now().UTC(), record, keyStopped)
 		if err != nil {
 			return err
 		}
@@ -113,7 +113,7 @@ func (e *Exporter) pullLog(ctx context.Context, log *knownLog, from Head, out *P
 	}
 	now := e.c.Now().UTC()
 	head := Head{
-		Origin: log.Origin, Scope: log.Scope, Size: step.to.Size, Root: step.to.Root, Note: note,
+		Origin: log.Origin, Scope: log.Scope, Size: step.to.Size, Root: step.to.Root, Note: note, VKey: log.key.VKey(),
 		Observed: now, Imported: now, Records: recordsBelow(log, note),
 	}
 	if err := e.c.DB.Update(func(tx store.Tx) error { return put(tx, keyCollected+log.Origin, head) }); err != nil {
@@ -158,7 +158,8 @@ func (e *Exporter) olderHead(ctx context.Context, log *knownLog, from Head, note
 		return older
 	}
 	return &forkFound{Evidence{
-		Origin: log.Origin, Former: log.FormerOrigins, VKey: log.VKey, Smaller: string(note), Larger: string(from.Note),
+		Origin: log.Origin, Former: log.FormerOrigins,
+		Smaller: string(note), SmallerKey: log.key.VKey(), Larger: string(from.Note), LargerKey: from.vkey(log),
 		Proof: tiles.Seeded(to.Size, root, proof),
 	}}
 }

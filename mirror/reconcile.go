@@ -300,7 +300,7 @@ func (m *Mirror) recheck(ctx context.Context, log *knownLog, h Head, out *LogRep
 	if err != nil {
 		return err
 	}
-	if c, err := log.open(h.Note); err != nil || c.Size != h.Size || c.Root != h.Root {
+	if c, err := log.openHeld(h.Note, h.VKey); err != nil || c.Size != h.Size || c.Root != h.Root {
 		problem("the stored head is not the checkpoint it was taken from: %v", err)
 	}
 	tree := m.tree(h, sh)
@@ -337,7 +337,7 @@ func (m *Mirror) recheck(ctx context.Context, log *knownLog, h Head, out *LogRep
 // reproduce verifies the signature of an accepted checkpoint and computes its root from stored tiles: of the head's tree at
 // scope full, and of its own tree, as far as the step to it carried tiles, at scope heads.
 func (m *Mirror) reproduce(ctx context.Context, log *knownLog, h Head, tree *tiles.Tree, sh *shelf, s seenHead) error {
-	c, err := log.open(s.Note)
+	c, err := log.openHeld(s.Note, s.VKey)
 	if err != nil {
 		return err
 	}

@@ -188,7 +188,7 @@ func TestDamagedSources(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if _, err := CheckEvidence(data, c.VKey); err != nil {
+				if _, err := CheckEvidence(data, c); err != nil {
 					t.Fatal(err)
 				}
 				return // frozen: it does not go on by itself
@@ -226,7 +226,7 @@ func TestForkedSource(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := CheckEvidence(data, c.VKey); err != nil {
+		if _, err := CheckEvidence(data, c); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := l.out.Pull(context.Background()); !errors.Is(err, ErrFrozen) {

@@ -1,6 +1,7 @@
 package mirror
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -46,10 +47,11 @@ type Head struct {
 	Scope    string     `json:"scope"`
 	Size     uint64     `json:"size"`
 	Root     tiles.Hash `json:"root"`
-	Note     []byte     `json:"note"`     // the signed checkpoint as the log gave it
-	Observed time.Time  `json:"observed"` // when the exporter says it last saw the log there; unproven
-	Imported time.Time  `json:"imported"` // local time
-	Sequence uint64     `json:"sequence"` // parcel that brought it; 0 on the exporter's side
+	Note     []byte     `json:"note"`           // the signed checkpoint as the log gave it
+	VKey     string     `json:"vkey,omitempty"` // the key it was accepted under
+	Observed time.Time  `json:"observed"`       // when the exporter says it last saw the log there; unproven
+	Imported time.Time  `json:"imported"`       // local time
+	Sequence uint64     `json:"sequence"`       // parcel that brought it; 0 on the exporter's side
 	Records  []uint64   `json:"records,omitempty"`
 }
 
@@ -58,11 +60,15 @@ func (h Head) state() parcel.State {
 	return parcel.State{Size: h.Size, Root: parcel.Digest(slices.Clone(h.Root[:]))}
 }
 
+// vkey is the key the head was accepted under.
+func (h Head) vkey(log *knownLog) string { return cmp.Or(h.VKey, log.key.VKey()) }
+
 // seenHead is a checkpoint that was accepted once, with the one it was proven against.
 type seenHead struct {
 	Size     uint64     `json:"size"`
 	Root     tiles.Hash `json:"root"`
 	Note     []byte     `json:"note"`
+	VKey     string     `json:"vkey,omitempty"` // the key it was accepted under
 	From     uint64     `json:"from"`
 	Scope    string     `json:"scope"`
 	Sequence uint64     `json:"sequence"`

@@ -33,7 +33,10 @@ func prove(ctx context.Context, log *knownLog, from Head, note []byte, scope str
 	if err != nil {
 		return nil, err
 	}
-	contradiction := Evidence{Origin: log.Origin, Former: log.FormerOrigins, VKey: log.VKey, Smaller: string(from.Note), Larger: string(note)}
+	contradiction := Evidence{
+		Origin: log.Origin, Former: log.FormerOrigins,
+		Smaller: string(from.Note), SmallerKey: from.vkey(log), Larger: string(note), LargerKey: log.key.VKey(),
+	}
 	switch {
 	case to.Size < from.Size:
 		return nil, fmt.Errorf("log %q: %w: its checkpoint has %d leaves, %d are held", log.Origin, ErrReplay, to.Size, from.Size)
