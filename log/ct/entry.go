@@ -100,7 +100,8 @@ func withoutPoison(tbs []byte) ([]byte, error) {
 		!body.SkipOptionalASN1(cbasn1.Tag(1).ContextSpecific()) || !body.SkipOptionalASN1(cbasn1.Tag(2).ContextSpecific()) {
 		return nil, malformed
 	}
-	if !canonicalTime(&validity) || !canonicalTime(&validity) || !validity.Empty() {
+	notBefore, notAfter := canonicalTime(&validity), canonicalTime(&validity)
+	if !notBefore || !notAfter || !validity.Empty() {
 		return nil, errors.New("validity is not in the form RFC 5280 4.1.2.5 prescribes")
 	}
 	head := whole[:len(whole)-len(body)]
