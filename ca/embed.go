@@ -111,6 +111,7 @@ func split(tbs []byte) (head []byte, extensions []extension, err error) {
 	if !body.ReadASN1(&wrapped, explicit3) || !body.Empty() || !wrapped.ReadASN1(&list, cbasn1.SEQUENCE) || !wrapped.Empty() {
 		return nil, nil, malformed
 	}
+	extensions = make([]extension, 0, 32)
 	for !list.Empty() {
 		var raw, inner cryptobyte.String
 		var e extension

@@ -1,6 +1,7 @@
 package identity
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
@@ -218,21 +219,33 @@ func stringMember(all map[string]json.RawMessage, name string, limit int) (strin
 	if !ok {
 		return "", nil
 	}
-	var s *string
-	if err := json.Unmarshal(raw, &s); err != nil || s == nil {
+	s, ok := text(raw)
+	if !ok {
 		return "", fmt.Errorf("%q is not a string", name)
 	}
-	if len(*s) > limit {
+	if len(s) > limit {
 		return "", fmt.Errorf("%q is longer than %d bytes", name, limit)
 	}
-	return *s, nil
+	return s, nil
+}
+
+// text reads one JSON string of a document that passed strictJSON. One without
+// escapes stands between its quotes as it is.
+func text(raw json.RawMessage) (string, bool) {
+	if n := len(raw); n >= 2 && raw[0] == '"' && raw[n-1] == '"' && bytes.IndexByte(raw, '\\') < 0 {
+		return string(raw[1 : n-1]), true
+	}
+	var s *string
+	if err := json.Unmarshal(raw, &s); err != nil || s == nil {
+		return "", false
+	}
+	return *s, true
 }
 
 // audience reads aud: one string or an array of strings, never empty.
 func audience(raw json.RawMessage) ([]string, error) {
-	var one *string
-	if err := json.Unmarshal(raw, &one); err == nil && one != nil && *one != "" {
-		return []string{*one}, nil
+	if one, ok := text(raw); ok && one != "" {
+		return []string{one}, nil
 	}
 	var many []*string
 	if err := json.Unmarshal(raw, &many); err != nil || len(many) == 0 || len(many) > maxAudiences {
