@@ -434,3 +434,83 @@ func TestDatabaseClosedUnderneath(t *testing.T) {
 	}
 	r.add("two", "")
 }
+
+// One bad signature under load: the next batch is stored before the verdict is in, so the next head covers both and takes
+// the bad one's place. Nothing stays behind that a check condemns.
+func TestBadSignatureUnderLoad(t *testing.T) {
+	var key *sickKey
+	r := newRig(t, func(c *Config) { key = &sickKey{Signer: c.Signer}; c.Signer = key })
+	r.add("one", "")
+	key.garble.Store(1)
+	gate := make(chan struct{})
+	first := true
+	r.l.at = func(p string) {
+		if p != "signed" || !first {
+			return
+		}
+		first = false
+		close(gate)
+		for { // until the next Add waits
+			r.l.queue.mu.Lock()
+			n := len(r.l.queue.open.reqs)
+			r.l.queue.mu.Unlock()
+			if n > 0 {
+				return
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}
+	two := make(chan error, 1)
+	go func() {
+		_, err := r.l.Add(t.Context(), []byte("two"), nil, nil)
+		two <- err
+	}()
+	<-gate
+	if rc := r.add("three", ""); rc.Index != 2 {
+		t.Fatal(rc.Index)
+	}
+	if err := <-two; !errors.Is(err, ErrSigning) {
+		t.Fatal(err)
+	}
+	r.add("four", "")
+	if _, err := Fsck(t.Context(), r.c, nil); err != nil {
+		t.Fatal(err)
+	}
+	r.reopen()
+	if r.l.Head().Size != 4 || r.l.Err() != nil {
+		t.Fatal(r.l.Head().Size, r.l.Err())
+	}
+}
+
+// A log that stops on top of a bad signature publishes the good head below it until it can sign again, and a halted one
+// can be resumed.
+func TestStopOnBadSignature(t *testing.T) {
+	var key *sickKey
+	r := newRig(t, func(c *Config) { key = &sickKey{Signer: c.Signer}; c.Signer = key })
+	r.add("one", "")
+	good := r.l.Head()
+	key.garble.Store(1)
+	if _, err := r.l.Add(t.Context(), []byte("two"), nil, nil); !errors.Is(err, ErrSigning) {
+		t.Fatal(err)
+	}
+	key.refuse.Store(1 << 20)
+	r.reopen()
+	if h := r.l.Head(); !bytes.Equal(h.Note, good.Note) || r.l.Err() != nil {
+		t.Fatalf("published %d, %v", h.Size, r.l.Err())
+	}
+	r.l.halt(errors.New("injected"))
+	r.cancel()
+	<-r.done
+	rep, err := Resume(t.Context(), r.c)
+	if err != nil || !rep.Unpublished {
+		t.Fatal(rep, err)
+	}
+	key.refuse.Store(0)
+	r.reopen()
+	if h := r.l.Head(); h.Size != 2 || r.l.Err() != nil {
+		t.Fatal(h.Size, r.l.Err())
+	}
+	if rep, err := Fsck(t.Context(), r.c, nil); err != nil || rep.Unpublished {
+		t.Fatal(rep, err)
+	}
+}

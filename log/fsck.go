@@ -15,16 +15,18 @@ import (
 
 // FsckReport says what Fsck read and what it found wrong.
 type FsckReport struct {
-	Entries    uint64 // durable entries read and hashed
-	Extras     uint64 // extras checked against their digest
-	Tiles      uint64 // stored tiles compared with the computed ones
-	Heads      uint64 // heads checked: root at their size, signature, time
-	Size       uint64 // of the last head
-	Root       [32]byte
-	Unsigned   uint64 // durable entries no head covers yet; Open covers them
-	Halted     string // why the log was halted, empty when it was not
-	Problems   []string
-	Suppressed int // problems beyond the first maxProblems
+	Entries  uint64 // durable entries read and hashed
+	Extras   uint64 // extras checked against their digest
+	Tiles    uint64 // stored tiles compared with the computed ones
+	Heads    uint64 // heads checked: root at their size, signature, time
+	Size     uint64 // of the last head
+	Root     [32]byte
+	Unsigned uint64 // durable entries no head covers yet; Open covers them
+	// Unpublished says that the last head has a bad signature and was never published: Open puts another in its place.
+	Unpublished bool
+	Halted      string // why the log was halted, empty when it was not
+	Problems    []string
+	Suppressed  int // problems beyond the first maxProblems
 }
 
 const (
@@ -112,7 +114,12 @@ func (f *fsck) run(ctx context.Context) error {
 		workers.Go(func() {
 			for s := range check {
 				heads.Add(1)
-				if err := f.key.verify(s.h.Size, s.h.Root, s.sig); err != nil {
+				err := f.key.verify(s.h.Size, s.h.Root, s.sig)
+				if err != nil && f.unpublished(s.h.Size) {
+					f.mu.Lock()
+					f.rep.Unpublished = true
+					f.mu.Unlock()
+				} else if err != nil {
 					f.problem("the head of size %d: %v", s.h.Size, err)
 				}
 			}
@@ -126,6 +133,16 @@ func (f *fsck) run(ctx context.Context) error {
 		return err
 	}
 	return f.strays(ctx)
+}
+
+// unpublished says that the head of size is the last and above every mark: it was never shown to anybody.
+func (f *fsck) unpublished(size uint64) bool {
+	for marked := range f.marks {
+		if marked >= size {
+			return false
+		}
+	}
+	return size == f.last.Size && len(f.marks) > 0
 }
 
 // begin reads where the log stands, and the marks.

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
+	"math"
 	"time"
 
 	"redoubt.internal/log/store"
@@ -20,7 +21,8 @@ import (
 //	"m"                 meta: byte 1, SHA-256 of the signer's SPKI, origin. Written once
 //	"z"                 latch: why the log must not go on
 //
-// Nothing is rewritten: the newest chunk and the newest head are found by their keys. The large kinds come first, because
+// Nothing is rewritten but a head whose signature turned out bad, which is never published: the newest chunk and the newest
+// head are found by their keys. The large kinds come first, because
 // a B+tree rewrites the last leaf of a kind together with what follows it there.
 //
 // A chunk: byte 1, byte 1 if a root follows the header (in the last chunk of each commit: the root over everything up to
@@ -72,6 +74,7 @@ func (k layout) first(tx store.Tx, kind byte, n uint64) (num uint64, found bool,
 	ok := true
 	err = tx.Scan(k.num(kind, n), k.after(kind), func(key, _ []byte) bool {
 		num, ok = k.number(key)
+		ok = ok && num >= n // whatever the engine does, last below must come to an end
 		found = true
 		return false
 	})
@@ -81,10 +84,15 @@ func (k layout) first(tx store.Tx, kind byte, n uint64) (num uint64, found bool,
 	return num, found, err
 }
 
-// last finds the last key of a kind, in a logarithm of steps.
+// last finds the last key of a kind.
 func (k layout) last(tx store.Tx, kind byte) (num uint64, found bool, err error) {
+	return k.lastBelow(tx, kind, math.MaxUint64)
+}
+
+// lastBelow finds the last key of a kind below limit, in a logarithm of steps.
+func (k layout) lastBelow(tx store.Tx, kind byte, limit uint64) (num uint64, found bool, err error) {
 	num, found, err = k.first(tx, kind, 0)
-	if err != nil || !found {
+	if err != nil || !found || num >= limit {
 		return 0, false, err
 	}
 	for bit := 63; bit >= 0; bit-- {
@@ -93,7 +101,7 @@ func (k layout) last(tx store.Tx, kind byte) (num uint64, found bool, err error)
 			if err != nil {
 				return 0, false, err
 			}
-			if !more {
+			if !more || n >= limit {
 				break
 			}
 			num = n

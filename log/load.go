@@ -36,11 +36,13 @@ func (l *Log) load(tx store.Tx) (tail []*request, err error) {
 		l.latch(fmt.Errorf("halted: %s", reason))
 	}
 	h, err := l.loadLast(tx)
+	good := h
 	if errors.Is(err, errBadSignature) {
 		// Signatures are verified while their transaction runs, so this one was perhaps never published. Its size and root
 		// are checked below; signing the same again forks nothing.
-		l.c.Logger.Warn("the last head's signature does not verify; signing it again", "origin", l.c.Origin, "size", h.Size)
-		l.w.resign, err = true, nil
+		l.c.Logger.Warn("the last head's signature does not verify; signing anew", "origin", l.c.Origin, "size", h.Size)
+		l.w.resign = true
+		good, err = l.loadGood(tx, h.Size)
 	}
 	if err != nil {
 		return nil, err
@@ -53,11 +55,20 @@ func (l *Log) load(tx store.Tx) (tail []*request, err error) {
 		return nil, fmt.Errorf("%w: the entries do not lead to the root of the head of size %d", ErrCorrupt, h.Size)
 	}
 	l.w.last = h
-	l.view.Store(&view{tree: t, head: h})
+	l.w.loaded = &view{tree: t, head: h}
+	if good.Size != h.Size {
+		if t, err = l.loadTree(tx, good.Size); err != nil {
+			return nil, err
+		}
+		if t.root() != good.Root {
+			return nil, fmt.Errorf("%w: the entries do not lead to the root of the head of size %d", ErrCorrupt, good.Size)
+		}
+	}
+	l.view.Store(&view{tree: t, head: good})
 	return l.loadTail(tx, t.fork())
 }
 
-var errBadSignature = fmt.Errorf("%w: the last head", ErrCorrupt)
+var errBadSignature = fmt.Errorf("%w: a head", ErrCorrupt)
 
 // loadLast returns the last durable head, checked. With errBadSignature everything but its signature is good.
 func (l *Log) loadLast(tx store.Tx) (Head, error) {
@@ -72,12 +83,41 @@ func (l *Log) loadLast(tx store.Tx) (Head, error) {
 	if err != nil {
 		return Head{}, err
 	}
+	l.w.lastRec = bytes.Clone(b)
+	return l.checkHead(size, b)
+}
+
+// loadGood returns the newest head below size whose signature is good. One bad head is stored at a time, the last; more
+// than a few are damage.
+func (l *Log) loadGood(tx store.Tx, size uint64) (Head, error) {
+	for range 4 {
+		below, found, err := l.keys.lastBelow(tx, 'h', size)
+		if err != nil {
+			return Head{}, err
+		}
+		if !found {
+			break
+		}
+		b, err := tx.Get(l.keys.head(below))
+		if err != nil {
+			return Head{}, err
+		}
+		h, err := l.checkHead(below, b)
+		if !errors.Is(err, errBadSignature) {
+			return h, err
+		}
+		size = below
+	}
+	return Head{}, fmt.Errorf("%w: no head near the last has a good signature", ErrCorrupt)
+}
+
+// checkHead parses a head record and verifies its signature, if the key is there.
+func (l *Log) checkHead(size uint64, b []byte) (Head, error) {
 	h, sig, err := parseHead(size, b)
 	if err != nil {
 		return h, err
 	}
 	root := h.Root
-	l.w.lastRec = bytes.Clone(b)
 	if l.key != nil {
 		if err := l.key.verify(size, root, sig); err != nil {
 			return h, fmt.Errorf("%w: %w", errBadSignature, err)

@@ -86,7 +86,7 @@ func (l *Log) open(ctx context.Context) error {
 
 // checkMarks compares every configured mark with the last durable head, and raises those behind it.
 func (l *Log) checkMarks(ctx context.Context) error {
-	v := l.view.Load()
+	v := l.w.loaded
 	for i, m := range l.c.HighWater {
 		mark, err := m.Read(ctx)
 		if errors.Is(err, ErrNoMark) {
@@ -114,6 +114,9 @@ func (l *Log) checkMarks(ctx context.Context) error {
 	}
 	if l.c.Signer == nil || l.Err() != nil {
 		return nil
+	}
+	if l.w.resign {
+		return nil // with the head that takes its place
 	}
 	for _, m := range l.c.HighWater {
 		if err := m.Raise(ctx, Mark{Origin: l.c.Origin, Size: v.size, Root: v.head.Root}); err != nil {

@@ -111,6 +111,12 @@ func (l *Log) swapHead(tx store.Tx, head *signed) error {
 	if head == nil {
 		return nil
 	}
+	if w.resign && head.v.head.Size != w.last.Size {
+		// The last head's signature is bad; this one covers the same entries and takes its place.
+		if err := tx.Delete(l.keys.head(w.last.Size)); err != nil {
+			return err
+		}
+	}
 	return tx.Put(l.keys.head(head.v.head.Size), head.rec)
 }
 

@@ -38,8 +38,10 @@ type writer struct {
 	headFirst bool
 	// stuck says that the pending head alone could not be stored: the next try waits for an Add, or a while.
 	stuck bool
-	// resign asks for another signature over the last head: its own did not verify.
+	// resign says that the last head's signature did not verify: the next head takes its place.
 	resign bool
+	// loaded is the last durable head as Open met it. The published one is older when its signature was bad.
+	loaded *view
 }
 
 // retryAfter is how long an idle log waits before it tries again to sign or store a head that it owes.
