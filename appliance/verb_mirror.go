@@ -45,14 +45,18 @@ func mirrorOutside() []*cli.Command {
 		}},
 		{Name: "export", Usage: "outside: pack what is new into a signed parcel", Flags: mirrorFlags(
 			&cli.StringFlag{Name: "out", Required: true, Usage: "folder for the volumes; exists", EnvVars: []string{"REDOUBT_OUT"}},
-			&cli.Int64Flag{Name: "volume-size", Usage: "largest volume in bytes (0: one volume)", EnvVars: []string{"REDOUBT_VOLUME_SIZE"}},
+			&cli.StringFlag{Name: "volume-size", Value: "0", Usage: "largest volume: bytes, or a number with a decimal (4.4GB) or binary (4GiB) unit; 0: one volume", EnvVars: []string{"REDOUBT_VOLUME_SIZE"}},
 			&cli.BoolFlag{Name: "refresh", Usage: "pack a parcel though no log grew, to say that nothing changed", EnvVars: []string{"REDOUBT_REFRESH"}},
 		), Action: func(c *cli.Context) error {
 			out, err := absolute([]string{c.String("out")})
 			if err != nil {
 				return err
 			}
-			packed, err := mirrorExport.call(c, exportArgs{out[0], c.Int64("volume-size"), c.Bool("refresh")})
+			size, err := parseSize(c.String("volume-size"))
+			if err != nil {
+				return usage("--volume-size %q: %v", c.String("volume-size"), err)
+			}
+			packed, err := mirrorExport.call(c, exportArgs{out[0], size, c.Bool("refresh")})
 			if err != nil {
 				return err
 			}
