@@ -32,7 +32,7 @@ func tsaCommand() *cli.Command {
 				if err != nil {
 					return err
 				}
-				return printResult(c, status, func(w io.Writer) { fmt.Fprintf(w, "%+v\n", status) })
+				return printResult(c, status, func(w io.Writer) { printTSAStatus(w, status) })
 			}},
 		},
 	}
@@ -71,4 +71,11 @@ func chainSubcommand(which string) *cli.Command {
 			}
 		})
 	}}
+}
+
+func printTSAStatus(w io.Writer, s tsa.Status) {
+	fmt.Fprintf(w, "clock        %s\n", s.Now.Format(time.RFC3339))
+	fmt.Fprintf(w, "floor        %s; no timestamp bears an earlier time from here on\n", s.Last.Format(time.RFC3339))
+	fmt.Fprintf(w, "reserved to  %s; after a crash timestamps go on from there\n", s.Reserved.Format(time.RFC3339))
+	fmt.Fprintf(w, "certificate  until %s\n", s.NotAfter.Format(time.RFC3339))
 }

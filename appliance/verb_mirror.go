@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -86,15 +85,7 @@ func mirrorInside() []*cli.Command {
 			if err != nil {
 				return err
 			}
-			return printResult(c, report, func(w io.Writer) {
-				for _, t := range report.Transfers {
-					text, err := json.Marshal(t)
-					if err != nil {
-						continue
-					}
-					fmt.Fprintf(w, "%s\n", text)
-				}
-			})
+			return printResult(c, report, func(w io.Writer) { printTransfers(w, report) })
 		}},
 		{Name: "status", Usage: "inside: the stream's last parcel, what is missing, every log's head and age", Flags: mirrorFlags(), Action: func(c *cli.Context) error {
 			status, err := mirrorStatus.call(c, struct{}{})
@@ -150,11 +141,33 @@ func printLogStatus(w io.Writer, l mirror.LogStatus) {
 
 func printSteps(w io.Writer, steps []mirror.PullStep) {
 	for _, s := range steps {
-		text, err := json.Marshal(s)
-		if err != nil {
-			continue
+		printStep(w, s.TransferStep)
+		if s.Error != "" {
+			fmt.Fprintf(w, "  FAILED: %s\n", s.Error)
+		} else if s.Fetched+s.Kept > 0 {
+			fmt.Fprintf(w, "  %d entry bundles fetched, %d kept from an earlier pull\n", s.Fetched, s.Kept)
 		}
-		fmt.Fprintf(w, "%s\n", text)
+	}
+}
+
+func printStep(w io.Writer, s mirror.TransferStep) {
+	switch {
+	case s.Frozen:
+		fmt.Fprintf(w, "%s: FROZEN at %d entries: it showed two histories\n", s.Origin, s.To)
+	case s.From == s.To:
+		fmt.Fprintf(w, "%s: nothing new, %d entries, root %s\n", s.Origin, s.To, s.Root)
+	default:
+		fmt.Fprintf(w, "%s: from %d to %d entries, root %s\n", s.Origin, s.From, s.To, s.Root)
+	}
+}
+
+func printTransfers(w io.Writer, r mirror.Report) {
+	for _, t := range r.Transfers {
+		fmt.Fprintf(w, "parcel %d of %s, %s, made %s by %s\n", t.Sequence, r.Stream, t.Outcome, t.Created.Format(time.RFC3339), t.Exporter)
+		for _, l := range t.Logs {
+			fmt.Fprint(w, "  ")
+			printStep(w, l)
+		}
 	}
 }
 
