@@ -1,11 +1,13 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -146,7 +148,7 @@ func signBundle(ctx context.Context, r signRequest) (*protobundle.Bundle, error)
 	options := sign.BundleOptions{
 		Context:                    ctx,
 		TrustedRoot:                r.TrustedRoot,
-		CertificateProvider:        sign.NewFulcio(&sign.FulcioOptions{BaseURL: fulcio.URL, Timeout: clientTimeout}),
+		CertificateProvider:        sign.NewFulcio(&sign.FulcioOptions{BaseURL: fulcio.URL, Timeout: clientTimeout, Transport: keepReason{http.DefaultTransport}}),
 		CertificateProviderOptions: &sign.CertificateProviderOptions{IDToken: r.Token},
 		TransparencyLogs:           []sign.Transparency{sign.NewRekor(&sign.RekorOptions{BaseURL: rekor.URL, Timeout: clientTimeout, Version: rekor.MajorAPIVersion})},
 	}
@@ -155,11 +157,31 @@ func signBundle(ctx context.Context, r signRequest) (*protobundle.Bundle, error)
 		if err != nil {
 			return nil, fmt.Errorf("choosing the timestamp authority: %w", err)
 		}
-		options.TimestampAuthorities = []*sign.TimestampAuthority{sign.NewTimestampAuthority(&sign.TimestampAuthorityOptions{URL: tsa.URL, Timeout: clientTimeout})}
+		options.TimestampAuthorities = []*sign.TimestampAuthority{sign.NewTimestampAuthority(&sign.TimestampAuthorityOptions{URL: tsa.URL, Timeout: clientTimeout, Transport: keepReason{http.DefaultTransport}})}
 	}
 	bundle, err := sign.Bundle(r.Content, keypair, options)
 	if err != nil {
 		return nil, unavailable(fmt.Errorf("signing: %w", err))
 	}
 	return bundle, nil
+}
+
+// keepReason makes the body of an error answer readable after Close: sigstore-go closes every answer it might retry on, and
+// then reads the reason out of the last one.
+type keepReason struct{ next http.RoundTripper }
+
+const maxReason = 64 << 10 // of an error answer in bytes
+
+func (k keepReason) RoundTrip(request *http.Request) (*http.Response, error) {
+	response, err := k.next.RoundTrip(request)
+	if err != nil || response.StatusCode < 300 {
+		return response, err
+	}
+	body, err := io.ReadAll(io.LimitReader(response.Body, maxReason))
+	response.Body.Close()
+	if err != nil {
+		return nil, fmt.Errorf("reading the reason of %s: %w", response.Status, err)
+	}
+	response.Body = io.NopCloser(bytes.NewReader(bytes.TrimSpace(body)))
+	return response, nil
 }
