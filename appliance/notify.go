@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -28,22 +29,52 @@ func notifySystemd(state string) error {
 
 // writeFileAtomic writes data to path so that a reader sees all of it or nothing.
 func writeFileAtomic(path string, data []byte, mode os.FileMode) error {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	f, err := beginFile(path, mode)
 	if err != nil {
 		return err
 	}
-	defer os.Remove(f.Name())
-	defer f.Close()
+	defer f.discard()
+	return f.finish(data)
+}
+
+// newFile is a file that has room at its place and is not there yet.
+type newFile struct {
+	*os.File
+	path string
+}
+
+// beginFile shows that path can be written before anything is done whose result must not be lost. The caller discards.
+func beginFile(path string, mode os.FileMode) (*newFile, error) {
+	if info, err := os.Stat(path); err == nil && info.IsDir() {
+		return nil, fmt.Errorf("%s is a folder", path)
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	if err != nil {
+		return nil, err
+	}
+	n := &newFile{f, path}
 	if err := f.Chmod(mode); err != nil {
+		n.discard()
+		return nil, err
+	}
+	return n, nil
+}
+
+// finish writes data and puts the file in its place.
+func (n *newFile) finish(data []byte) error {
+	if _, err := n.Write(data); err != nil {
 		return err
 	}
-	if _, err := f.Write(data); err != nil {
+	if err := n.Sync(); err != nil {
 		return err
 	}
-	if err := f.Sync(); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
+	return os.Rename(n.Name(), n.path)
+}
+
+// discard lets go of the file, and removes it when it was not finished.
+func (n *newFile) discard() {
+	n.Close()
+	os.Remove(n.Name())
 }
 
 // writeReadyFile tells whoever started the server where everything is.

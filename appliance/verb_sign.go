@@ -42,6 +42,11 @@ func signCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
+			out, err := beginFile(c.String("bundle"), 0o644)
+			if err != nil {
+				return fmt.Errorf("writing the bundle: %w", err)
+			}
+			defer out.discard()
 			bundle, err := signBundle(c.Context, request)
 			if err != nil {
 				return err
@@ -50,7 +55,7 @@ func signCommand() *cli.Command {
 			if err != nil {
 				return fmt.Errorf("encoding the bundle: %w", err)
 			}
-			if err := writeFileAtomic(c.String("bundle"), data, 0o644); err != nil {
+			if err := out.finish(data); err != nil {
 				return fmt.Errorf("writing the bundle: %w", err)
 			}
 			entry := bundle.GetVerificationMaterial().GetTlogEntries()[0]

@@ -36,3 +36,30 @@ func TestSignKeepsTheReason(t *testing.T) {
 	}
 }
 
+// TestSignNeedsAPlaceForTheBundle: no certificate is asked for when the bundle could not be kept.
+func TestSignNeedsAPlaceForTheBundle(t *testing.T) {
+	s := serveState(t, nil)
+	dir := t.TempDir()
+	redoubt := func(args ...string) (int, string, string) {
+		var stdout, stderr bytes.Buffer
+		code := execute(t.Context(), newApp(&stdout, &stderr), append([]string{"redoubt"}, args...))
+		return code, stdout.String(), stderr.String()
+	}
+	setup, token := filepath.Join(dir, "setup"), filepath.Join(dir, "token")
+	if code, _, stderr := redoubt("client", "setup", "--dir", s.cfg.Dir, "--out", setup); code != exitOK {
+		t.Fatal(stderr)
+	}
+	_, jwt, _ := redoubt("identity", "token", "--dir", s.cfg.Dir)
+	if err := os.WriteFile(token, []byte(jwt), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	before := s.in.ctLog.Head().Size
+	for _, bundle := range []string{filepath.Join(dir, "nosuch", "x.json"), dir} {
+		if code, _, stderr := redoubt("sign", token, "--setup", setup, "--identity-token", token, "--bundle", bundle); code != exitLocal || !strings.Contains(stderr, "writing the bundle") {
+			t.Errorf("%s: exit code %d: %s", bundle, code, stderr)
+		}
+	}
+	if after := s.in.ctLog.Head().Size; after != before {
+		t.Errorf("%d certificates were issued for nothing", after-before)
+	}
+}
