@@ -411,3 +411,30 @@ func TestFsckOfManyHeadsNestsNothing(t *testing.T) {
 		t.Fatal(rep.Heads, err)
 	}
 }
+
+// A log of another format is named as that, not as damage, and is left alone.
+func TestOtherFormat(t *testing.T) {
+	r := newRig(t, nil)
+	r.add("one", "")
+	r.cancel()
+	<-r.done
+	for _, f := range []byte{1, format + 1} {
+		if err := r.db.Update(func(tx store.Tx) error {
+			v, err := tx.Get(r.l.keys.meta())
+			if err != nil {
+				return err
+			}
+			v = bytes.Clone(v)
+			v[0] = f
+			return tx.Put(r.l.keys.meta(), v)
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Open(t.Context(), r.c); !errors.Is(err, ErrFormat) || !strings.Contains(err.Error(), fmt.Sprint("format ", f)) {
+			t.Error(err)
+		}
+		if _, err := Fsck(t.Context(), r.c, nil); !errors.Is(err, ErrFormat) {
+			t.Error(err)
+		}
+	}
+}

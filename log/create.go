@@ -44,7 +44,7 @@ func metaRecord(origin string, pub crypto.PublicKey) ([]byte, error) {
 		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
 	}
 	sum := sha256.Sum256(spki)
-	return append(append([]byte{1}, sum[:]...), origin...), nil
+	return append(append([]byte{format}, sum[:]...), origin...), nil
 }
 
 // Create writes the empty log and signs its size-0 head. It refuses a log that exists (ErrExists), and an origin whose

@@ -156,6 +156,9 @@ func (f *fsck) begin(ctx context.Context) error {
 		if meta == nil {
 			return ErrAbsent
 		}
+		if err := checkFormat(meta); err != nil {
+			return err
+		}
 		want, err := metaRecord(f.c.Origin, f.key.pub)
 		if err != nil {
 			return err
@@ -218,6 +221,9 @@ func (f *fsck) entries(ctx context.Context, check chan<- storedHead) error {
 		to := min(f.tip, first+fsckStep*tileWidth)
 		err := f.c.DB.View(func(tx store.Tx) error {
 			return scanEntries(tx, f.keys, first, to, func(c chunk) error {
+				if err := f.reachable(tx, c); err != nil {
+					return err
+				}
 				for i, leaf := range c.leaves {
 					n := c.first + uint64(i)
 					if n >= f.tip {
@@ -246,6 +252,23 @@ func (f *fsck) entries(ctx context.Context, check chan<- storedHead) error {
 	}
 	if len(f.heads) > 0 {
 		f.problem("a head of size %d that the log never reached", f.heads[0].h.Size)
+	}
+	return nil
+}
+
+// reachable looks a chunk up as readers do. A damaged inner page leaves a walk whole and leads a lookup astray.
+func (f *fsck) reachable(tx store.Tx, c chunk) error {
+	last := c.first + uint64(len(c.leaves)) - 1
+	n, found, err := f.keys.first(tx, 'e', c.first)
+	if err != nil {
+		return err
+	}
+	v, err := tx.Get(f.keys.chunk(last))
+	if err != nil {
+		return err
+	}
+	if !found || n != last || v == nil {
+		f.problem("the chunk of entries %d to %d is there and is not found by its key", c.first, last)
 	}
 	return nil
 }

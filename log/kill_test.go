@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"redoubt.internal/log/store"
 	"redoubt.internal/log/store/bolt"
 )
 
@@ -69,15 +70,16 @@ func victim(dir string, promise bool) {
 	if err != nil {
 		die(err)
 	}
+	if promise {
+		c.DB = newEarlyDB(c.DB)
+		c.HighWater = nil // it would refuse what the control lost
+	}
 	l, err := Open(context.Background(), c)
 	if err != nil {
 		die(err)
 	}
 	if err := l.Err(); err != nil {
 		die(err)
-	}
-	if promise {
-		l.promise = promiseEarly
 	}
 	go func() { die(l.Run(context.Background())) }()
 	fmt.Println("open", l.Head().Size)
@@ -106,22 +108,41 @@ func victim(dir string, promise bool) {
 	select {}
 }
 
-// promiseEarly answers a batch with the receipts it would get, before anything is stored.
-func promiseEarly(l *Log, b *batch) {
-	t := l.w.tree.fork()
-	for i, e := range t.edge {
-		own := *e
-		t.edge[i] = &own
-	}
-	for _, r := range b.reqs {
-		r.index = t.size
-		for _, f := range t.append(r.hash, nil) {
-			l.cache.put(f.level, f.index, f.tile)
-		}
-	}
-	b.covered = &view{tree: t, head: Head{Size: t.size, Root: t.root(), Time: l.now()}}
-	close(b.done)
+// earlyDB is the negative control: it says that a transaction is durable as soon as its function has returned. The commit
+// follows for some at a time.
+type earlyDB struct {
+	store.DB
+	work chan func(store.Tx)
 }
+
+func newEarlyDB(db store.DB) *earlyDB {
+	d := &earlyDB{db, make(chan func(store.Tx))}
+	go func() {
+		for {
+			if err := db.Update(func(tx store.Tx) error {
+				for end := time.After(50 * time.Millisecond); ; {
+					select {
+					case fn := <-d.work:
+						fn(tx)
+					case <-end:
+						return nil
+					}
+				}
+			}); err != nil {
+				return
+			}
+		}
+	}()
+	return d
+}
+
+func (d *earlyDB) Update(fn func(store.Tx) error) error {
+	done := make(chan error)
+	d.work <- func(tx store.Tx) { done <- fn(tx) }
+	return <-done
+}
+
+func (d *earlyDB) View(fn func(store.Tx) error) error { return d.Update(fn) }
 
 // ack is one line of the oracle: what the victim promised, kept outside its disk.
 type ack struct {

@@ -18,7 +18,7 @@ import (
 //	"e" uint64 last     chunk: entries one commit put into one bundle; last is the index of its last entry, so that
 //	                    the first key at or after an index holds it
 //	"h" uint64 size     head record: byte 1, root, int64 unix nanoseconds, the note's signature (key hash and bytes)
-//	"m"                 meta: byte 1, SHA-256 of the signer's SPKI, origin. Written once
+//	"m"                 meta: byte 2, the format of all this; SHA-256 of the signer's SPKI, origin. Written once
 //	"z"                 latch: why the log must not go on
 //
 // Nothing is rewritten but a head whose signature turned out bad, which is never published: the newest chunk and the newest
@@ -30,6 +30,20 @@ import (
 // Framed part: per entry uint16 length, leaf: exactly what a C2SP entry bundle is made of. Extras: nothing when all are
 // empty, else per entry uint32 length, SHA-256(uint64 index || leaf hash || extra), extra.
 type layout struct{ prefix []byte }
+
+// format is raised when what is drawn above changes.
+const format = 2
+
+// checkFormat looks at the meta record.
+func checkFormat(meta []byte) error {
+	switch {
+	case len(meta) < 33:
+		return fmt.Errorf("%w: its meta record has %d bytes", ErrCorrupt, len(meta))
+	case meta[0] != format:
+		return fmt.Errorf("%w: it is stored in format %d, this program reads format %d", ErrFormat, meta[0], format)
+	}
+	return nil
+}
 
 func newLayout(prefix string) layout { return layout{[]byte(prefix + "log/")} }
 

@@ -17,8 +17,8 @@ func (l *Log) load(tx store.Tx) (tail []*request, err error) {
 	if meta == nil {
 		return nil, ErrAbsent
 	}
-	if len(meta) < 33 || meta[0] != 1 {
-		return nil, fmt.Errorf("%w: unknown format", ErrCorrupt)
+	if err := checkFormat(meta); err != nil {
+		return nil, err
 	}
 	if string(meta[33:]) != l.c.Origin {
 		return nil, fmt.Errorf("%w: the log there is %q", ErrConfig, meta[33:])

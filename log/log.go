@@ -42,6 +42,8 @@ var (
 	ErrNotFound = errors.New("the log has no such entry, tile or size")
 	// ErrCorrupt says that stored data contradicts the tree; nothing of it is served.
 	ErrCorrupt = errors.New("the stored log contradicts itself")
+	// ErrFormat says that another version of the program wrote the log in a format that this one does not read.
+	ErrFormat = errors.New("the log is of another format")
 	// ErrExists says that Create met a log.
 	ErrExists = errors.New("the log exists already")
 	// ErrAbsent says that Open met no log.

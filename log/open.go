@@ -27,8 +27,6 @@ type Log struct {
 
 	// at is called at the named points of the commit path. Tests set it; it does nothing otherwise.
 	at func(point string)
-	// promise, set by the negative control of the kill test alone, acknowledges a batch before its commit.
-	promise func(*Log, *batch)
 }
 
 // Open opens a log that Create made. Damage to what a head covers is an error. A log that must not be signed on opens

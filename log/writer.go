@@ -119,10 +119,6 @@ func (l *Log) cycle(ctx context.Context, b *batch) {
 	// 2. Transaction A: the batch's entries, tiles and callers' writes; and, if one waits, B: the last batch's head.
 	// Both compare what they replace, so that a second writer is noticed before anything is signed over its work.
 	head := w.pending
-	if b != nil && l.promise != nil {
-		l.promise(l, b)
-		b = &batch{reqs: b.reqs, done: make(chan struct{})}
-	}
 	if b != nil && l.c.Unique {
 		l.findDuplicates(b)
 	}
