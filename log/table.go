@@ -18,10 +18,13 @@ import (
 // follow each other in index order. Of a run only its Bloom filter, 10 bits a record, is kept in memory.
 //
 // On disk, under "c" table: runs in chunks of sorted records, each chunk under the key of its last record, so that the
-// first chunk at or after a hash holds it; Bloom filters in pieces; one manifest. Everything carries a CRC-32C. A run
-// that the manifest does not name is the rest of an interrupted merge and is deleted when the table is loaded.
+// first chunk at or after a hash holds it; Bloom filters in pieces; one manifest. Everything carries a CRC-32C over key and
+// value. A chunk begins with the last record of the chunk before it, and the manifest names the last record of a run: a
+// miss is believed only where no chunk can be missing. A run that the manifest does not name is the rest of an interrupted
+// merge and is deleted when the table is loaded.
 const (
 	recordSize   = 24 // 16 bytes of hash, uint64 index
+	manifestRun  = 16 + recordSize
 	memRecords   = 1 << 16
 	chunkRecords = 340 // of a run, in one value of about 8 KiB
 	bloomPiece   = 32 << 10
@@ -67,6 +70,7 @@ type memRun map[[16]byte][]uint64
 type run struct {
 	id    uint64
 	n     uint64
+	last  record
 	bloom bloom
 }
 
@@ -89,6 +93,7 @@ type table struct {
 	nextID   uint64
 	busy     bool // settle runs; one at a time
 	broken   bool // writing failed or damage was met: the rest stays in memory
+	again    int  // records in mem at which a frozen map that met a full disk is tried again
 
 	working sync.WaitGroup
 }
@@ -108,11 +113,14 @@ func (t *table) add(index uint64, hashes ...[32]byte) {
 		t.n++
 	}
 	t.next = index + 1
-	if t.n >= t.limit && !t.busy && !t.broken {
-		t.busy = true
-		t.frozen, t.frozenTo, t.mem, t.n = t.mem, t.next, memRun{}, 0
-		t.working.Go(t.settle)
+	if t.busy || t.broken || t.frozen == nil && t.n < t.limit || t.frozen != nil && t.n < t.again {
+		return
 	}
+	if t.frozen == nil {
+		t.frozen, t.frozenTo, t.mem, t.n = t.mem, t.next, memRun{}, 0
+	}
+	t.busy = true
+	t.working.Go(t.settle)
 }
 
 // await waits for the work in the background.
@@ -157,25 +165,37 @@ func (t *table) find(h [32]byte, from uint64, limit int) ([]uint64, error) {
 
 func (t *table) findInRun(r run, k [16]byte, from uint64, limit int, out []uint64) ([]uint64, error) {
 	want := record{k, from}
+	if want.compare(r.last) > 0 {
+		return out, nil
+	}
 	var ferr error
 	err := t.db.View(func(tx store.Tx) error {
-		return tx.Scan(want.encode(t.runKey(r.id, 'r')), t.runKey(r.id, 's'), func(_, v []byte) bool {
-			var recs []byte
-			if recs, ferr = checked(v); ferr != nil || len(recs)%recordSize != 0 {
-				ferr = errIndex
+		var at record // the last one of the chunk before
+		done, first := false, true
+		err := tx.Scan(want.encode(t.runKey(r.id, 'r')), t.runKey(r.id, 's'), func(key, v []byte) bool {
+			before, recs, err := parseChunkOfRun(key, v)
+			if err != nil || first && before != (record{}) && before.compare(want) >= 0 || !first && before != at {
+				ferr = errIndex // one between is missing
 				return false
 			}
+			at, first = lastRecord(recs), false
 			n := len(recs) / recordSize
 			i := binarySearch(recs, n, want)
 			for ; i < n && len(out) < limit; i++ {
 				rec := parseRecord(recs[i*recordSize:])
 				if rec.key != k {
+					done = true
 					return false
 				}
 				out = append(out, rec.val)
 			}
-			return len(out) < limit
+			done = len(out) == limit
+			return !done
 		})
+		if ferr == nil && !done && at != r.last {
+			ferr = errIndex // one at the end is missing
+		}
+		return err
 	})
 	if err == nil {
 		err = ferr
@@ -234,7 +254,7 @@ func (b bloom) has(k [16]byte) bool {
 }
 
 // settle writes the frozen map as a run and merges runs of like size. A failure leaves everything findable: the map
-// stays in memory, and what was half written is deleted at the next start.
+// stays in memory, after a full disk until another try, and what was half written is deleted then or at the next start.
 func (t *table) settle() {
 	t.mu.RLock()
 	frozen, to, runs, id := t.frozen, t.frozenTo, slices.Clone(t.runs), t.nextID
@@ -247,6 +267,8 @@ func (t *table) settle() {
 	}
 	slices.SortFunc(recs, record.compare)
 	at := 0
+	var committed uint64 // the newest run of the manifest, if stored
+	stored := false
 	r, err := t.writeRun(id, uint64(len(recs)), func() (record, bool, error) {
 		if at == len(recs) {
 			return record{}, false, nil
@@ -254,38 +276,61 @@ func (t *table) settle() {
 		at++
 		return recs[at-1], true, nil
 	})
-	id++
 	if err == nil {
 		runs = append(runs, r)
-		err = t.commit(runs, to, id)
+		if err = t.commit(runs, to, id+1); err == nil {
+			committed, stored = id, true
+		}
 	}
 	for err == nil && t.mergeable(runs) {
 		old := runs[len(runs)-mergeWidth:]
+		id++
 		if r, err = t.mergeRuns(id, old); err != nil {
 			break
 		}
-		id++
 		runs = append(slices.Clone(runs[:len(runs)-mergeWidth]), r)
-		if err = t.commit(runs, to, id); err != nil {
+		if err = t.commit(runs, to, id+1); err != nil {
 			break
 		}
+		committed = id
 		for _, o := range old {
 			if err = t.deleteRange(t.runKey(o.id, 0), t.runKey(o.id, 0xff)); err != nil {
 				break
 			}
 		}
 	}
-	if err != nil {
+	full := errors.Is(err, store.ErrFull)
+	switch {
+	case full:
+		t.logger.Warn("writing the derived index; trying again later", "err", err)
+		// What was half written takes room. If it cannot be deleted now, the next start does.
+		if stored && committed == id {
+			break
+		}
+		if err := t.deleteRange(t.runKey(id, 0), t.runKey(id, 0xff)); err != nil {
+			t.logger.Warn("deleting a half-written run of the derived index", "err", err)
+		}
+	case err != nil:
 		t.logger.Error("writing the derived index; it stays in memory", "err", err)
 	}
 	t.mu.Lock()
-	t.busy, t.broken = false, t.broken || err != nil
+	t.busy, t.broken = false, t.broken || err != nil && !full
+	t.nextID = max(t.nextID, id+1) // not id: a rest of it may be stored
+	t.again = t.n + max(1, t.limit/4)
 	t.mu.Unlock()
 }
 
 // commit makes a list of runs the table's. Afterwards the frozen map is no longer needed.
 func (t *table) commit(runs []run, covered, nextID uint64) error {
-	err := t.db.Update(func(tx store.Tx) error { return tx.Put(t.manifestKey(), t.manifest(runs, covered, nextID)) })
+	err := t.db.Update(func(tx store.Tx) error {
+		t.mu.RLock()
+		broken := t.broken
+		t.mu.RUnlock()
+		if broken {
+			return errIndex // drop came first: its deletion of the manifest stands
+		}
+		return tx.Put(t.manifestKey(), t.manifest(runs, covered, nextID))
+	})
 	if err != nil {
 		return err
 	}

@@ -9,29 +9,42 @@ import (
 	"redoubt.internal/log/store"
 )
 
-// seal puts a CRC before b, checked takes it off.
-func seal(b []byte) []byte {
-	return append(binary.BigEndian.AppendUint32(make([]byte, 0, 4+len(b)), crc32.Checksum(b, castagnoli)), b...)
+// seal puts a CRC over k and b before b, checked takes it off.
+func seal(k, b []byte) []byte {
+	crc := crc32.Update(crc32.Checksum(k, castagnoli), castagnoli, b)
+	return append(binary.BigEndian.AppendUint32(make([]byte, 0, 4+len(b)), crc), b...)
 }
 
-func checked(b []byte) ([]byte, error) {
-	if len(b) < 4 || binary.BigEndian.Uint32(b) != crc32.Checksum(b[4:], castagnoli) {
+func checked(k, b []byte) ([]byte, error) {
+	if len(b) < 4 || binary.BigEndian.Uint32(b) != crc32.Update(crc32.Checksum(k, castagnoli), castagnoli, b[4:]) {
 		return nil, errIndex
 	}
 	return b[4:], nil
 }
 
-// manifest: uint32 1, uint32 version, uint64 covered, uint64 next id, then per run uint64 id, uint64 records.
+// parseChunkOfRun gives the last record of the chunk before (zero in the first) and the records, at least one.
+func parseChunkOfRun(k, v []byte) (before record, recs []byte, err error) {
+	b, err := checked(k, v)
+	if err != nil || len(b) < 2*recordSize || len(b)%recordSize != 0 {
+		return before, nil, errIndex
+	}
+	return parseRecord(b), b[recordSize:], nil
+}
+
+func lastRecord(recs []byte) record { return parseRecord(recs[len(recs)-recordSize:]) }
+
+// manifest: uint32 2, uint32 version, uint64 covered, uint64 next id, then per run uint64 id, uint64 records, last record.
 func (t *table) manifest(runs []run, covered, nextID uint64) []byte {
-	b := binary.BigEndian.AppendUint32(nil, 1)
+	b := binary.BigEndian.AppendUint32(nil, 2)
 	b = binary.BigEndian.AppendUint32(b, t.version)
 	b = binary.BigEndian.AppendUint64(b, covered)
 	b = binary.BigEndian.AppendUint64(b, nextID)
 	for _, r := range runs {
 		b = binary.BigEndian.AppendUint64(b, r.id)
 		b = binary.BigEndian.AppendUint64(b, r.n)
+		b = r.last.encode(b)
 	}
-	return seal(b)
+	return seal(t.manifestKey(), b)
 }
 
 // load reads the manifest and the filters. Whatever is wrong with them, or of another version, or beyond the size of
@@ -59,26 +72,26 @@ func (t *table) load(size uint64) error {
 }
 
 func (t *table) parseManifest(tx store.Tx, v []byte, size uint64) error {
-	b, err := checked(v)
+	b, err := checked(t.manifestKey(), v)
 	if err != nil {
 		return err
 	}
-	if len(b) < 24 || (len(b)-24)%16 != 0 || binary.BigEndian.Uint32(b) != 1 || binary.BigEndian.Uint32(b[4:]) != t.version {
+	if len(b) < 24 || (len(b)-24)%manifestRun != 0 || binary.BigEndian.Uint32(b) != 2 || binary.BigEndian.Uint32(b[4:]) != t.version {
 		return errIndex
 	}
 	t.covered, t.nextID = binary.BigEndian.Uint64(b[8:]), binary.BigEndian.Uint64(b[16:])
 	if t.covered > size {
 		return errIndex
 	}
-	for b = b[24:]; len(b) > 0; b = b[16:] {
-		r := run{id: binary.BigEndian.Uint64(b), n: binary.BigEndian.Uint64(b[8:])}
+	for b = b[24:]; len(b) > 0; b = b[manifestRun:] {
+		r := run{id: binary.BigEndian.Uint64(b), n: binary.BigEndian.Uint64(b[8:]), last: parseRecord(b[16:])}
 		if r.n > maxIndexKeys*size {
 			return errIndex
 		}
 		var bad error
-		err := tx.Scan(t.runKey(r.id, 'b'), t.runKey(r.id, 'c'), func(_, v []byte) bool {
+		err := tx.Scan(t.runKey(r.id, 'b'), t.runKey(r.id, 'c'), func(k, v []byte) bool {
 			var piece []byte
-			if piece, bad = checked(v); bad != nil {
+			if piece, bad = checked(k, v); bad != nil {
 				return false
 			}
 			r.bloom = append(r.bloom, piece...)

@@ -26,20 +26,20 @@ func (t *table) writeRun(id, n uint64, next func() (record, bool, error)) (run, 
 		return err
 	}
 	put := func(k, v []byte) error {
-		bulk = append(bulk, pair{k, seal(v)})
+		bulk = append(bulk, pair{k, seal(k, v)})
 		if size += len(v); size < bulkBytes {
 			return nil
 		}
 		return flush()
 	}
-	var chunk []byte
 	var last record
+	var chunk []byte // begins with the last record of the one before
 	for {
 		rec, ok, err := next()
 		if err != nil {
 			return r, err
 		}
-		if !ok || len(chunk) == chunkRecords*recordSize {
+		if !ok || len(chunk) == (1+chunkRecords)*recordSize {
 			if len(chunk) > 0 {
 				if err := put(last.encode(t.runKey(id, 'r')), chunk); err != nil {
 					return r, err
@@ -48,7 +48,10 @@ func (t *table) writeRun(id, n uint64, next func() (record, bool, error)) (run, 
 			if !ok {
 				break
 			}
-			chunk = make([]byte, 0, chunkRecords*recordSize)
+			chunk = last.encode(make([]byte, 0, (1+chunkRecords)*recordSize))
+		}
+		if chunk == nil {
+			chunk = record{}.encode(nil)
 		}
 		chunk = rec.encode(chunk)
 		last = rec
@@ -60,13 +63,15 @@ func (t *table) writeRun(id, n uint64, next func() (record, bool, error)) (run, 
 			return r, err
 		}
 	}
+	r.last = last
 	return r, flush()
 }
 
 // runReader reads a stored run from its beginning, some chunks to a transaction.
 type runReader struct {
 	t    *table
-	id   uint64
+	run  run
+	at   record // the last one read into recs
 	from []byte // where the next transaction begins; nil at the end
 	recs []byte
 }
@@ -86,18 +91,20 @@ func (r *runReader) peek() (record, bool, error) {
 func (r *runReader) fill() error {
 	var buf, next []byte
 	var bad error
+	at := r.at
 	err := r.t.db.View(func(tx store.Tx) error {
 		n := 0
-		return tx.Scan(r.from, r.t.runKey(r.id, 's'), func(k, v []byte) bool {
+		return tx.Scan(r.from, r.t.runKey(r.run.id, 's'), func(k, v []byte) bool {
 			if n++; n > 32 {
 				next = bytes.Clone(k)
 				return false
 			}
-			var recs []byte
-			if recs, bad = checked(v); bad != nil || len(recs)%recordSize != 0 {
+			before, recs, err := parseChunkOfRun(k, v)
+			if err != nil || before != at {
 				bad = errIndex
 				return false
 			}
+			at = lastRecord(recs)
 			buf = append(buf, recs...)
 			return true
 		})
@@ -105,7 +112,10 @@ func (r *runReader) fill() error {
 	if err == nil {
 		err = bad
 	}
-	r.recs, r.from = buf, next
+	if err == nil && next == nil && at != r.run.last {
+		err = errIndex // the end is missing
+	}
+	r.at, r.recs, r.from = at, buf, next
 	return err
 }
 
@@ -114,7 +124,7 @@ func (t *table) mergeRuns(id uint64, old []run) (run, error) {
 	var readers []*runReader
 	var n uint64
 	for _, o := range old {
-		readers = append(readers, &runReader{t: t, id: o.id, from: t.runKey(o.id, 'r')})
+		readers = append(readers, &runReader{t: t, run: o, from: t.runKey(o.id, 'r')})
 		n += o.n
 	}
 	return t.writeRun(id, n, func() (record, bool, error) {

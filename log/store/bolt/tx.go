@@ -68,8 +68,8 @@ func (t *boltTx) Scan(from, to []byte, fn func(k, v []byte) bool) error {
 		if to != nil && bytes.Compare(k, to) >= 0 {
 			return nil
 		}
-		// A damaged page can send the cursor in circles; ascending order is the contract, so hold it to it.
-		if last != nil && bytes.Compare(k, last) <= 0 {
+		// A damaged page can send the cursor astray or in circles; ascending order is the contract, so hold it to it.
+		if last != nil && bytes.Compare(k, last) <= 0 || bytes.Compare(k, from) < 0 {
 			return fmt.Errorf("%w: keys are out of order", store.ErrCorrupt)
 		}
 		if v == nil {
