@@ -16,11 +16,6 @@ import (
 	"redoubt.internal/mirror/parcel"
 )
 
-const (
-	clockSlack = 5 * time.Minute // how far the local clock may lie behind the last commit
-	clockAhead = 24 * time.Hour  // how far a parcel may come from the future
-)
-
 // Report says what an import did. Its JSON form is stable.
 type Report struct {
 	Stream    string     `json:"stream"`
@@ -86,7 +81,7 @@ func (m *Mirror) importParcel(ctx context.Context, p *parcel.Parcel, newerFollow
 	if done != nil || err != nil {
 		return done, err
 	}
-	if err := m.room(p.Manifest); err != nil {
+	if err := m.room(p, s.pending); err != nil {
 		return nil, err
 	}
 	// 4. QUARANTINED: every volume is there and has the digest that was signed.
@@ -103,10 +98,8 @@ func (m *Mirror) importParcel(ctx context.Context, p *parcel.Parcel, newerFollow
 	if err := in.readLogs(ctx); err != nil {
 		return nil, in.abandon(err)
 	}
-	if in.moved == 0 {
-		return nil, in.abandon(errors.Join(in.forks...))
-	}
-	// 8 and 9: publish and COMMIT.
+	// 8 and 9: publish and COMMIT. Where every log is frozen no head moves, but the parcel is one the stream has seen: the next
+	// must not look like a gap.
 	if err := in.publish(ctx); err != nil {
 		return nil, err
 	}
@@ -138,12 +131,8 @@ func (m *Mirror) judge(p *parcel.Parcel, s *snapshot, newerFollows bool) (*Trans
 	case !n.Previous.Equal(last.Digest):
 		return nil, fmt.Errorf("%w: parcel %d follows %s, the last one imported is %s", ErrForkedStream, n.Sequence, n.Previous, last.Digest)
 	}
-	now := m.c.Now()
-	if now.Before(last.Floor.Add(-clockSlack)) {
-		return nil, fmt.Errorf("%w: it is %s, but the last import was at %s", ErrClock, now.UTC().Format(time.RFC3339), last.Floor.UTC().Format(time.RFC3339))
-	}
-	if n.Created.After(now.Add(clockAhead)) {
-		return nil, fmt.Errorf("%w: it is %s, but the parcel was made at %s", ErrClock, now.UTC().Format(time.RFC3339), n.Created.Format(time.RFC3339))
+	if err := judgeClock(m.c.Now(), last.Floor, n.Created.Time); err != nil {
+		return nil, err
 	}
 	for _, l := range n.Logs {
 		known := m.logs[l.Origin]
@@ -167,30 +156,6 @@ func (m *Mirror) judge(p *parcel.Parcel, s *snapshot, newerFollows bool) (*Trans
 		}
 	}
 	return nil, nil
-}
-
-// room refuses a parcel that would not fit, before anything is unpacked.
-func (m *Mirror) room(n *parcel.Manifest) error {
-	var need int64
-	for _, v := range n.Volumes {
-		need += v.Unpacked
-	}
-	if m.c.Quota > 0 && need > m.c.Quota {
-		return fmt.Errorf("%w: the parcel unpacks to %d bytes, the quota is %d", ErrFull, need, m.c.Quota)
-	}
-	d, err := m.root.Open(".")
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	var fsStat unix.Statfs_t
-	if err := unix.Fstatfs(int(d.Fd()), &fsStat); err != nil {
-		return nil // not every file system tells; writing will
-	}
-	if free := fsStat.Bavail * uint64(fsStat.Bsize); uint64(need) > free {
-		return fmt.Errorf("%w: the parcel unpacks to %d bytes, %d are free", ErrFull, need, free)
-	}
-	return nil
 }
 
 // full marks errors of a full disk.
@@ -278,13 +243,6 @@ func (m *Mirror) commit(ctx context.Context, p *pendingState) error {
 	}
 	m.c.Logger.InfoContext(ctx, "parcel imported", "stream", m.c.Stream, "sequence", p.Sequence, "digest", p.Digest.String())
 	return nil
-}
-
-func laterOf(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
-	}
-	return b
 }
 
 // refuse remembers why a parcel was refused, for status and reconcile, and returns err. The mirrored state does not move.

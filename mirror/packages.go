@@ -27,7 +27,6 @@ type importing struct {
 	r     *parcel.Reader
 	heads []Head
 	steps []TransferStep
-	moved int     // logs that were not frozen
 	forks []error // logs that showed two histories, now or before
 	pool  sync.Pool
 }
@@ -133,7 +132,6 @@ func (in *importing) readLog(ctx context.Context, i int, l parcel.Log) error {
 	if err := in.takePackages(ctx, i, s, stage); err != nil {
 		return err
 	}
-	in.moved++
 	done.To, done.Root = s.to.Size, s.to.Root.String()
 	if l.Scope == parcel.ScopeFull {
 		done.Entries = s.to.Size - own.Size

@@ -227,3 +227,54 @@ func TestReplaysInAnyOrder(t *testing.T) {
 		}
 	}
 }
+
+// TestReconcileMemory reproduces many checkpoints and walks every tile: beside the right edge, only the tiles above the last
+// one read stay in memory.
+func TestReconcileMemory(t *testing.T) {
+	ctx := context.Background()
+	var sizes []uint64
+	for s := uint64(100); s <= 140_000; s += 700 {
+		sizes = append(sizes, s)
+	}
+	c := tinyLog(t, sizes...)
+	l := newLab(t, c)
+	l.pull()
+	l.load(l.export(0))
+	h, err := l.in.Head(c.Origin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var seen []seenHead
+	for _, s := range sizes {
+		note := readFile(t, c.Source, s)
+		p, err := l.in.logs[c.Origin].open(note)
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen = append(seen, seenHead{Size: s, Root: p.Root, Note: note})
+	}
+	sh, err := l.in.shelf(c.Origin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tree, out, most := l.in.tree(h, sh), &LogReport{}, 0
+	found := func(format string, a ...any) { t.Errorf(format, a...) }
+	look := countingContext{ctx, func() { most = max(most, tree.Held()) }}
+	if err := l.in.reproduceAll(look, l.in.logs[c.Origin], h, tree, sh, seen, out, found); err != nil || out.Heads != uint64(len(sizes)) {
+		t.Fatal(err, out.Heads)
+	}
+	if err := rehash(look, tree, sh, out, found); err != nil || out.Leaves != h.Size {
+		t.Fatal(err, out.Leaves)
+	}
+	if most == 0 || most > 10 || tree.Held() > 3 {
+		t.Fatalf("%d tiles in memory, %d in the end", most, tree.Held())
+	}
+}
+
+// countingContext looks whenever it is asked whether to go on.
+type countingContext struct {
+	context.Context
+	look func()
+}
+
+func (c countingContext) Err() error { c.look(); return c.Context.Err() }

@@ -244,15 +244,21 @@ func (t *Tree) Consistency(ctx context.Context, size uint64) ([]Hash, error) {
 	return proof, nil
 }
 
-// Forget drops the tiles of a level below index, to bound memory in a long walk.
+// Forget drops one tile, to bound memory in a long walk. It is read and hashed again when it is asked for again. The right
+// edge stays: the rest is proven by it.
 func (t *Tree) Forget(level int, index uint64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for k := range t.held {
-		if k.level == level && k.index < index {
-			delete(t.held, k)
-		}
+	if t.width(level, index) == 1<<t.height {
+		delete(t.held, peak{level, index})
 	}
+}
+
+// Held is the number of tiles in memory.
+func (t *Tree) Held() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.held)
 }
 
 // split is the largest power of two smaller than n.
