@@ -310,6 +310,8 @@ func (t *table) settle() {
 		if err := t.deleteRange(t.runKey(id, 0), t.runKey(id, 0xff)); err != nil {
 			t.logger.Warn("deleting a half-written run of the derived index", "err", err)
 		}
+	case errors.Is(err, errIndex):
+		t.drop()
 	case err != nil:
 		t.logger.Error("writing the derived index; it stays in memory", "err", err)
 	}

@@ -115,7 +115,7 @@ func TestTableAgainstMap(t *testing.T) {
 	db.View(func(tx store.Tx) error {
 		return tx.Scan(tb.runKey(0, 0), tb.manifestEnd(), func(k, v []byte) bool {
 			if k[len(tb.prefix)+9] == 'r' {
-				stored += uint64(len(v)-4) / recordSize
+				stored += uint64(len(v)-4)/recordSize - 1
 			}
 			return true
 		})
@@ -126,6 +126,15 @@ func TestTableAgainstMap(t *testing.T) {
 	}
 	if stored != want {
 		t.Errorf("%d records stored, %d belong to runs", stored, want)
+		for _, r := range tb.runs {
+			t.Logf("run %d of %d records", r.id, r.n)
+		}
+		db.View(func(tx store.Tx) error {
+			return tx.Scan(tb.runKey(0, 0), tb.manifestEnd(), func(k, v []byte) bool {
+				t.Logf("stored: run %x kind %c, %d bytes", k[len(tb.prefix)+1:len(tb.prefix)+9], k[len(tb.prefix)+9], len(v)-4)
+				return true
+			})
+		})
 	}
 	// Another version, and any damage, means a new index and never a wrong answer.
 	tb2 := &table{}
@@ -141,7 +150,7 @@ func TestDamagedIndex(t *testing.T) {
 	t.Parallel()
 	const entries = 500
 	rnd := rand.New(rand.NewPCG(13, 14))
-	for round := range 12 {
+	for round := range 36 {
 		path := filepath.Join(t.TempDir(), "kv.db")
 		db, err := bolt.Create(path)
 		if err != nil {
@@ -170,8 +179,17 @@ func TestDamagedIndex(t *testing.T) {
 		db.Update(func(tx store.Tx) error {
 			v, _ := tx.Get(victim)
 			v = slices.Clone(v)
-			v[rnd.IntN(len(v))] ^= 1 << rnd.IntN(8)
-			return tx.Put(victim, v)
+			k := slices.Clone(victim)
+			switch round % 3 {
+			case 0:
+				v[rnd.IntN(len(v))] ^= 1 << rnd.IntN(8)
+			case 1:
+				k[rnd.IntN(len(k))] ^= 1 << rnd.IntN(8)
+			}
+			if err := tx.Delete(victim); err != nil || round%3 == 2 {
+				return err
+			}
+			return tx.Put(k, v)
 		})
 		tb = open()
 		failed := 0
@@ -255,4 +273,101 @@ func TestTableLookupsDuringMerges(t *testing.T) {
 	tb.await()
 	close(stop)
 	wg.Wait()
+}
+
+// hookDB calls before ahead of each update.
+type hookDB struct {
+	store.DB
+	before func() error
+}
+
+func (d *hookDB) Update(fn func(store.Tx) error) error {
+	if err := d.before(); err != nil {
+		return err
+	}
+	return d.DB.Update(fn)
+}
+
+func hookedTable(t *testing.T) (*table, *hookDB) {
+	t.Helper()
+	db, err := bolt.Create(filepath.Join(t.TempDir(), "kv.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { db.Close() })
+	h := &hookDB{DB: db, before: func() error { return nil }}
+	tb := &table{}
+	tb.init(h, newLayout(""), 'l', 0, slog.New(slog.DiscardHandler))
+	tb.limit = 16
+	if err := tb.load(1 << 20); err != nil {
+		t.Fatal(err)
+	}
+	return tb, h
+}
+
+// A disk that is full at any one of the index's writes leaves it findable, and when there is room again it goes to disk.
+func TestTableOnAFullDisk(t *testing.T) {
+	t.Parallel()
+	hash := func(i uint64) [32]byte { return sha256.Sum256(fmt.Append(nil, i)) }
+	for at := range 12 {
+		tb, db := hookedTable(t)
+		n := 0
+		db.before = func() error {
+			if n++; n > at && n <= at+3 {
+				return fmt.Errorf("%w: injected", store.ErrFull)
+			}
+			return nil
+		}
+		for i := range uint64(400) {
+			tb.add(i, hash(i))
+			tb.await()
+			for _, j := range []uint64{0, i / 2, i} {
+				if got, err := tb.find(hash(j), 0, 10); err != nil || !slices.Equal(got, []uint64{j}) {
+					t.Fatalf("full at write %d: entry %d of %d is found at %v, %v", at, j, i, got, err)
+				}
+			}
+		}
+		if tb.broken || tb.covered < 350 {
+			t.Fatalf("full at write %d: %d of 400 entries went to disk", at, tb.covered)
+		}
+		covered := tb.covered
+		tb = &table{}
+		tb.init(db, newLayout(""), 'l', 0, slog.New(slog.DiscardHandler))
+		if err := tb.load(400); err != nil || tb.covered != covered {
+			t.Fatalf("full at write %d: %d loaded of %d, %v", at, tb.covered, covered, err)
+		}
+		for i := range covered {
+			if got, err := tb.find(hash(i), 0, 10); err != nil || !slices.Equal(got, []uint64{i}) {
+				t.Fatalf("full at write %d, loaded: entry %d is found at %v, %v", at, i, got, err)
+			}
+		}
+	}
+}
+
+// Damage met while a run is being written: the dropped manifest does not come back with the run.
+func TestTableDropStands(t *testing.T) {
+	t.Parallel()
+	for at := 1; at <= 8; at++ {
+		tb, db := hookedTable(t)
+		n := 0
+		db.before = func() error {
+			if n++; n == at {
+				tb.drop()
+			}
+			return nil
+		}
+		for i := range uint64(16 * 6) {
+			tb.add(i, sha256.Sum256(fmt.Append(nil, i)))
+			tb.await()
+		}
+		if !tb.broken {
+			t.Fatalf("not dropped at write %d", at)
+		}
+		db.View(func(tx store.Tx) error {
+			if v, _ := tx.Get(tb.manifestKey()); v != nil {
+				t.Errorf("dropped before write %d: the manifest is back", at)
+			}
+			return nil
+		})
+	}
 }
