@@ -58,7 +58,7 @@ func (in *instance) reloadIssuers(cfg *Config) error {
 	if err != nil {
 		return err
 	}
-	in.issuance.Store(&issuance{authority, fulcioapi.Handler(authority, verifier, fulcioapi.Options{Logger: in.logger})})
+	in.issuance.Store(&issuance{authority, verifier, fulcioapi.Handler(authority, verifier, fulcioapi.Options{Logger: in.logger})})
 	return nil
 }
 
@@ -164,9 +164,33 @@ var mintToken = verb[tokenArgs, tokenResult]{"identity.token", func(ctx context.
 			return tokenResult{}, err
 		}
 	}
+	if err := in.canIssue(ctx, issuer, claims); err != nil {
+		return tokenResult{}, hinted(err, "a workload's --subject is a URI, such as https://ci.%s/build/7; a person is named by --email", in.cfg.Domain)
+	}
 	err := in.record(ctx, actor, "identity.token", result.Identity, map[string]string{"issuer": result.Issuer})
 	if err == nil {
 		result.Token, err = issuer.Mint(claims)
 	}
 	return result, err
 }}
+
+// canIssue refuses the subject of a workload that no certificate can carry. What a person's claims or another audience lack is
+// left to the CA to refuse: such tokens are made to see that.
+func (in *instance) canIssue(ctx context.Context, issuer *identity.Issuer, claims identity.Claims) error {
+	if claims.Email != "" || claims.Audience != "" {
+		return nil
+	}
+	token, err := issuer.Mint(claims)
+	if err != nil {
+		return err
+	}
+	now := in.issuance.Load()
+	who, err := now.verifier.Verify(ctx, token)
+	if err == nil {
+		err = now.authority.CheckIdentity(who)
+	}
+	if err != nil {
+		return fmt.Errorf("no certificate would be issued for this token: %w", err)
+	}
+	return nil
+}

@@ -62,6 +62,7 @@ type instance struct {
 // issuance is what a reload of the issuers replaces in one step.
 type issuance struct {
 	authority *ca.Authority
+	verifier  *identity.Verifier
 	handler   http.Handler
 }
 

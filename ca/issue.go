@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"time"
 
+	"redoubt.internal/ca/identity"
 	"redoubt.internal/hsm"
 	"redoubt.internal/log"
 	"redoubt.internal/log/audit"
@@ -52,7 +53,11 @@ func (a *Authority) Issue(ctx context.Context, r Request) (*Issued, error) {
 	}
 	tbs, err := a.lint(template{who, spki, serial, notBefore, notAfter})
 	if err != nil {
-		a.logger.ErrorContext(ctx, "certificate refused by lint", "identity", who.SAN.Value, "error", err)
+		if errors.Is(a.CheckIdentity(who), ErrToken) { // with a key that is beyond doubt: the token's claims are the fault
+			err = fmt.Errorf("%w: no certificate can carry %s %q: %w", ErrToken, who.SAN.Type, clip(who.SAN.Value), err)
+		} else {
+			a.logger.ErrorContext(ctx, "certificate refused by lint", "identity", who.SAN.Value, "error", err)
+		}
 		a.refuse(ctx, &who, err)
 		return nil, err
 	}
@@ -154,4 +159,19 @@ func unavailable(sentinel, err error) error {
 func hexSum(b []byte) string {
 	sum := sha256.Sum256(b)
 	return hex.EncodeToString(sum[:])
+}
+
+// CheckIdentity says whether a certificate can carry who: it lints one that
+// lives for a minute and holds the issuing key itself, and signs nothing.
+// Errors: ErrToken for the names and extensions of who.
+func (a *Authority) CheckIdentity(who identity.Principal) error {
+	serial, err := newSerial()
+	if err != nil {
+		return err
+	}
+	from := a.chain[0].NotBefore.UTC()
+	if _, err := a.lint(template{who, a.chain[0].RawSubjectPublicKeyInfo, serial, from, from.Add(time.Minute)}); err != nil {
+		return fmt.Errorf("%w: %w", ErrToken, err)
+	}
+	return nil
 }

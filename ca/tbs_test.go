@@ -200,6 +200,24 @@ func TestPrecertificateRefusesNames(t *testing.T) {
 	}
 }
 
+// TestCheckIdentity tells names that no certificate can carry from others; those are the requester's fault.
+func TestCheckIdentity(t *testing.T) {
+	a, key := bareAuthority(t)
+	in := goodTemplate(t, clientKey(t).Public())
+	if err := a.CheckIdentity(in.who); err != nil {
+		t.Errorf("a good identity: %v", err)
+	}
+	for _, san := range []identity.SAN{{Type: identity.SANURI, Value: "plain"}, {Type: identity.SANURI, Value: "https://a b"}, {Type: identity.SANEmail, Value: "no address"}} {
+		in.who.SAN = san
+		if err := a.CheckIdentity(in.who); !errors.Is(err, ErrToken) {
+			t.Errorf("%+v: %v", san, err)
+		}
+	}
+	if key.n != 0 {
+		t.Errorf("the issuing key was used %d times", key.n)
+	}
+}
+
 func clientKey(t *testing.T) *ecdsa.PrivateKey {
 	t.Helper()
 	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

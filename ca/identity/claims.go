@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/url"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -201,6 +202,11 @@ func (p *Principal) checkText() error {
 	}
 	if (p.Type == config.IssuerTypeURI || p.Type == config.IssuerTypeSpiffe) && p.SAN.Value != p.Subject {
 		return errors.New("subject is not in the form a certificate can carry unchanged")
+	}
+	if p.SAN.Type == SANURI {
+		if u, err := url.Parse(p.SAN.Value); err != nil || u.Scheme == "" {
+			return fmt.Errorf("name %q is not a URI with a scheme", clip(p.SAN.Value))
+		}
 	}
 	texts := []string{p.Name, p.Subject}
 	for _, e := range p.Extensions {
