@@ -67,17 +67,17 @@ func FuzzParseChunk(f *testing.F) {
 }
 
 func FuzzHighWaterFile(f *testing.F) {
-	file := make([]byte, slotSize*slotCount)
+	file := make([]byte, 2*slotStride)
 	f.Add(bytes.Clone(file), 0)
 	copy(file, slot{seq: 3, mark: Mark{Origin: "a", Size: 5}}.encode())
-	copy(file[slotSize:], slot{seq: 4, mark: Mark{Origin: "a", Size: 6, Halted: "why"}}.encode())
+	copy(file[slotStride:], slot{seq: 4, mark: Mark{Origin: "a", Size: 6, Halted: "why"}}.encode())
 	f.Add(bytes.Clone(file), 1)
 	f.Fuzz(func(t *testing.T, b []byte, at int) {
-		whole := make([]byte, slotSize*slotCount)
+		whole := make([]byte, fileSize)
 		if at < 0 || at >= slotCount {
 			at = 0
 		}
-		copy(whole[at*slotSize:], b)
+		copy(whole[at*slotStride:], b)
 		h := &File{slots: map[string]*slot{}}
 		if err := h.parse(whole); err != nil {
 			return

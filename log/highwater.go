@@ -14,11 +14,11 @@ import (
 	"time"
 )
 
-// The high-water file: 128 slots of 512 bytes, written in full when the file is made so that a raise never grows it.
-// Slots 2i and 2i+1 belong to one origin and are written in turn, so a torn write costs at most the raise that never
-// returned. A slot, integers big endian:
+// The high-water file: 128 slots of 512 bytes, each at the start of 4 KiB of its own, which is what a disk may lose with a
+// torn write. The file is written in full when it is made so that a raise never grows it. Slots 2i and 2i+1 belong to one
+// origin and are written in turn, so a torn write costs at most the raise that never returned. A slot, integers big endian:
 //
-//	0   "RDBTHWM1"
+//	0   "RDBTHWM2"
 //	8   uint64 sequence; the valid slot of the higher one counts
 //	16  uint64 size
 //	24  root, 32 bytes
@@ -27,8 +27,10 @@ import (
 //	480 SHA-256 of bytes 0 to 479
 const (
 	slotSize   = 512
+	slotStride = 4096
+	fileSize   = slotStride * slotCount
 	slotCount  = 128
-	slotMagic  = "RDBTHWM1"
+	slotMagic  = "RDBTHWM2"
 	slotOrigin = 56
 	slotHalt   = 312
 	slotSum    = 480
@@ -44,10 +46,12 @@ type File struct {
 	f    *os.File
 	path string
 
-	mu     sync.Mutex
-	slots  map[string]*slot
-	free   []int // first slot of each unused pair
-	broken error // the first failed write; from then on what is on the disk is unknown
+	mu    sync.Mutex
+	slots map[string]*slot
+	free  []int // first slot of each unused pair
+	// damaged counts the pairs that hold a mark of nobody knows whom.
+	damaged int
+	broken  error // the first failed write; from then on what is on the disk is unknown
 }
 
 type slot struct {
@@ -84,7 +88,7 @@ func createHighWater(path string) error {
 	}
 	defer os.Remove(tmp.Name())
 	defer tmp.Close()
-	if _, err := tmp.Write(make([]byte, slotSize*slotCount)); err != nil {
+	if _, err := tmp.Write(make([]byte, fileSize)); err != nil {
 		return err
 	}
 	if err := tmp.Sync(); err != nil {
@@ -118,29 +122,34 @@ func (h *File) load() error {
 	if err != nil {
 		return err
 	}
-	if info.Size() != slotSize*slotCount {
-		return fmt.Errorf("%w: it has %d bytes, not %d", ErrHighWater, info.Size(), slotSize*slotCount)
+	if info.Size() != fileSize {
+		return fmt.Errorf("%w: it has %d bytes, not %d", ErrHighWater, info.Size(), fileSize)
 	}
-	buf := make([]byte, slotSize*slotCount)
+	buf := make([]byte, fileSize)
 	if _, err := h.f.ReadAt(buf, 0); err != nil {
 		return fmt.Errorf("%w: %w", ErrHighWater, err)
 	}
 	return h.parse(buf)
 }
 
-// parse reads the slots. A pair with bytes in it but no valid slot is damage and keeps its place.
+// parse reads the slots. A pair with bytes in it but no valid slot is damage and keeps its place: whose mark it was is
+// unknown, so no origin without one is believed to have none. Bytes in the odd slot alone are no damage but the torn first
+// raise of a new log, which signed nothing.
 func (h *File) parse(buf []byte) error {
 	for i := 0; i < slotCount; i += 2 {
-		a, aok := parseSlot(buf[i*slotSize : (i+1)*slotSize])
-		b, bok := parseSlot(buf[(i+1)*slotSize : (i+2)*slotSize])
+		even, odd := buf[i*slotStride:(i+1)*slotStride], buf[(i+1)*slotStride:(i+2)*slotStride]
+		a, aok := parseSlot(even[:slotSize])
+		b, bok := parseSlot(odd[:slotSize])
 		switch {
 		case aok && bok && a.mark.Origin != b.mark.Origin:
 			return fmt.Errorf("%w: slots %d and %d name two origins", ErrHighWater, i, i+1)
 		case bok && (!aok || b.seq > a.seq):
 			a = b
 		case !aok:
-			if len(bytes.Trim(buf[i*slotSize:(i+2)*slotSize], "\x00")) == 0 {
+			if len(bytes.Trim(even, "\x00")) == 0 {
 				h.free = append(h.free, i)
+			} else {
+				h.damaged++
 			}
 			continue
 		}
@@ -211,7 +220,11 @@ func (m *fileMark) Read(ctx context.Context) (Mark, error) {
 	defer m.h.mu.Unlock()
 	s := m.h.slots[m.origin]
 	if s == nil {
-		return Mark{}, fmt.Errorf("reading %s of %s: %w", m.h.path, m.origin, ErrNoMark)
+		err := ErrNoMark
+		if m.h.damaged > 0 {
+			err = fmt.Errorf("%w: %d damaged marks, of which this may be one", ErrHighWater, m.h.damaged)
+		}
+		return Mark{}, fmt.Errorf("reading %s of %s: %w", m.h.path, m.origin, err)
 	}
 	return s.mark, nil
 }
@@ -247,13 +260,16 @@ func (h *File) write(to Mark) error {
 	if s := h.slots[to.Origin]; s != nil {
 		next.pair, next.seq = s.pair, s.seq+1
 	} else {
+		if h.damaged > 0 {
+			return fmt.Errorf("raising %s of %s: %w: %d damaged marks, of which this may be one", h.path, to.Origin, ErrHighWater, h.damaged)
+		}
 		if len(h.free) == 0 {
 			return fmt.Errorf("raising %s of %s: %w: all %d places are taken", h.path, to.Origin, ErrHighWater, slotCount/2)
 		}
 		next.pair, h.free = h.free[0], h.free[1:]
 	}
 	at := int64(next.pair) + int64(next.seq%2)
-	_, err := h.f.WriteAt(next.encode(), at*slotSize)
+	_, err := h.f.WriteAt(next.encode(), at*slotStride)
 	if err == nil {
 		err = syscall.Fdatasync(int(h.f.Fd()))
 	}

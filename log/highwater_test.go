@@ -191,7 +191,7 @@ func TestHighWaterFile(t *testing.T) {
 		t.Errorf("a second holder: %v", err)
 	}
 	size := func() int64 { i, _ := os.Stat(path); return i.Size() }
-	if size() != slotSize*slotCount {
+	if size() != fileSize {
 		t.Error("the file grew")
 	}
 	h.Close()
@@ -201,7 +201,7 @@ func TestHighWaterFile(t *testing.T) {
 	s := slot{pair: 0, seq: 11, mark: Mark{Origin: "a.example", Size: 10, Root: [32]byte{10}}}
 	for cut := 0; cut <= slotSize; cut++ {
 		torn := bytes.Clone(good)
-		copy(torn[int(s.seq%2)*slotSize:], s.encode()[:cut])
+		copy(torn[int(s.seq%2)*slotStride:], s.encode()[:cut])
 		f := &File{slots: map[string]*slot{}}
 		if err := f.parse(torn); err != nil {
 			t.Fatal(err)
@@ -215,16 +215,31 @@ func TestHighWaterFile(t *testing.T) {
 			t.Fatalf("cut at %d: size %d", cut, got.mark.Size)
 		}
 	}
-	// Both slots damaged: no mark, so no signature, and the place is not given to another origin.
+	// A torn sector takes one slot alone.
+	torn := bytes.Clone(good)
+	for i := range slotStride {
+		torn[i] ^= 0x55
+	}
+	f := &File{slots: map[string]*slot{}}
+	if err := f.parse(torn); err != nil || f.slots["a.example"] == nil || f.slots["a.example"].mark.Size < 8 || f.slots["b.example"].mark.Size != 7 {
+		t.Fatal(err, f.slots["a.example"])
+	}
+	// Both slots damaged: no mark can be read, so no signature; the place is not given to another origin, and no log that
+	// lacks a mark may be created, for it may have been this one's.
 	bad := bytes.Clone(good)
 	bad[100] ^= 1
-	bad[slotSize+100] ^= 1
+	bad[slotStride+100] ^= 1
 	os.WriteFile(path, bad, 0o600)
 	if h, err = OpenHighWaterFile(path); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := h.For("a.example").Read(ctx); !errors.Is(err, ErrNoMark) {
-		t.Fatal(err)
+	for _, o := range []string{"a.example", "new.example"} {
+		if _, err := h.For(o).Read(ctx); !errors.Is(err, ErrHighWater) || errors.Is(err, ErrNoMark) {
+			t.Fatal(o, err)
+		}
+		if err := raise(h.For(o), o, 0, 0); !errors.Is(err, ErrHighWater) {
+			t.Fatal(o, err)
+		}
 	}
 	if m, err := h.For("b.example").Read(ctx); err != nil || m.Size != 7 {
 		t.Fatal(m, err)
@@ -256,6 +271,46 @@ func TestHighWaterFileIsFull(t *testing.T) {
 	}
 	if len(h.Marks()) != slotCount/2 {
 		t.Fatal(len(h.Marks()))
+	}
+}
+
+// A damaged mark is no invitation to create its log a second time.
+func TestCreateOnDamagedMark(t *testing.T) {
+	r := newRig(t, nil)
+	r.add("one", "")
+	r.stop()
+	b, err := os.ReadFile(r.path() + ".highwater")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[20] ^= 1
+	b[slotStride+20] ^= 1
+	if err := os.WriteFile(r.path()+".highwater", b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	os.Remove(r.path())
+	if r.db, err = bolt.Create(r.path()); err != nil {
+		t.Fatal(err)
+	}
+	defer r.db.Close()
+	r.c.DB = r.db
+	r.openHW()
+	defer r.hw.Close()
+	if err := Create(t.Context(), r.c); !errors.Is(err, ErrHighWater) {
+		t.Fatal(err)
+	}
+}
+
+// A crash during the very first raise of a log leaves a place that can be taken again.
+func TestTornFirstRaise(t *testing.T) {
+	first := slot{seq: 1, mark: Mark{Origin: "a.example", Root: emptyRoot}}.encode()
+	for cut := range slotSize {
+		b := make([]byte, fileSize)
+		copy(b[slotStride:], first[:cut])
+		f := &File{slots: map[string]*slot{}}
+		if err := f.parse(b); err != nil || f.damaged != 0 || f.free[0] != 0 {
+			t.Fatal(cut, err, f.damaged)
+		}
 	}
 }
 
