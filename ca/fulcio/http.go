@@ -23,9 +23,9 @@ import (
 
 // Bounds of one HTTP request.
 const (
-	// maxBody bounds a request body in bytes. The largest honest one holds a token
-	// of 32 KiB and a key; Fulcio's own limit is 4 MiB.
-	maxBody = 256 << 10
+	// maxBody bounds a request body in bytes; Fulcio's own limit. The largest honest
+	// one holds a token of 32 KiB and a key.
+	maxBody = 4 << 20
 	// bodyTime bounds how long a body may take to arrive.
 	bodyTime = 10 * time.Second
 )

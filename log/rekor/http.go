@@ -36,14 +36,21 @@ func (l *Log) Handler() http.Handler {
 	}
 	l.routesV1(route)
 	l.routesV2(route, mux)
-	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+	notFound := func(w http.ResponseWriter, r *http.Request) {
 		write := writeErrorV1
 		if strings.HasPrefix(r.URL.Path, "/api/v2/") {
 			write = writeErrorV2
 		}
 		l.fail(w, r, write, &errStatus{http.StatusNotFound, fmt.Errorf("path %.200q was not found", r.URL.Path)})
+	}
+	mux.HandleFunc("/", notFound)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.Contains(r.URL.Path+"/", "/../") || strings.Contains(r.URL.Path+"/", "/./") || strings.Contains(r.URL.Path, "//") {
+			notFound(w, r) // the mux would redirect it, in HTML
+			return
+		}
+		mux.ServeHTTP(w, r)
 	})
-	return mux
 }
 
 // method refuses other methods than the ones given.
@@ -52,6 +59,8 @@ func method(w http.ResponseWriter, r *http.Request, methods ...string) error {
 		if r.Method == m || m == http.MethodGet && r.Method == http.MethodHead {
 			return nil
 		}
+	}
+	for _, m := range methods {
 		w.Header().Add("Allow", m)
 	}
 	return &errStatus{http.StatusMethodNotAllowed, fmt.Errorf("method %.20s is not allowed, but %v are", r.Method, methods)}
