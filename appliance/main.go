@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"reflect"
 	"runtime/debug"
 	"syscall"
 
@@ -50,7 +51,6 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		Description: "redoubt holds the keys, issues short-lived code-signing certificates, records every signature in a Merkle log,\n" +
 			"carries public log data across the air gap with proof, and verifies offline. `redoubt demo` shows all of it.",
 		Version:                   versionString(),
-		HideVersion:               true,
 		HideHelpCommand:           true,
 		Suggest:                   true,
 		DisableSliceFlagSeparator: true,
@@ -68,7 +68,11 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 // noVerb answers a missing or unknown verb at any level of the table.
 func noVerb(c *cli.Context) error {
 	if name := c.Args().First(); name != "" {
-		return usage("unknown command %q; `%s --help` lists the commands", name, c.Command.HelpName)
+		fields := map[string]reflect.Type{}
+		for _, sub := range subcommands(c) {
+			fields[sub.Name] = nil
+		}
+		return usage("%s has no command %q%s; `%s --help` lists the commands", c.Command.HelpName, name, nearest(name, fields), c.Command.HelpName)
 	}
 	if err := showHelp(c); err != nil {
 		return err
@@ -127,4 +131,12 @@ func showHelp(c *cli.Context) error {
 	c.App.Writer = c.App.ErrWriter
 	defer func() { c.App.Writer = writer }()
 	return cli.ShowSubcommandHelp(c)
+}
+
+// subcommands are the commands that can follow c's level.
+func subcommands(c *cli.Context) []*cli.Command {
+	if len(c.Command.Subcommands) > 0 {
+		return c.Command.Subcommands
+	}
+	return c.App.Commands
 }

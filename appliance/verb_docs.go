@@ -108,9 +108,20 @@ const zshCompletion = `# zsh completion for redoubt: source <(redoubt completion
 autoload -U +X bashcompinit && bashcompinit
 `
 
+const powershellCompletion = `# PowerShell completion for redoubt: redoubt completion powershell | Out-String | Invoke-Expression
+Register-ArgumentCompleter -Native -CommandName redoubt -ScriptBlock {
+  param($wordToComplete, $commandAst, $cursorPosition)
+  $words = @($commandAst.CommandElements | Select-Object -Skip 1 | ForEach-Object { $_.ToString() })
+  if ($wordToComplete -and $words.Count -gt 0) { $words = @($words | Select-Object -SkipLast 1) }
+  redoubt completion words @words | Where-Object { $_ -like "$wordToComplete*" } | ForEach-Object {
+    [System.Management.Automation.CompletionResult]::new($_, $_, 'ParameterValue', $_)
+  }
+}
+`
+
 func completionCommand() *cli.Command {
 	return &cli.Command{
-		Name: "completion", Usage: "print shell completion", ArgsUsage: "bash|zsh|fish",
+		Name: "completion", Usage: "print shell completion", ArgsUsage: "bash|zsh|fish|powershell",
 		Action: func(c *cli.Context) error {
 			app := newApp(c.App.Writer, c.App.ErrWriter)
 			var text string
@@ -120,12 +131,14 @@ func completionCommand() *cli.Command {
 				text = bashCompletion
 			case "zsh":
 				text = zshCompletion + bashCompletion
+			case "powershell":
+				text = powershellCompletion
 			case "fish":
 				text, err = app.ToFishCompletion()
 			case "words":
 				text = strings.Join(candidates(app, c.Args().Tail()), "\n") + "\n"
 			default:
-				return usage("completion takes bash, zsh or fish, not %q", shell)
+				return usage("completion takes bash, zsh, fish or powershell, not %q", shell)
 			}
 			if err == nil {
 				_, err = io.WriteString(c.App.Writer, text)

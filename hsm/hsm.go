@@ -28,7 +28,7 @@ import (
 // Errors every kind of token returns, to be tested with errors.Is.
 var (
 	// ErrNotFound: the URI names no key (or no token) that exists.
-	ErrNotFound = errors.New("key not found")
+	ErrNotFound = errors.New("no such key or token")
 	// ErrAmbiguous: the URI matches more than one key or token, and guessing
 	// would be a way to sign with the wrong one.
 	ErrAmbiguous = errors.New("more than one match")
