@@ -118,6 +118,7 @@ type exportArgs struct {
 	Out        string `json:"out"`
 	VolumeSize int64  `json:"volumeSize"`
 	Refresh    bool   `json:"refresh"`
+	Again      uint64 `json:"again,omitempty"` // make this parcel once more instead
 }
 
 var mirrorPull = verb[struct{}, mirror.PullReport]{"mirror.pull", func(ctx context.Context, in *instance, _ string, _ struct{}) (mirror.PullReport, error) {
@@ -139,6 +140,10 @@ var mirrorExport = verb[exportArgs, mirror.Packed]{"mirror.export", func(ctx con
 	if err := in.record(ctx, actor, "mirror.export", in.cfg.exportStream(), map[string]string{"out": a.Out}); err != nil {
 		return mirror.Packed{}, err
 	}
+	if a.Again > 0 {
+		packed, err := e.ExportAgain(ctx, a.Again, a.Out)
+		return packed, withCode(mirror.ExitCode(err), err)
+	}
 	packed, err := e.Export(ctx, mirror.ExportOptions{Out: a.Out, VolumeSize: a.VolumeSize, Refresh: a.Refresh})
 	return packed, withCode(mirror.ExitCode(err), err)
 }}
@@ -153,6 +158,24 @@ var mirrorImport = verb[[]string, mirror.Report]{"mirror.import", func(ctx conte
 	}
 	report, err := m.Import(ctx, paths)
 	return report, withCode(mirror.ExitCode(err), err)
+}}
+
+// clockResult is the JSON of `redoubt mirror accept-clock -o json`.
+type clockResult struct {
+	Was time.Time `json:"was"`
+	Now time.Time `json:"now"`
+}
+
+var mirrorAcceptClock = verb[struct{}, clockResult]{"mirror.accept-clock", func(ctx context.Context, in *instance, actor string, _ struct{}) (clockResult, error) {
+	m, err := in.inside()
+	if err != nil {
+		return clockResult{}, err
+	}
+	if err := in.record(ctx, actor, "mirror.accept-clock", in.cfg.Mirror.Stream, nil); err != nil {
+		return clockResult{}, err
+	}
+	was, now, err := m.AcceptClock(ctx)
+	return clockResult{was, now}, withCode(mirror.ExitCode(err), err)
 }}
 
 // inside returns the inside end, or says that there is none.

@@ -135,17 +135,19 @@ func (d *demo) gapSteps() []step {
 	}
 }
 
-// trapSteps: parcel 3 is lost on the way, and the outside's log shows the inside another history.
+// trapSteps: parcels 3 and 4 are lost on the way, and the outside's log shows the inside another history.
 func (d *demo) trapSteps() []step {
 	return []step{
-		{"parcel 3 is lost, parcel 4 is refused and names it", func() (string, error) {
-			if err := d.outsideSigns(7, 7); err != nil {
-				return "", err
+		{"parcels 3 and 4 are lost, parcel 5 is refused and names them", func() (string, error) {
+			for i, medium := range []string{"medium-4", "medium-5"} {
+				if err := d.outsideSigns(7+i, 7+i); err != nil {
+					return "", err
+				}
+				if _, err := d.pack(medium); err != nil {
+					return "", err
+				}
 			}
-			if _, err := d.pack("medium-4"); err != nil {
-				return "", err
-			}
-			said, err := d.redoubt(20, "mirror", "import", d.path("medium-4"), "--dir", d.inside.dir)
+			said, err := d.redoubt(20, "mirror", "import", d.path("medium-5"), "--dir", d.inside.dir)
 			return "exit 20: " + said, err
 		}},
 		{"the log's own key signs another history", func() (string, error) {
@@ -183,7 +185,8 @@ func (d *demo) readTrapReport(said string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if len(report.Missing) != 1 || report.Missing[0].First != 3 || report.Logs[0].Frozen == nil {
+	// The parcel that forked is number 3: it is held, with its log frozen, and 4 is what is missing.
+	if len(report.Missing) != 1 || report.Missing[0].First != 4 || report.Logs[0].Frozen == nil {
 		return "", fmt.Errorf("the report names not both: missing %v, frozen %v", report.Missing, report.Logs[0].Frozen)
 	}
 	evidence := filepath.Join(d.inside.dir, "mirror", "in", report.Logs[0].Frozen.Evidence)

@@ -9,7 +9,7 @@ func operations() []operation {
 		auditList.operation(), auditVerify.operation(),
 		chains.operation(), tsaStatus.operation(),
 		clientTrust.operation(), trustStatus.operation(), trustRenew.operation(), trustPublish.operation(),
-		mirrorKey.operation(), mirrorPull.operation(), mirrorExport.operation(), mirrorImport.operation(), mirrorStatus.operation(), mirrorReconcile.operation(),
+		mirrorKey.operation(), mirrorPull.operation(), mirrorExport.operation(), mirrorImport.operation(), mirrorAcceptClock.operation(), mirrorStatus.operation(), mirrorReconcile.operation(),
 		readStatus.operation(),
 	}
 }

@@ -46,6 +46,7 @@ func mirrorOutside() []*cli.Command {
 			&cli.StringFlag{Name: "out", Required: true, Usage: "folder for the volumes; exists", EnvVars: []string{"REDOUBT_OUT"}},
 			&cli.StringFlag{Name: "volume-size", Value: "0", Usage: "largest volume: bytes, or a number with a decimal (4.4GB) or binary (4GiB) unit; 0: one volume", EnvVars: []string{"REDOUBT_VOLUME_SIZE"}},
 			&cli.BoolFlag{Name: "refresh", Usage: "pack a parcel though no log grew, to say that nothing changed", EnvVars: []string{"REDOUBT_REFRESH"}},
+			&cli.Uint64Flag{Name: "again", Usage: "make this parcel once more, the same bytes, because its volumes were lost", EnvVars: []string{"REDOUBT_AGAIN"}},
 		), Action: func(c *cli.Context) error {
 			out, err := absolute([]string{c.String("out")})
 			if err != nil {
@@ -55,7 +56,7 @@ func mirrorOutside() []*cli.Command {
 			if err != nil {
 				return usage("--volume-size %q: %v", c.String("volume-size"), err)
 			}
-			packed, err := mirrorExport.call(c, exportArgs{out[0], size, c.Bool("refresh")})
+			packed, err := mirrorExport.call(c, exportArgs{out[0], size, c.Bool("refresh"), c.Uint64("again")})
 			if err != nil {
 				return err
 			}
@@ -86,6 +87,15 @@ func mirrorInside() []*cli.Command {
 				return err
 			}
 			return printResult(c, report, func(w io.Writer) { printTransfers(w, report) })
+		}},
+		{Name: "accept-clock", Usage: "inside: let imports go by the clock as it is now, after you have looked at it", Flags: mirrorFlags(), Action: func(c *cli.Context) error {
+			r, err := mirrorAcceptClock.call(c, struct{}{})
+			if err != nil {
+				return err
+			}
+			return printResult(c, r, func(w io.Writer) {
+				fmt.Fprintf(w, "the clock is accepted at %s; the last import was at %s\n", r.Now.Format(time.RFC3339), r.Was.Format(time.RFC3339))
+			})
 		}},
 		{Name: "status", Usage: "inside: the stream's last parcel, what is missing, every log's head and age", Flags: mirrorFlags(), Action: func(c *cli.Context) error {
 			status, err := mirrorStatus.call(c, struct{}{})

@@ -107,28 +107,37 @@ func ParseCheckpoint(text []byte) (Checkpoint, error) {
 	return c, nil
 }
 
-// open verifies the signature of a checkpoint by the log's present key and reads it. A wrong or missing signature is ErrProof,
-// an unknown key ErrUnknownOrigin, another origin ErrUnknownOrigin.
-func (l *knownLog) open(note []byte) (Checkpoint, error) { return l.openBy(note, l.key) }
-
 // openHeld is open for a checkpoint that was accepted under vkey, which must be configured, now or as a former key. An empty
 // vkey stands for the present one.
 func (l *knownLog) openHeld(note []byte, vkey string) (Checkpoint, error) {
-	for _, k := range append([]*parcel.Verifier{l.key}, l.former...) {
-		if vkey == "" || k.VKey() == vkey {
-			return l.openBy(note, k)
-		}
+	as, err := l.as(vkey)
+	if err != nil {
+		return Checkpoint{}, err
 	}
-	return Checkpoint{}, fmt.Errorf("checkpoint of %q: %w: %.300q is neither the log's key nor one of its former keys", l.Origin, ErrUnknownOrigin, vkey)
+	return as.open(note)
 }
 
-func (l *knownLog) openBy(note []byte, key *parcel.Verifier) (Checkpoint, error) {
+// as is the log as it was under vkey.
+func (l *knownLog) as(vkey string) (*knownLog, error) {
+	for _, k := range append([]*parcel.Verifier{l.key}, l.former...) {
+		if vkey == "" || k.VKey() == vkey {
+			c := *l
+			c.key = k
+			return &c, nil
+		}
+	}
+	return nil, fmt.Errorf("checkpoint of %q: %w: %.300q is neither the log's key nor one of its former keys", l.Origin, ErrUnknownOrigin, vkey)
+}
+
+// open verifies the signature of a checkpoint by the log's present key and reads it. A wrong or missing signature is ErrProof,
+// an unknown key ErrUnknownOrigin, another origin ErrUnknownOrigin.
+func (l *knownLog) open(note []byte) (Checkpoint, error) {
 	if len(note) > parcel.MaxCheckpoint {
 		return Checkpoint{}, fmt.Errorf("%w: a checkpoint of %d bytes", ErrProof, len(note))
 	}
-	text, _, err := parcel.OpenNote(note, []*parcel.Verifier{key})
+	text, _, err := parcel.OpenNote(note, []*parcel.Verifier{l.key})
 	if isForeign(err) {
-		return Checkpoint{}, fmt.Errorf("checkpoint of %q: %w: not signed by %s", l.Origin, ErrUnknownOrigin, key.ID())
+		return Checkpoint{}, fmt.Errorf("checkpoint of %q: %w: not signed by %s", l.Origin, ErrUnknownOrigin, l.key.ID())
 	}
 	if err != nil {
 		return Checkpoint{}, fmt.Errorf("checkpoint of %q: %w: %v", l.Origin, ErrProof, err)

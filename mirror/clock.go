@@ -23,11 +23,11 @@ func judgeClock(now, floor, created time.Time) error {
 	at := func(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 	switch {
 	case now.Before(floor.Add(-clockSlack)):
-		return fmt.Errorf("%w: it is %s, but the last import was at %s; set the clock, or if it is right, accept it", ErrClock, at(now), at(floor))
+		return fmt.Errorf("%w: it is %s, but the last import was at %s; set it, or if it is right: redoubt mirror accept-clock", ErrClock, at(now), at(floor))
 	case created.After(now.Add(clockAhead)):
 		return fmt.Errorf("%w: it is %s, but the parcel was made at %s", ErrClock, at(now), at(created))
 	case !floor.IsZero() && now.After(laterOf(floor, created).Add(clockLeap)):
-		return fmt.Errorf("%w: it is %s, but the last import was at %s and the parcel was made at %s; set the clock, or if it is right, accept it",
+		return fmt.Errorf("%w: it is %s, but the last import was at %s and the parcel was made at %s; set it, or if it is right: redoubt mirror accept-clock",
 			ErrClock, at(now), at(floor), at(created))
 	}
 	return nil

@@ -5,7 +5,6 @@ import (
 	"crypto"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net/http"
 	"os"
@@ -70,6 +69,12 @@ type packedState struct {
 	Dir      string        `json:"dir"`
 	Files    []string      `json:"files"`
 	Note     []byte        `json:"note"` // the signed manifest
+	// What ExportAgain needs beside the collection.
+	Name       string `json:"name,omitempty"`
+	VolumeSize int64  `json:"volume_size,omitempty"`
+	Exporter   string `json:"exporter,omitempty"` // id of the key that signed
+	Heads      []Head `json:"heads,omitempty"`    // the heads packed, in the manifest's order
+	Named      bool   `json:"named,omitempty"`    // the volumes were seen under their names
 }
 
 // OpenExporter opens the exporter in c.Dir. It starts nothing and fetches nothing.
@@ -185,7 +190,7 @@ func (e *Exporter) Export(ctx context.Context, o ExportOptions) (Packed, error) 
 		return out, err
 	}
 	if len(s.packed.Files) > 0 {
-		if err := e.finishNaming(s.packed); err != nil {
+		if err := e.finishNaming(ctx, s.packed); err != nil {
 			return out, fmt.Errorf("naming the volumes of parcel %d: %w", s.packed.Sequence, err)
 		}
 	}
@@ -223,7 +228,7 @@ func (e *Exporter) pack(ctx context.Context, s *exporterState, m parcel.Manifest
 		return out, err
 	}
 	for i, l := range m.Logs {
-		step, err := e.packLog(ctx, w, i, l, s)
+		step, err := e.packLog(ctx, w, i, l, e.logs[l.Origin], s.head(s.sent, l.Origin), s.collected[l.Origin])
 		if err != nil {
 			w.Abandon()
 			return out, full(fmt.Errorf("packing %q: %w", l.Origin, err))
@@ -236,7 +241,13 @@ func (e *Exporter) pack(ctx context.Context, s *exporterState, m parcel.Manifest
 		return out, full(err)
 	}
 	defer p.Close()
-	state := packedState{Sequence: m.Sequence, Digest: p.Digest, Created: m.Created.Time, Dir: o.Out, Files: p.Files, Note: p.Note}
+	state := packedState{
+		Sequence: m.Sequence, Digest: p.Digest, Created: m.Created.Time, Dir: o.Out, Files: p.Files, Note: p.Note,
+		Name: o.Name, VolumeSize: o.VolumeSize, Exporter: p.Manifest.Exporter,
+	}
+	for _, l := range m.Logs {
+		state.Heads = append(state.Heads, s.collected[l.Origin])
+	}
 	err = e.c.DB.Update(func(tx store.Tx) error {
 		if err := put(tx, keyExported, streamState{Sequence: m.Sequence, Digest: p.Digest, Floor: e.c.Now().UTC()}); err != nil {
 			return err
@@ -254,22 +265,25 @@ func (e *Exporter) pack(ctx context.Context, s *exporterState, m parcel.Manifest
 	if err != nil {
 		return out, full(err)
 	}
-	out.Stream, out.Sequence, out.Digest, out.Files = m.Stream, m.Sequence, p.Digest, p.Files
+	out.add(p)
+	return out, e.publish(p, state)
+}
+
+func (out *Packed) add(p *parcel.Packed) {
+	out.Stream, out.Sequence, out.Digest, out.Files = p.Manifest.Stream, p.Manifest.Sequence, p.Digest, p.Files
 	for _, v := range p.Manifest.Volumes {
 		out.Bytes += v.Bytes
 	}
-	return out, p.Publish()
 }
 
 // packLog adds a log's files in the order of its plan.
-func (e *Exporter) packLog(ctx context.Context, w *parcel.Writer, i int, l parcel.Log, s *exporterState) (TransferStep, error) {
-	from, to := s.head(s.sent, l.Origin), s.collected[l.Origin]
+func (e *Exporter) packLog(ctx context.Context, w *parcel.Writer, i int, l parcel.Log, log *knownLog, from, to Head) (TransferStep, error) {
 	sh, err := e.shelf(l.Origin)
 	if err != nil {
 		return TransferStep{}, err
 	}
 	defer sh.close()
-	step, err := prove(ctx, e.logs[l.Origin], from, to.Note, l.Scope, l.Records, sh.fetch)
+	step, err := prove(ctx, log, from, to.Note, l.Scope, l.Records, sh.fetch)
 	if err != nil {
 		return TransferStep{}, err
 	}
@@ -302,19 +316,6 @@ func (e *Exporter) packLog(ctx context.Context, w *parcel.Writer, i int, l parce
 		done.Entries = to.Size - from.Size
 	}
 	return done, nil
-}
-
-// finishNaming names the volumes of the last parcel if a crash came between the state and their names.
-func (e *Exporter) finishNaming(s packedState) error {
-	p, err := parcel.Reopen(s.Dir, s.Files)
-	if errors.Is(err, fs.ErrNotExist) { // the medium was taken away
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer p.Close()
-	return p.Publish()
 }
 
 func sortedKeys(m map[string]*knownLog) []string {

@@ -447,6 +447,7 @@ func TestExportIsNamedAfterACrash(t *testing.T) {
 	if err := os.Rename(second[0], hidden); err != nil {
 		t.Fatal(err)
 	}
+	unname(t, l, 2)
 	if _, err := l.out.Export(context.Background(), ExportOptions{Out: l.medium}); !errors.Is(err, ErrNothing) {
 		t.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package parcel
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/sha256"
 	"errors"
@@ -208,20 +209,7 @@ type Packed struct {
 
 // Finish signs the manifest under the key name and writes the volumes, durably but still under hidden names.
 func (w *Writer) Finish(keyName string, s crypto.Signer) (*Packed, error) {
-	if err := w.flush(); err != nil {
-		return nil, err
-	}
-	for len(w.queue) > 0 {
-		if err := w.writeFrame(); err != nil {
-			return nil, err
-		}
-	}
-	if w.f == nil {
-		if err := w.openVolume(); err != nil {
-			return nil, err
-		}
-	}
-	if err := w.closeVolume(); err != nil {
+	if err := w.end(); err != nil {
 		return nil, err
 	}
 	v, err := verifierOf(keyName, s.Public())
@@ -240,6 +228,46 @@ func (w *Writer) Finish(keyName string, s crypto.Signer) (*Packed, error) {
 	if len(signed) > maxNote {
 		return nil, fmt.Errorf("%w: a manifest of %d bytes", ErrVolumeSize, len(signed))
 	}
+	return w.seal(text, signed)
+}
+
+// FinishAs is Finish for a parcel that was made before: signed is its manifest, by the key with the given id (see
+// Verifier.ID). Anything that came out another way than it says is ErrManifest.
+func (w *Writer) FinishAs(exporter string, signed []byte) (*Packed, error) {
+	if err := w.end(); err != nil {
+		return nil, err
+	}
+	w.m.Exporter = exporter
+	text, err := w.m.Text()
+	if err != nil {
+		return nil, err
+	}
+	if !bytes.HasPrefix(signed, append(text[:len(text):len(text)], '\n')) {
+		return nil, fmt.Errorf("%w: the volumes are not those that were signed", ErrManifest)
+	}
+	return w.seal(text, signed)
+}
+
+// end writes what is left of the payload.
+func (w *Writer) end() error {
+	if err := w.flush(); err != nil {
+		return err
+	}
+	for len(w.queue) > 0 {
+		if err := w.writeFrame(); err != nil {
+			return err
+		}
+	}
+	if w.f == nil {
+		if err := w.openVolume(); err != nil {
+			return err
+		}
+	}
+	return w.closeVolume()
+}
+
+// seal puts the signed manifest before every payload and flushes files and folder.
+func (w *Writer) seal(text, signed []byte) (*Packed, error) {
 	p := &Packed{Manifest: w.m, Note: signed, Digest: Sum(text), root: w.root}
 	head := HeadFrame(signed)
 	for _, vol := range w.m.Volumes {
@@ -251,7 +279,19 @@ func (w *Writer) Finish(keyName string, s crypto.Signer) (*Packed, error) {
 		}
 		p.Files = append(p.Files, fileName(w.name, vol.N))
 	}
+	if err := syncDir(w.root); err != nil { // the caller's state names these files next
+		return nil, fmt.Errorf("flushing the folder: %w", err)
+	}
 	return p, w.enc.Close()
+}
+
+// syncDir makes the names in a folder durable.
+func syncDir(root *os.Root) error {
+	d, err := root.Open(".")
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
 }
 
 // assemble puts the head before a payload.
@@ -289,12 +329,18 @@ func (p *Packed) Publish() error {
 			return fmt.Errorf("naming %s: %w", f, err)
 		}
 	}
-	d, err := p.root.Open(".")
-	if err != nil {
-		return err
+	return syncDir(p.root)
+}
+
+// Missing lists the volumes that are there neither by name nor hidden.
+func (p *Packed) Missing() (out []string) {
+	for _, f := range p.Files {
+		_, named := p.root.Lstat(f)
+		if _, hidden := p.root.Lstat("." + f + ".partial"); named != nil && hidden != nil {
+			out = append(out, f)
+		}
 	}
-	defer d.Close()
-	return d.Sync()
+	return out
 }
 
 // Reopen names what a crashed process packed, so that Publish can be repeated.
