@@ -35,7 +35,11 @@ func (s *server) guard(service string, room http.Handler) http.Handler {
 			s.health.serveHealthz(out, r)
 			return
 		case "/readyz":
-			s.health.serveReadyz(out, r)
+			if service == "metrics" {
+				s.health.serveReadyzWhole(out, r)
+			} else {
+				s.health.serveReadyz(out, r)
+			}
 			return
 		}
 		if r.ContentLength > limit {

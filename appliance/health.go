@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 )
@@ -14,6 +15,8 @@ type check struct {
 	Warning bool   `json:"warning,omitempty"`
 	Reason  string `json:"reason,omitempty"`
 	Fix     string `json:"fix,omitempty"`
+
+	keyTrouble bool // the reason speaks of a key's token
 }
 
 // health answers /healthz (this process is alive) and /readyz (every check holds). Checks sign with every key, so the
@@ -46,8 +49,30 @@ func (h *health) serveHealthz(w http.ResponseWriter, _ *http.Request) {
 	writeJSON(w, http.StatusOK, map[string]string{"status": "SERVING"})
 }
 
+// serveReadyz answers on the listener of a service, which anybody may reach: without what keys say of themselves.
 func (h *health) serveReadyz(w http.ResponseWriter, r *http.Request) {
 	checks, ok := h.current(r.Context())
+	writeReadiness(w, withoutKeys(checks), ok)
+}
+
+// serveReadyzWhole answers on the metrics' listener, which is loopback always.
+func (h *health) serveReadyzWhole(w http.ResponseWriter, r *http.Request) {
+	checks, ok := h.current(r.Context())
+	writeReadiness(w, checks, ok)
+}
+
+// withoutKeys leaves out where keys live and what their tokens answered.
+func withoutKeys(checks []check) []check {
+	public := slices.Clone(checks)
+	for i, c := range public {
+		if c.keyTrouble {
+			public[i].Reason = "key unavailable"
+		}
+	}
+	return public
+}
+
+func writeReadiness(w http.ResponseWriter, checks []check, ok bool) {
 	status := http.StatusOK
 	if !ok {
 		status = http.StatusServiceUnavailable

@@ -108,6 +108,7 @@ func (s *server) consoleHandler() http.Handler {
 			http.Error(w, "the status cannot be read", http.StatusInternalServerError)
 			return
 		}
+		report.Checks = withoutKeys(report.Checks)
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
 		w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'")
 		if err := consolePage.Execute(w, report); err != nil {

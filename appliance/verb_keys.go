@@ -2,10 +2,14 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/urfave/cli/v2"
+
+	"redoubt.internal/log"
 )
 
 func keysCommand() *cli.Command {
@@ -75,7 +79,7 @@ var checkKeys = verb[struct{}, []check]{"keys.check", func(ctx context.Context, 
 // result is the check called name: it holds when err is nil.
 func result(name string, err error, fix string) check {
 	if err != nil {
-		return check{Name: name, Reason: err.Error(), Fix: fix}
+		return check{Name: name, Reason: err.Error(), Fix: fix, keyTrouble: strings.HasPrefix(name, "key ") || errors.Is(err, log.ErrSigning)}
 	}
 	return check{Name: name, OK: true}
 }

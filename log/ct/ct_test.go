@@ -455,7 +455,7 @@ func TestTokenPulledOut(t *testing.T) {
 			t.Fatal(err)
 		}
 		r.key.after.Store(after)
-		if code, text := r.post("/ct/v1/add-pre-chain", body); code != http.StatusServiceUnavailable || !strings.Contains(text, "the token is not there") {
+		if code, text := r.post("/ct/v1/add-pre-chain", body); code != http.StatusServiceUnavailable || !strings.Contains(text, "the log's key is unavailable") || strings.Contains(text, "token") {
 			t.Errorf("%d: %d %q", after, code, text)
 		}
 		r.key.after.Store(0)

@@ -95,6 +95,9 @@ func (l *Log) route(mux *http.ServeMux, name, method string, serve func(http.Res
 }
 
 func sendError(w http.ResponseWriter, code int, err error) {
+	if errors.Is(err, log.ErrSigning) { // what the key says of itself is for the log's own record
+		err = errors.New("the log's key is unavailable")
+	}
 	http.Error(w, http.StatusText(code)+"\n"+err.Error(), code)
 }
 

@@ -121,6 +121,9 @@ func (l *Log) fail(w http.ResponseWriter, r *http.Request, write func(http.Respo
 	if code >= http.StatusInternalServerError {
 		l.c.Logger.ErrorContext(r.Context(), "rekor request failed", "path", r.URL.Path, "status", code, "error", err)
 	}
+	if errors.Is(err, log.ErrSigning) { // what the key says of itself is for the log's own record
+		message = "the log's key is unavailable"
+	}
 	if code == http.StatusInternalServerError {
 		message = "the log could not answer; its own record says why"
 	}

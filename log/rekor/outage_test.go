@@ -35,7 +35,7 @@ func TestTokenPulledOut(t *testing.T) {
 		"/api/v1/log/entries": during,
 		"/api/v2/log/entries": encode(requestV2(key, keyV2(key.Public()), "during")),
 	} {
-		if a := r.post(path, body); a.code != 503 || !bytes.Contains(a.body, []byte("the token is not there")) {
+		if a := r.post(path, body); a.code != 503 || !bytes.Contains(a.body, []byte("the log's key is unavailable")) || bytes.Contains(a.body, []byte("token")) {
 			t.Errorf("%s: %d %s", path, a.code, a.body)
 		}
 	}
