@@ -293,3 +293,20 @@ func (m *fileMark) resume() error {
 	to.Halted = ""
 	return m.h.write(to)
 }
+
+// ReadHighWaterFile reads the marks in the file at path and changes nothing; it takes no lock, so another process may hold it.
+// Errors: those of the file system, ErrHighWater when it is not a high-water file.
+func ReadHighWaterFile(path string) ([]Mark, error) {
+	buf, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("reading high-water file: %w", err)
+	}
+	if len(buf) != fileSize {
+		return nil, fmt.Errorf("%w: %s has %d bytes, not %d", ErrHighWater, path, len(buf), fileSize)
+	}
+	h := &File{path: path, slots: map[string]*slot{}}
+	if err := h.parse(buf); err != nil {
+		return nil, fmt.Errorf("reading high-water file %s: %w", path, err)
+	}
+	return h.Marks(), nil
+}

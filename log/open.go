@@ -88,7 +88,7 @@ func (l *Log) checkMarks(ctx context.Context) error {
 	for i, m := range l.c.HighWater {
 		mark, err := m.Read(ctx)
 		if errors.Is(err, ErrNoMark) {
-			return fmt.Errorf("%w: high-water mark %d of %d is missing; the log stands at size %d", ErrRolledBack, i+1, len(l.c.HighWater), v.size)
+			return fmt.Errorf("%w: %w: high-water mark %d of %d is missing; the log stands at size %d", ErrRolledBack, ErrNoMark, i+1, len(l.c.HighWater), v.size)
 		}
 		if err != nil {
 			return fmt.Errorf("reading high-water mark %d: %w", i+1, err)

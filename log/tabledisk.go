@@ -161,18 +161,26 @@ func (t *table) deleteAll() error {
 	return t.deleteRange(append(bytes.Clone(t.prefix), 0), append(bytes.Clone(t.prefix), 0xff))
 }
 
-// deleteRange deletes in transactions of bounded size.
+// deleteRange deletes in transactions of bounded size, until a look of its own finds nothing left.
 func (t *table) deleteRange(from, to []byte) error {
+	var first []byte
 	for {
 		var keys [][]byte
-		err := t.db.Update(func(tx store.Tx) error {
+		err := t.db.View(func(tx store.Tx) error {
 			keys = keys[:0]
-			if err := tx.Scan(from, to, func(k, _ []byte) bool {
+			return tx.Scan(from, to, func(k, _ []byte) bool {
 				keys = append(keys, bytes.Clone(k))
 				return len(keys) < 256
-			}); err != nil {
-				return err
-			}
+			})
+		})
+		if err != nil || len(keys) == 0 {
+			return err
+		}
+		if bytes.Equal(keys[0], first) {
+			return errIndex // it was deleted, and is there
+		}
+		first = keys[0]
+		err = t.db.Update(func(tx store.Tx) error {
 			for _, k := range keys {
 				if err := tx.Delete(k); err != nil {
 					return err
@@ -180,7 +188,7 @@ func (t *table) deleteRange(from, to []byte) error {
 			}
 			return nil
 		})
-		if err != nil || len(keys) < 256 {
+		if err != nil {
 			return err
 		}
 	}
