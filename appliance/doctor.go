@@ -5,12 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
+
+	"redoubt.internal/log"
 )
 
 func doctorCommand() *cli.Command {
@@ -47,9 +51,10 @@ func diagnose(c *cli.Context) []check {
 	checks = append(checks,
 		result("state directory", checkModes(dir), "chown it to the service user; chmod 0700 keys and run"),
 		result("free space", checkFreeSpace(dir.root), "free or add space: a log that cannot write latches read-only"),
-		result("high-water file", checkHighWater(cfg, dir), "restore it from outside the backup; never make a new one for a log that has signed"),
 		warning("clock discipline", checkClock(), "run chrony or another time service; inside a gap, discipline the clock from a local source"),
 	)
+	broken := checkHighWater(cfg, dir)
+	checks = append(checks, result("high-water file", broken, highWaterFix(broken)))
 	report, err := readStatus.call(c, struct{}{})
 	if err != nil {
 		return append(checks, result("instance", err, "`redoubt serve` and read its first error"))
@@ -93,17 +98,54 @@ func checkFreeSpace(path string) error {
 	return nil
 }
 
+// checkHighWater reads every high-water file: whether it is whole and holds a mark for each log. How the marks stand to the logs
+// is what opening the logs finds out; the checks "log NAME" say it.
 func checkHighWater(cfg *Config, dir layout) error {
 	paths := cfg.Log.HighWater
 	if len(paths) == 0 {
 		paths = []string{dir.highWater()}
 	}
 	for _, path := range paths {
-		if _, err := os.Stat(dir.resolve(path)); err != nil {
+		path = dir.resolve(path)
+		info, err := os.Stat(path)
+		if err != nil {
+			return err // opening it would make an empty one
+		}
+		if !info.Mode().IsRegular() {
+			return fmt.Errorf("%s is no file", path)
+		}
+		marks, err := log.ReadHighWaterFile(path)
+		if err != nil {
 			return err
+		}
+		for _, role := range cfg.logRoles() {
+			if !slices.ContainsFunc(marks, func(m log.Mark) bool { return m.Origin == cfg.origin(role) }) {
+				return fmt.Errorf("%w: %s holds none of %s", log.ErrNoMark, path, cfg.origin(role))
+			}
 		}
 	}
 	return nil
+}
+
+// logRoles are the logs of this instance.
+func (c *Config) logRoles() (roles []string) {
+	for _, a := range c.Log.Artifact {
+		roles = append(roles, a.Name)
+	}
+	return append(roles, roleCT, roleAudit)
+}
+
+// highWaterFix is what to do about err of a high-water file, or of a log whose mark does not fit.
+func highWaterFix(err error) string {
+	switch {
+	case errors.Is(err, log.ErrNoMark), errors.Is(err, fs.ErrNotExist), errors.Is(err, log.ErrHighWater):
+		return "stop the server and put the high-water file of this very machine back in its place. Where it is lost for good, nothing here can tell " +
+			"whether this directory is the newest copy: `redoubt log fsck` proves it whole, clients and mirrors know heads they saw; if none is newer, the log may " +
+			"be read on, and signing goes on under a new domain (`redoubt init`)"
+	default:
+		return "put back the newest copy of the directory: `redoubt log info` prints the head of the one that is here, the reason the head that was signed. " +
+			"Without that copy the log stays readable, and signing goes on under a new domain (`redoubt init`)"
+	}
 }
 
 // checkClock asks the kernel whether something disciplines the clock (adjtimex(2)).

@@ -54,7 +54,7 @@ func (in *instance) checks(ctx context.Context) (checks []check) {
 	for _, l := range in.logs() {
 		fix := "`redoubt log fsck`; the reason decides: free the disk and restart, or restore the newest copy"
 		if errors.Is(l.log.Err(), log.ErrRolledBack) {
-			fix = "restore the copy that has the highest head, or retire the log; signing on would fork it"
+			fix = highWaterFix(l.log.Err())
 		}
 		checks = append(checks, result("log "+l.role, l.log.Err(), fix))
 	}
