@@ -2,6 +2,7 @@ package main
 
 import (
 	_ "embed"
+	"errors"
 	"fmt"
 	"go/ast"
 	"go/parser"
@@ -12,6 +13,8 @@ import (
 
 	"github.com/urfave/cli/v2"
 	"go.yaml.in/yaml/v3"
+
+	"redoubt.internal/ca/identity"
 )
 
 //go:embed config.go
@@ -33,16 +36,50 @@ func configValidate(c *cli.Context) error {
 	if path == "" {
 		path = configPath(c)
 	}
+	result := configVerdict{File: path}
 	cfg, err := loadConfig(path)
-	if err != nil {
-		return err
+	if err == nil {
+		result.Dir = cfg.Dir
+		err = cfg.checkRooms()
 	}
-	result := struct {
-		File  string `json:"file"`
-		Valid bool   `json:"valid"`
-		Dir   string `json:"dir"`
-	}{path, true, cfg.Dir}
-	return printResult(c, result, func(w io.Writer) { fmt.Fprintf(w, "%s: valid\n", path) })
+	if err == nil {
+		result.Valid = true
+		return printResult(c, result, func(w io.Writer) { fmt.Fprintf(w, "%s: valid\n", path) })
+	}
+	result.Reason = err.Error()
+	if c.String("output") == "json" {
+		if err := printJSON(c, result); err != nil {
+			return err
+		}
+	}
+	return err
+}
+
+// configVerdict is the JSON of `redoubt config validate -o json`, of files that are valid and of others.
+type configVerdict struct {
+	File   string `json:"file"`
+	Valid  bool   `json:"valid"`
+	Dir    string `json:"dir,omitempty"`
+	Reason string `json:"reason,omitempty"` // why it is not valid
+}
+
+// checkRooms asks the rooms what serve would ask them: issuers with their pinned keys, the logs to carry, the timestamp policy.
+func (c *Config) checkRooms() error {
+	var problems []error
+	issuers := identity.Config{OIDCIssuers: c.OIDCIssuers, MetaIssuers: c.MetaIssuers, CIIssuerMetadata: c.CIIssuerMetadata, Dir: c.Dir}
+	if _, err := identity.New(issuers); err != nil {
+		problems = append(problems, err)
+	}
+	if _, err := c.Mirror.logs(); err != nil {
+		problems = append(problems, err)
+	}
+	if _, err := parseOID(c.TSA.Policy); err != nil {
+		problems = append(problems, fmt.Errorf("tsa.policy: %w", err))
+	}
+	if len(problems) > 0 {
+		return fmt.Errorf("%w: %w", errConfig, errors.Join(problems...))
+	}
+	return nil
 }
 
 func configShow(c *cli.Context) error {
