@@ -60,7 +60,11 @@ func verifyCommand() *cli.Command {
 						return err
 					}
 				}
-				return withCode(verify.ExitCode(err), fmt.Errorf("not verified: %w", err))
+				failed := withCode(verify.ExitCode(err), fmt.Errorf("not verified: %w", err))
+				if next := nextForFile(err); next != "" {
+					return hinted(failed, "%s", next)
+				}
+				return failed
 			}
 			return printResult(c, result, func(w io.Writer) { printVerified(w, c.Args().First(), result) })
 		},
@@ -83,6 +87,9 @@ func verifyArtifact(ctx context.Context, r verifyRequest) (*verify.Result, error
 			return nil, fmt.Errorf("%w: this build verifies files and sha256: digests, not %s", verify.ErrUsage, scheme)
 		}
 	}
+	if r.Key != "" && r.Identity != (verify.Identity{}) {
+		return nil, fmt.Errorf("%w: --key and the --certificate flags exclude each other: a signature is by a key or by an identity", verify.ErrUsage)
+	}
 	if r.Setup != "" {
 		r.Roots = append(r.Roots, filepath.Join(r.Setup, "trusted_root.json"))
 	}
@@ -91,7 +98,7 @@ func verifyArtifact(ctx context.Context, r verifyRequest) (*verify.Result, error
 	}
 	var roots []verify.Root
 	for _, path := range r.Roots {
-		data, err := readBounded(path)
+		data, err := readBounded("trusted root", path)
 		if err != nil {
 			return nil, err
 		}
@@ -110,7 +117,7 @@ func verifyArtifact(ctx context.Context, r verifyRequest) (*verify.Result, error
 		request.Policy.Identities = []verify.Identity{r.Identity}
 	}
 	if r.Key != "" {
-		data, err := readBounded(r.Key)
+		data, err := readBounded("public key", r.Key)
 		if err != nil {
 			return nil, err
 		}
@@ -118,7 +125,7 @@ func verifyArtifact(ctx context.Context, r verifyRequest) (*verify.Result, error
 			return nil, err
 		}
 	}
-	if request.Bundle, err = readBounded(r.Bundle); err != nil {
+	if request.Bundle, err = readBounded("bundle", r.Bundle); err != nil {
 		return nil, err
 	}
 	if name, digest, ok := strings.Cut(r.Artifact, ":"); ok && strings.HasPrefix(name, "sha") && digest != "" {
@@ -127,26 +134,49 @@ func verifyArtifact(ctx context.Context, r verifyRequest) (*verify.Result, error
 	}
 	f, err := os.Open(r.Artifact)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", verify.ErrLocal, err)
+		return nil, fmt.Errorf("%w: %w", localFile{"artifact"}, err)
 	}
 	defer f.Close()
 	request.Artifact.Reader = f
 	return verifier.Verify(ctx, request)
 }
 
+// localFile is verify.ErrLocal with the part the file plays.
+type localFile struct{ role string }
+
+func (l localFile) Error() string        { return "cannot read the " + l.role }
+func (l localFile) Is(target error) bool { return target == verify.ErrLocal }
+
+// nextForFile is what to do when a file of a verification cannot be read.
+func nextForFile(err error) string {
+	var l localFile
+	if !errors.As(err, &l) {
+		return ""
+	}
+	switch l.role {
+	case "bundle":
+		return "--bundle names what `redoubt sign` or cosign wrote beside the artifact"
+	case "trusted root":
+		return "`redoubt client setup --out DIR` writes one where the instance runs; copy it here and give --setup DIR"
+	case "public key":
+		return "--key names a PEM file"
+	}
+	return "give the FILE that was signed, or its sha256:HEX"
+}
+
 // readBounded reads a small file of the request.
-func readBounded(path string) ([]byte, error) {
+func readBounded(role, path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", verify.ErrLocal, err)
+		return nil, fmt.Errorf("%w: %w", localFile{role}, err)
 	}
 	defer f.Close()
 	data, err := io.ReadAll(io.LimitReader(f, maxVerifyFile+1))
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", verify.ErrLocal, err)
+		return nil, fmt.Errorf("%w: %w", localFile{role}, err)
 	}
 	if len(data) > maxVerifyFile {
-		return nil, fmt.Errorf("%w: %s is larger than %d bytes", verify.ErrMalformed, path, maxVerifyFile)
+		return nil, fmt.Errorf("%w: the %s %s is larger than %d bytes", verify.ErrMalformed, role, path, maxVerifyFile)
 	}
 	return data, nil
 }
