@@ -74,7 +74,7 @@ func (d *demo) prepareSoftHSM() (string, error) {
 		command := exec.CommandContext(d.ctx, tool, "--init-token", "--free", "--label", s.name, "--so-pin", demoPIN, "--pin", demoPIN)
 		command.Env = d.env
 		if out, err := command.CombinedOutput(); err != nil {
-			return "", fmt.Errorf("initialising the token %s: %w: %s", s.name, err, out)
+			return "", fmt.Errorf("%w: initialising the token %s: %w: %s", errNoSoftHSM, s.name, err, out) // a module that cannot be loaded, for one
 		}
 	}
 	return fmt.Sprintf("keys live in SoftHSM tokens through %s", module), nil
