@@ -91,6 +91,53 @@ func (v verb[A, R]) call(c *cli.Context, args A) (R, error) {
 	}
 }
 
+// attach is call for a caller that asks many times: the state is found once, and let go by done. A server that ends in between
+// is an error, never a second process on the directory.
+func (v verb[A, R]) attach(c *cli.Context) (ask func(A) (R, error), done func(), err error) {
+	cfg, dir, err := configured(c)
+	if err != nil {
+		return nil, nil, err
+	}
+	logger, err := loggerAt(c, slog.LevelError)
+	if err != nil {
+		return nil, nil, err
+	}
+	remote := func(args A) (result R, err error) {
+		raw, err := json.Marshal(args)
+		if err != nil {
+			return result, fmt.Errorf("encoding the arguments: %w", err)
+		}
+		answer, err := callSocket(c.Context, dir, v.name, raw)
+		if errors.Is(err, errNoServer) {
+			err = unavailable(errors.New("the server ended"))
+		}
+		if err != nil {
+			return result, err
+		}
+		if err := json.Unmarshal(answer, &result); err != nil {
+			return result, fmt.Errorf("reading the server's answer: %w", err)
+		}
+		return result, nil
+	}
+	for again := true; ; again = false {
+		conn, err := dialSocket(c.Context, dir)
+		if err == nil {
+			conn.Close()
+		}
+		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ECONNREFUSED) {
+			return remote, func() {}, nil // what else is wrong with the socket, the first question says
+		}
+		in, err := openInstance(c.Context, cfg, logger)
+		if errors.Is(err, errLocked) && again {
+			continue // a server came up between the two
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+		return func(args A) (R, error) { return v.run(c.Context, in, localActor(), args) }, in.close, nil
+	}
+}
+
 var errNoServer = errors.New("no server answers on the control socket")
 
 // callSocket posts one operation to the server of dir. errNoServer means that nobody listens.

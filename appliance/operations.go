@@ -5,7 +5,7 @@ func operations() []operation {
 	return []operation{
 		mintToken.operation(),
 		listKeys.operation(), checkKeys.operation(),
-		logInfos.operation(), logGet.operation(), logSearch.operation(), logProve.operation(), logFsck.operation(),
+		logInfos.operation(), logGet.operation(), logSearch.operation(), logProve.operation(), logFsck.operation(), logCopy.operation(),
 		auditList.operation(), auditVerify.operation(),
 		chains.operation(), tsaStatus.operation(),
 		clientTrust.operation(), trustStatus.operation(), trustRenew.operation(), trustPublish.operation(),

@@ -27,6 +27,7 @@ import (
 var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args []string){
 	"exits": exits, "start": start, "halt": halt, "hangup": hangup, "get": get, "digest": digest, "mode": mode,
 	"newstate": newState, "softhsmconf": softHSMConf, "carry": carry, "interval": interval, "reports": reports, "byhand": byHand,
+	"flip": flip,
 }
 
 func arguments(ts *testscript.TestScript, neg bool, args []string, least int, usage string) {
@@ -184,6 +185,15 @@ func digest(ts *testscript.TestScript, neg bool, args []string) {
 		return err
 	}))
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(list.String()), 0o644))
+}
+
+// flip FILE changes one bit in the middle of a file.
+func flip(ts *testscript.TestScript, neg bool, args []string) {
+	arguments(ts, neg, args, 1, "flip FILE")
+	data, err := os.ReadFile(ts.MkAbs(args[0]))
+	ts.Check(err)
+	data[len(data)/2] ^= 1
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), data, 0o644))
 }
 
 // mode OCTAL PATH demands these permission bits.

@@ -32,6 +32,7 @@ func logCommand() *cli.Command {
 				Flags: flags(&cli.Uint64Flag{Name: "size", Usage: "tree size (default: the head's)", EnvVars: []string{"REDOUBT_SIZE"}},
 					&cli.Uint64Flag{Name: "from", Usage: "older size of a consistency proof", EnvVars: []string{"REDOUBT_FROM"}}), Action: logProofAction},
 			{Name: "fsck", Usage: "recompute everything and check every head ever signed", Flags: append(stateFlags(), outputFlag()), Action: logFsckAction},
+			logExportCommand(which), logVerifyCommand(),
 		},
 	}
 }

@@ -1,7 +1,9 @@
 package mirror
 
 import (
+	"bytes"
 	"context"
+	"fmt"
 	"net/http"
 	"runtime"
 	"sync"
@@ -20,6 +22,16 @@ type Verified struct {
 // VerifyLog proves the log at c.Source from its first leaf, as an import would, and keeps nothing: the checkpoint by the
 // log's key, the hash tiles, and at scope full every entry. It uses as many workers as given, 0 for one per processor.
 func VerifyLog(ctx context.Context, c LogConfig, client *http.Client, workers int) (Verified, error) {
+	return verifyLog(ctx, c, client, workers, false)
+}
+
+// VerifyCopy is VerifyLog for a copy in the folder c.Source that others will read: it reads the full hash tiles of level 0 too,
+// which whoever hashes every entry can do without, so that at scope full no byte of the tree at the checkpoint is left out.
+func VerifyCopy(ctx context.Context, c LogConfig, workers int) (Verified, error) {
+	return verifyLog(ctx, c, nil, workers, true)
+}
+
+func verifyLog(ctx context.Context, c LogConfig, client *http.Client, workers int, whole bool) (Verified, error) {
 	known, err := knownLogs([]LogConfig{c})
 	if err != nil {
 		return Verified{}, err
@@ -41,13 +53,26 @@ func VerifyLog(ctx context.Context, c LogConfig, client *http.Client, workers in
 	if err != nil {
 		return Verified{}, err
 	}
+	keep := func(t tiles.Tile, hashes []byte) error {
+		if !whole || t.Level == tiles.Entries {
+			return nil
+		}
+		b, err := fetch(ctx, t)
+		if err != nil {
+			return s.blame(fmt.Errorf("reading %s: %w", t.Path(), err))
+		}
+		if !bytes.Equal(b, hashes) {
+			return s.blame(fmt.Errorf("%w: %s", tiles.ErrProof, t.Path()))
+		}
+		return nil
+	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	if workers <= 0 {
 		workers = runtime.GOMAXPROCS(0)
 	}
 	var next, leaves atomic.Uint64
-	var bytes atomic.Int64
+	var read atomic.Int64
 	var all sync.WaitGroup
 	next.Store(s.plan.first)
 	for range workers {
@@ -58,7 +83,7 @@ func VerifyLog(ctx context.Context, c LogConfig, client *http.Client, workers in
 				b, err := src.Tile(ctx, t, buf)
 				if err == nil {
 					buf = b
-					err = s.take(ctx, t, b, hashes, func(tiles.Tile, []byte) error { return nil })
+					err = s.take(ctx, t, b, hashes, keep)
 				} else {
 					err = remoteErr("reading "+t.Path(), err)
 				}
@@ -67,10 +92,10 @@ func VerifyLog(ctx context.Context, c LogConfig, client *http.Client, workers in
 					return
 				}
 				leaves.Add(uint64(t.Width))
-				bytes.Add(int64(len(b)))
+				read.Add(int64(len(b)))
 			}
 		})
 	}
 	all.Wait()
-	return Verified{s.to, leaves.Load(), bytes.Load()}, context.Cause(ctx)
+	return Verified{s.to, leaves.Load(), read.Load()}, context.Cause(ctx)
 }

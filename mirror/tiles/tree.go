@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"math/bits"
+	"slices"
+	"strings"
 	"sync"
 )
 
@@ -112,7 +114,12 @@ func (t *Tree) readEdge(ctx context.Context) error {
 		hashes = append(hashes, t.within(edge[peak{p.level / t.height, p.index >> (t.height - p.level%t.height)}], p))
 	}
 	if fold(hashes) != t.root {
-		return fmt.Errorf("%w: the right edge of %d leaves", ErrProof, t.size)
+		var names []string
+		for p := range edge {
+			names = append(names, Tile{p.level, p.index, t.width(p.level, p.index)}.Path())
+		}
+		slices.Sort(names)
+		return fmt.Errorf("%w: the right edge of %d leaves (%s)", ErrProof, t.size, strings.Join(names, ", "))
 	}
 	t.held, t.edge = edge, true
 	return nil
