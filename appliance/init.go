@@ -125,11 +125,26 @@ func initialise(ctx context.Context, request initRequest, logger *slog.Logger, o
 	if cfg.Profile == profileProduction {
 		result.Notes = productionNotes
 	}
+	settleKeys(result.Keys, building, final)
 	result.Dir, result.Config, result.HighWater = final, layout{final}.config(), layout{final}.highWater()
 	if result.PassphraseFile != "" {
 		result.PassphraseFile = layout{final}.resolve(cfg.Keys.PassphraseFile)
 	}
 	return result, nil
+}
+
+// settleKeys names the final folder where keys were described in the one they were made in.
+func settleKeys(keys []keyRecord, from, to string) {
+	for i := range keys {
+		k := &keys[i]
+		k.Token = strings.ReplaceAll(k.Token, from, to)
+		for j, e := range k.Evidence {
+			k.Evidence[j] = strings.ReplaceAll(e, from, to)
+		}
+		for name, value := range k.Attributes {
+			k.Attributes[name] = strings.ReplaceAll(value, from, to)
+		}
+	}
 }
 
 // checkFree refuses a directory that holds anything, and a high-water file without its directory: that is what is left of
