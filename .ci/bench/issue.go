@@ -124,7 +124,7 @@ func startFulcio(dir string, issuer *issuer) (*process, string, error) {
 		return nil, "", err
 	}
 	port := freePort()
-	p, err := start(path, "serve", "--ca", "ephemeralca", "--ct-log-url", "", "--config-path", config, "--log_type", "prod", "--host", "127.0.0.1", "--port", port,
+	p, err := start(nil, path, "serve", "--ca", "ephemeralca", "--ct-log-url", "", "--config-path", config, "--log_type", "prod", "--host", "127.0.0.1", "--port", port,
 		"--grpc-host", "127.0.0.1", "--grpc-port", freePort(), "--metrics-port", freePort(), "--legacy-unix-domain-socket", filepath.Join(dir, "fulcio.sock"))
 	return p, "http://127.0.0.1:" + port, err
 }

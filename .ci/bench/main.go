@@ -41,22 +41,26 @@ func main() {
 	flag.Parse()
 	klog.LogToStderr(false)
 	klog.SetOutput(io.Discard)
-	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer cancel()
-	if err := run(ctx); err != nil {
+	if err := run(); err != nil {
 		fmt.Fprintln(os.Stderr, "\nbench:", err)
-		cancel()
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context) error {
+func run() error {
 	d, err := os.MkdirTemp(*dir, "bench")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(d)
-	ctx, cancel := context.WithCancel(ctx)
+	interrupted := make(chan os.Signal, 1)
+	signal.Notify(interrupted, os.Interrupt, syscall.SIGTERM)
+	go func() {
+		<-interrupted
+		os.RemoveAll(d)
+		os.Exit(130) // the servers end with this process
+	}()
+	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	start := time.Now()
 	load, _ := os.ReadFile("/proc/loadavg")
@@ -72,7 +76,8 @@ func run(ctx context.Context) error {
 	after, _ := os.ReadFile("/proc/loadavg")
 	fmt.Printf("\n\n%d processors, %d turns of %v a side, in %v; load average before %.14s and after %.14s\n\n", runtime.NumCPU(), *rounds, *step, time.Since(start).Round(time.Second), load, after)
 	printTable(rows)
-	return ctx.Err()
+	fmt.Print("\nothers: share of all processors that went to neither this program nor the server measured. Figures of different runs do not compare.\n")
+	return nil
 }
 
 // process is a server that was started.
@@ -82,9 +87,10 @@ type process struct {
 	done chan error
 }
 
-// start runs a program of the cache until stop.
-func start(program string, args ...string) (*process, error) {
+// start runs a program of the cache until stop, with env added to this process's own environment.
+func start(env []string, program string, args ...string) (*process, error) {
 	p := &process{cmd: exec.Command(program, args...), log: &bytes.Buffer{}, done: make(chan error, 1)}
+	p.cmd.Env = append(os.Environ(), env...)
 	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := p.cmd.Start(); err != nil {

@@ -46,7 +46,8 @@ func benchServers(ctx context.Context, dir string) ([]*row, error) {
 	return rows, nil
 }
 
-// startRedoubt makes a state directory with software keys and serves it, trusting the issuer of the measurement too.
+// startRedoubt makes a state directory with software keys and serves it, trusting the issuer of the measurement too. It runs
+// with the GOGC of the service unit (installer/files/systemd/redoubt.service) unless GOGC is set already.
 func startRedoubt(ctx context.Context, dir string, issuer *issuer) (*process, map[string]string, error) {
 	redoubt, err := program("redoubt")
 	if err != nil {
@@ -64,7 +65,11 @@ func startRedoubt(ctx context.Context, dir string, issuer *issuer) (*process, ma
 		return nil, nil, err
 	}
 	ready := filepath.Join(dir, "..", "ready.json")
-	p, err := start(redoubt, "serve", "--dir", dir, "--ready-file", ready)
+	var env []string
+	if os.Getenv("GOGC") == "" {
+		env = append(env, "GOGC=400")
+	}
+	p, err := start(env, redoubt, "serve", "--dir", dir, "--ready-file", ready)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -139,7 +144,7 @@ func startRekorTiles(dir string) (*process, string, error) {
 		return nil, "", err
 	}
 	port := freePort()
-	p, err := start(path, "serve", "--storage-dir", filepath.Join(dir, "rekor-tiles"), "--signer-filepath", keyFile, "--hostname", "bench.example.test",
+	p, err := start(nil, path, "serve", "--storage-dir", filepath.Join(dir, "rekor-tiles"), "--signer-filepath", keyFile, "--hostname", "bench.example.test",
 		"--http-port", port, "--grpc-port", freePort(), "--http-metrics-port", freePort(), "--log-level", "error",
 		"--batch-max-size", "1024", "--batch-max-age", "20ms", "--checkpoint-interval", "100ms")
 	return p, "http://127.0.0.1:" + port, err

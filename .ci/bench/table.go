@@ -141,18 +141,25 @@ func printTable(rows []*row) {
 			continue
 		}
 		y := median(r.theirs)
-		ratio, each := fmt.Sprintf("%.2fx", x.rate/y.rate), ""
+		ratio, each := times(x.rate/y.rate)+"x", ""
 		if r.share {
 			ratio = fmt.Sprintf("%.1f %%", 100*x.rate/y.rate)
 		} else {
 			var all []string
 			for i := range r.theirs {
-				all = append(all, fmt.Sprintf("%.2g", r.ours[i].rate/r.theirs[i].rate))
+				all = append(all, times(r.ours[i].rate/r.theirs[i].rate))
 			}
 			each = " (" + strings.Join(all, " ") + ")"
 		}
 		fmt.Printf("%-*s %7d %10.0f %10.0f %8s %8.1f %8.1f %7s %7s %8s %8s %4.0f%% %4.0f%%  %s%s\n", w, r.name, r.clients, x.rate, y.rate, ratio, x.cpu, y.cpu, ms(x.p50), ms(y.p50), ms(x.p99), ms(y.p99), x.others, y.others, r.peer, each)
 	}
+}
+
+func times(v float64) string {
+	if v < 10 {
+		return fmt.Sprintf("%.2f", v)
+	}
+	return fmt.Sprintf("%.0f", v)
 }
 
 func ms(v float64) string {
