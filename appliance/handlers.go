@@ -20,7 +20,7 @@ func (in *instance) handlers(s *server) map[string]http.Handler {
 			in.issuance.Load().handler.ServeHTTP(w, r)
 		}),
 		"rekor":   in.artifactHandler(),
-		"tsa":     in.tsa.Handler(),
+		"tsa":     in.timestampHandler(),
 		"ct":      in.ct.Handler(),
 		"tuf":     in.tuf.Handler(),
 		"console": s.consoleHandler(),

@@ -27,7 +27,7 @@ import (
 var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args []string){
 	"exits": exits, "start": start, "halt": halt, "hangup": hangup, "get": get, "digest": digest, "mode": mode,
 	"newstate": newState, "softhsmconf": softHSMConf, "carry": carry, "interval": interval, "reports": reports, "byhand": byHand,
-	"flip": flip,
+	"flip": flip, "stamp": stamp,
 }
 
 func arguments(ts *testscript.TestScript, neg bool, args []string, least int, usage string) {

@@ -146,7 +146,9 @@ func (s *server) maintain(ctx context.Context) {
 	ticker := time.NewTicker(renewInterval)
 	defer ticker.Stop()
 	for {
-		if err := s.in.tuf.Renew(ctx); err != nil && ctx.Err() == nil {
+		if err := s.in.olderCopy(); err != nil {
+			s.logger.Error("trust metadata and timestamps are held back", "error", err)
+		} else if err := s.in.tuf.Renew(ctx); err != nil && ctx.Err() == nil {
 			s.logger.Error("renewing the trust repository", "error", err)
 		}
 		select {
@@ -269,6 +271,9 @@ func (s *server) drain(servers []boundListener) error {
 // readiness is the content of the ready file.
 func (s *server) readiness() map[string]any {
 	ready := map[string]any{"pid": os.Getpid(), "version": versionString()}
+	if err := s.in.olderCopy(); err != nil {
+		ready["notReady"] = err.Error() // reads are served all the same
+	}
 	for name, svc := range s.cfg.Services.all() {
 		ready[name] = svc.URL
 		if name == "tsa" {

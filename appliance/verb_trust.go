@@ -47,6 +47,9 @@ var trustStatus = verb[struct{}, []trust.RoleStatus]{"trust.status", func(_ cont
 }}
 
 var trustRenew = verb[struct{}, []trust.RoleStatus]{"trust.renew", func(ctx context.Context, in *instance, actor string, _ struct{}) ([]trust.RoleStatus, error) {
+	if err := in.mayPublish(); err != nil {
+		return nil, err
+	}
 	if err := in.record(ctx, actor, "trust.renew", in.cfg.Domain, nil); err != nil {
 		return nil, err
 	}
@@ -57,6 +60,9 @@ var trustRenew = verb[struct{}, []trust.RoleStatus]{"trust.renew", func(ctx cont
 }}
 
 var trustPublish = verb[struct{}, []trust.RoleStatus]{"trust.publish", func(ctx context.Context, in *instance, actor string, _ struct{}) ([]trust.RoleStatus, error) {
+	if err := in.mayPublish(); err != nil {
+		return nil, err
+	}
 	m, err := in.material()
 	if err != nil {
 		return nil, err
