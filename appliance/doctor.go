@@ -50,7 +50,7 @@ func diagnose(c *cli.Context) []check {
 	}
 	checks = append(checks,
 		result("state directory", checkModes(dir), "chown it to the service user; chmod 0700 keys and run"),
-		result("free space", checkFreeSpace(dir.root), "free or add space: a log that cannot write latches read-only"),
+		result("free space", checkFreeSpace(dir.root), "free or add space: a log that cannot write latches read-only; one that stays so needs `redoubt log resume`"),
 		warning("clock discipline", checkClock(), "run chrony or another time service; inside a gap, discipline the clock from a local source"),
 	)
 	broken := checkHighWater(cfg, dir)

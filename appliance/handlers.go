@@ -52,7 +52,7 @@ func (in *instance) checks(ctx context.Context) (checks []check) {
 		}
 	}
 	for _, l := range in.logs() {
-		fix := "`redoubt log fsck`; the reason decides: free the disk and restart, or restore the newest copy"
+		fix := "see to the cause the reason names (disk, space, another writer), stop the server, `redoubt log resume`, start it"
 		if errors.Is(l.log.Err(), log.ErrRolledBack) {
 			fix = highWaterFix(l.log.Err())
 		}

@@ -2,15 +2,12 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
-	"redoubt.internal/log"
 	"redoubt.internal/log/audit"
 )
 
@@ -37,19 +34,11 @@ func auditCommand() *cli.Command {
 				}},
 			{Name: "verify", Usage: "recompute the audit log, check every head and that every record reads", Flags: append(stateFlags(), outputFlag()),
 				Action: func(c *cli.Context) error {
-					report, err := auditVerify.call(c, struct{}{})
+					result, err := unopened(c, auditVerify, func(ctx context.Context, s *stopped) (fsckResult, error) { return s.verifyAudit(ctx), nil })
 					if err != nil {
 						return err
 					}
-					if err := printResult(c, report, func(w io.Writer) {
-						fmt.Fprintf(w, "%d records under %d heads, root %s\n", report.Entries, report.Heads, report.RootHash)
-					}); err != nil {
-						return err
-					}
-					if len(report.Problems) > 0 {
-						return fmt.Errorf("%w: %s", errFsck, strings.Join(report.Problems, "; "))
-					}
-					return nil
+					return printFsck(c, result, []fsckResult{result})
 				}},
 		},
 	}
@@ -61,13 +50,11 @@ var auditList = verb[logArgs, []audit.Record]{"audit.list", func(ctx context.Con
 }}
 
 var auditVerify = verb[struct{}, fsckResult]{"audit.verify", func(ctx context.Context, in *instance, _ string, _ struct{}) (fsckResult, error) {
-	report, err := log.Fsck(ctx, in.logConfigs()[roleAudit], nil)
-	if err != nil && !(errors.Is(err, log.ErrCorrupt) && len(report.Problems) > 0) { // problems are a result
-		return fsckResult{}, err
+	result, err := fsckOne(ctx, roleAudit, in.logConfigs()[roleAudit], nil)
+	if err != nil {
+		return result, err
 	}
-	result := fsckResult{Log: roleAudit, Entries: report.Entries, Heads: report.Heads, Tiles: report.Tiles, Size: report.Size,
-		RootHash: fmt.Sprintf("%x", report.Root), Problems: append([]string{}, report.Problems...)}
-	err = in.audit.Scan(ctx, 0, report.Size, func(audit.Record) bool { return true })
+	err = in.audit.Scan(ctx, 0, result.Size, func(audit.Record) bool { return true })
 	if err != nil {
 		result.Problems = append(result.Problems, err.Error())
 	}

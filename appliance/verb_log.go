@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"io"
 	"strconv"
@@ -32,6 +31,7 @@ func logCommand() *cli.Command {
 				Flags: flags(&cli.Uint64Flag{Name: "size", Usage: "tree size (default: the head's)", EnvVars: []string{"REDOUBT_SIZE"}},
 					&cli.Uint64Flag{Name: "from", Usage: "older size of a consistency proof", EnvVars: []string{"REDOUBT_FROM"}}), Action: logProofAction},
 			{Name: "fsck", Usage: "recompute everything and check every head ever signed", Flags: append(stateFlags(), outputFlag()), Action: logFsckAction},
+			logResumeCommand(),
 			logExportCommand(which), logVerifyCommand(),
 		},
 	}
@@ -283,60 +283,6 @@ func logProofAction(c *cli.Context) error {
 			fmt.Fprintln(w, h)
 		}
 	})
-}
-
-// fsckResult is one element of the JSON of `redoubt log fsck -o json`.
-type fsckResult struct {
-	Log      string   `json:"log"`
-	Entries  uint64   `json:"entries"`
-	Heads    uint64   `json:"heads"`
-	Tiles    uint64   `json:"tiles"`
-	Size     uint64   `json:"size"`
-	RootHash string   `json:"rootHash"`
-	Seconds  float64  `json:"seconds"`
-	Problems []string `json:"problems"`
-}
-
-var errFsck = errors.New("a log does not hold what its heads promise")
-
-var logFsck = verb[struct{}, []fsckResult]{"log.fsck", func(ctx context.Context, in *instance, _ string, _ struct{}) (results []fsckResult, err error) {
-	configs := in.logConfigs()
-	for _, l := range in.logs() {
-		started := time.Now()
-		report, err := log.Fsck(ctx, configs[l.role], func(done, total uint64) {
-			in.logger.Debug("checking", "log", l.role, "done", done, "total", total)
-		})
-		if err != nil && !(errors.Is(err, log.ErrCorrupt) && len(report.Problems) > 0) { // problems are a result
-			return nil, fmt.Errorf("checking the %s log: %w", l.role, err)
-		}
-		results = append(results, fsckResult{l.role, report.Entries, report.Heads, report.Tiles, report.Size, hex.EncodeToString(report.Root[:]),
-			time.Since(started).Seconds(), append([]string{}, report.Problems...)})
-	}
-	return results, nil
-}}
-
-func logFsckAction(c *cli.Context) error {
-	results, err := logFsck.call(c, struct{}{})
-	if err != nil {
-		return err
-	}
-	problems := 0
-	for _, r := range results {
-		problems += len(r.Problems)
-	}
-	err = printResult(c, results, func(w io.Writer) {
-		for _, r := range results {
-			fmt.Fprintf(w, "%-7s  %d entries, %d tiles, %d heads, root %s, %.1f s, %.0f entries/s\n",
-				r.Log, r.Entries, r.Tiles, r.Heads, r.RootHash, r.Seconds, float64(r.Entries)/max(r.Seconds, 1e-6))
-			for _, p := range r.Problems {
-				fmt.Fprintf(w, "         PROBLEM %s\n", p)
-			}
-		}
-	})
-	if err == nil && problems > 0 {
-		err = fmt.Errorf("%w: %d problems", errFsck, problems)
-	}
-	return err
 }
 
 // leafHash is the Merkle leaf hash, RFC 6962 2.1.

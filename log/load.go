@@ -33,7 +33,7 @@ func (l *Log) load(tx store.Tx) (tail []*request, err error) {
 	if reason, err := tx.Get(l.keys.latch()); err != nil {
 		return nil, err
 	} else if reason != nil {
-		l.latch(fmt.Errorf("halted: %s", reason))
+		l.latch(fmt.Errorf("halted until an operator resumes it (`redoubt log resume`): %s", reason))
 	}
 	h, err := l.loadLast(tx)
 	good := h

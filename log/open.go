@@ -107,7 +107,7 @@ func (l *Log) checkMarks(ctx context.Context) error {
 			return fmt.Errorf("%w: at size %d a high-water mark has root %x, the log %x (size %d)", ErrRolledBack, mark.Size, mark.Root, root, v.size)
 		}
 		if mark.Halted != "" {
-			return fmt.Errorf("halted: %s", mark.Halted)
+			return fmt.Errorf("halted until an operator resumes it (`redoubt log resume`): %s", mark.Halted)
 		}
 	}
 	if l.c.Signer == nil || l.Err() != nil {

@@ -1,0 +1,223 @@
+package main
+
+import (
+	"context"
+	"crypto"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"redoubt.internal/ca/ceremony"
+	"redoubt.internal/hsm"
+	"redoubt.internal/log"
+	"redoubt.internal/log/audit"
+	"redoubt.internal/log/store"
+	"redoubt.internal/log/store/bolt"
+)
+
+// stopped is a state directory that no server holds: its stores under its lock, no log opened in them and no token unlocked, so
+// that what is damaged can still be looked at. What cannot be opened is kept as a problem of the logs in it.
+type stopped struct {
+	in       *instance
+	broken   map[string][]string // by role: what kept a part of the log from being opened
+	public   map[string]crypto.PublicKey
+	progress io.Writer
+}
+
+// publicOnly is a log's key as far as a check needs it.
+type publicOnly struct{ key crypto.PublicKey }
+
+var errPublicOnly = errors.New("only the public key is here")
+
+func (p publicOnly) Public() crypto.PublicKey { return p.key }
+func (p publicOnly) Sign(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) {
+	return nil, errPublicOnly
+}
+
+// unopened calls v in the server that holds c's state directory; without one, alone works on the stores under the lock.
+func unopened[R any](c *cli.Context, v verb[struct{}, R], alone func(context.Context, *stopped) (R, error)) (result R, err error) {
+	if err := checkOutput(c); err != nil {
+		return result, err
+	}
+	_, dir, err := configured(c)
+	if err != nil {
+		return result, err
+	}
+	for again := true; ; again = false {
+		answer, err := callSocket(c.Context, dir, v.name, []byte("{}"))
+		if err == nil {
+			if err := json.Unmarshal(answer, &result); err != nil {
+				return result, fmt.Errorf("reading the server's answer: %w", err)
+			}
+			return result, nil
+		}
+		if !errors.Is(err, errNoServer) {
+			return result, err
+		}
+		s, err := openStopped(c)
+		if errors.Is(err, errLocked) && again {
+			continue // a server came up between the two
+		}
+		if err != nil {
+			return result, err
+		}
+		defer s.in.close()
+		return alone(c.Context, s)
+	}
+}
+
+// openStopped takes the lock of c's state directory and opens its stores. The caller closes s.in.
+func openStopped(c *cli.Context) (s *stopped, err error) {
+	cfg, dir, err := configured(c)
+	if err != nil {
+		return nil, err
+	}
+	logger, err := loggerAt(c, slog.LevelError)
+	if err != nil {
+		return nil, err
+	}
+	in := &instance{cfg: cfg, dir: dir, logger: logger, now: time.Now, keys: newKeyring(cfg.Keys, dir, logger), roleKeys: map[string]*hsm.Key{}}
+	s = &stopped{in: in, broken: map[string][]string{}, progress: progress(c)}
+	in.onClose(func() { in.keys.close() })
+	defer func() {
+		if err != nil {
+			in.close()
+		}
+	}()
+	release, err := dir.acquireSoon(c.Context)
+	if err != nil {
+		return nil, err
+	}
+	in.onClose(release)
+	if s.public, err = s.publicKeys(c.Context); err != nil {
+		return nil, err
+	}
+	for _, a := range cfg.Log.Artifact {
+		in.artifacts = append(in.artifacts, &artifactLog{ArtifactLog: a, db: s.open(dir.logDB(a.Name), a.Name)})
+	}
+	in.authorityDB = s.open(dir.authorityDB(), roleCT, roleAudit)
+	s.openMarks()
+	return s, nil
+}
+
+// open opens one database; nil when that fails, which is then a problem of the logs in it.
+func (s *stopped) open(path string, roles ...string) store.DB {
+	db, err := bolt.Open(path)
+	if err != nil {
+		s.blame(err, roles)
+		return nil
+	}
+	s.in.onClose(func() { db.Close() })
+	return db
+}
+
+func (s *stopped) blame(err error, roles []string) {
+	for _, role := range roles {
+		s.broken[role] = append(s.broken[role], err.Error())
+	}
+}
+
+// openMarks opens the high-water files that are there; looking makes none.
+func (s *stopped) openMarks() {
+	paths := s.in.cfg.Log.HighWater
+	if len(paths) == 0 {
+		paths = []string{s.in.dir.highWater()}
+	}
+	for _, path := range paths {
+		path = s.in.dir.resolve(path)
+		_, err := os.Stat(path)
+		var f *log.File
+		if err == nil {
+			f, err = log.OpenHighWaterFile(path)
+		}
+		if err != nil {
+			s.blame(fmt.Errorf("the high-water file: %w", err), s.in.cfg.logRoles())
+			continue
+		}
+		s.in.highWater = append(s.in.highWater, f)
+		s.in.onClose(func() { f.Close() })
+	}
+}
+
+// publicKeys are the keys of the logs as the ceremony's signed transcript names them; where it is not there, the token is asked.
+func (s *stopped) publicKeys(ctx context.Context) (map[string]crypto.PublicKey, error) {
+	keys := map[string]crypto.PublicKey{}
+	data, err := os.ReadFile(s.in.dir.pki(ceremony.TranscriptFile))
+	if err == nil {
+		transcript, err := ceremony.Verify(data)
+		if err != nil {
+			return nil, hinted(fmt.Errorf("reading the logs' public keys: %w", err), "put %s back from the ceremony's records", s.in.dir.pki(ceremony.TranscriptFile))
+		}
+		for _, k := range transcript.Body.Keys {
+			if block, _ := pem.Decode([]byte(k.PublicKey)); block != nil {
+				if key, err := x509.ParsePKIXPublicKey(block.Bytes); err == nil {
+					keys[k.Role] = key
+				}
+			}
+		}
+	}
+	for _, role := range s.in.cfg.logRoles() {
+		if keys[role] != nil {
+			continue
+		}
+		key, err := s.in.keys.role(ctx, role)
+		if err != nil {
+			return nil, fmt.Errorf("the ceremony's transcript does not name the key of the %s log: %w", role, err)
+		}
+		keys[role] = key.Public()
+	}
+	return keys, nil
+}
+
+// config is the log of role for a check.
+func (s *stopped) config(role string) log.Config {
+	c := s.in.logConfigs()[role]
+	c.Signer = publicOnly{s.public[role]}
+	return c
+}
+
+// fsck checks one log. What keeps the check from running is a problem too, so that the other logs get their verdict.
+func (s *stopped) fsck(ctx context.Context, role string) fsckResult {
+	c := s.config(role)
+	if c.DB == nil {
+		return fsckResult{Log: role, Problems: s.broken[role]}
+	}
+	started, said := time.Now(), time.Now()
+	result, err := fsckOne(ctx, role, c, func(done, total uint64) {
+		if done == total || time.Since(said) >= time.Second {
+			said = time.Now()
+			fmt.Fprintf(s.progress, "checking %s: %d of %d entries, %.0f entries/s\n", role, done, total, float64(done)/max(time.Since(started).Seconds(), 1e-6))
+		}
+	})
+	if err != nil {
+		result.Problems = append(result.Problems, err.Error())
+	}
+	result.Problems = append(result.Problems, s.broken[role]...)
+	return result
+}
+
+// verifyAudit checks the audit log, and where it is whole that every record reads.
+func (s *stopped) verifyAudit(ctx context.Context) fsckResult {
+	result := s.fsck(ctx, roleAudit)
+	if len(result.Problems) > 0 {
+		return result
+	}
+	c := s.config(roleAudit)
+	c.Signer, c.HighWater = nil, nil // to read
+	l, err := log.Open(ctx, c)
+	if err == nil {
+		err = audit.New(l).Scan(ctx, 0, result.Size, func(audit.Record) bool { return true })
+	}
+	if err != nil {
+		result.Problems = append(result.Problems, err.Error())
+	}
+	return result
+}
