@@ -106,6 +106,9 @@ func (l *Log) checkMarks(ctx context.Context) error {
 		if root != mark.Root {
 			return fmt.Errorf("%w: at size %d a high-water mark has root %x, the log %x (size %d)", ErrRolledBack, mark.Size, mark.Root, root, v.size)
 		}
+		if err := l.warnBehind(i+1, mark.Size, v.size); err != nil {
+			return err
+		}
 		if mark.Halted != "" {
 			return fmt.Errorf("halted until an operator resumes it (`redoubt log resume`): %s", mark.Halted)
 		}
