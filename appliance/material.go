@@ -78,6 +78,9 @@ func clientCommand() *cli.Command {
 				if err != nil {
 					return err
 				}
+				if m.LacksTLSRoot() {
+					fmt.Fprintln(c.App.ErrWriter, "redoubt: warning: the services are https and no TLS root is known; clients that do not trust their certificates already need tls.ca (`redoubt init --tls-ca`)")
+				}
 				return printResult(c, map[string]any{"dir": out, "files": written}, func(w io.Writer) {
 					for _, name := range written {
 						fmt.Fprintln(w, filepath.Join(out, name))

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"text/template"
 )
@@ -100,7 +101,7 @@ func (m Material) clientFiles(dir string, tufRoot []byte) ([]File, error) {
 	}
 	files = append(files, v2...)
 	files = append(files, File{Name: "tuf-root.json", Data: tufRoot}, File{Name: "ca-bundle.pem", Data: certPEM(m.TLSRoots...)})
-	data := setupData{Dir: abs, Domain: m.Domain, URLs: m.URLs, TSA: len(m.TSAs) > 0, V2Logs: v2, TLS: len(m.TLSRoots) > 0}
+	data := setupData{Dir: abs, Domain: m.Domain, URLs: m.URLs, TSA: len(m.TSAs) > 0, V2Logs: v2, TLS: len(m.TLSRoots) > 0, NoTLSRoot: m.LacksTLSRoot()}
 	for _, t := range []struct{ name, text string }{{"env.sh", envTemplate}, {"README.txt", readmeTemplate}} {
 		var b bytes.Buffer
 		parsed, err := template.New(t.name).Funcs(template.FuncMap{"sh": shellQuote}).Parse(t.text)
@@ -115,10 +116,19 @@ func (m Material) clientFiles(dir string, tufRoot []byte) ([]File, error) {
 	return files, nil
 }
 
+// LacksTLSRoot says that a service is https and m names no root its certificate could be checked by: clients reach it only
+// where they trust that certificate already.
+func (m Material) LacksTLSRoot() bool {
+	u := m.URLs
+	return len(m.TLSRoots) == 0 && slices.ContainsFunc([]string{u.Fulcio, u.Rekor, u.RekorV2, u.TSA, u.TUF, u.CT, u.OIDC},
+		func(address string) bool { return strings.HasPrefix(address, "https://") })
+}
+
 type setupData struct {
 	Dir, Domain string
 	URLs        URLs
 	TSA, TLS    bool
+	NoTLSRoot   bool
 	V2Logs      []File
 }
 
@@ -156,6 +166,8 @@ export REDOUBT_OIDC_URL={{sh .URLs.OIDC}}
 # the services' TLS certificates are of a private root
 export SSL_CERT_FILE="$REDOUBT_CLIENT_DIR/ca-bundle.pem"
 export NODE_EXTRA_CA_CERTS="$REDOUBT_CLIENT_DIR/ca-bundle.pem"
+{{else if .NoTLSRoot}}
+# WARNING: the services are https and no TLS root is known here (tls.ca): clients must trust their certificates already
 {{end}}`
 
 const readmeTemplate = setupMark + `{{.Domain}}

@@ -660,6 +660,18 @@ func TestClientSetup(t *testing.T) {
 	if left, _ := os.ReadDir(foreign); len(left) != 1 {
 		t.Errorf("foreign folder was written to: %v", left)
 	}
+	secure := m
+	secure.URLs.Rekor, secure.TLSRoots = "https://rekor.corp.internal", nil
+	for want, m := range map[bool]Material{true: secure, false: m} {
+		dir := t.TempDir()
+		if _, err := WriteClientSetup(dir, m, r.Root()); err != nil {
+			t.Fatal(err)
+		}
+		env, err := os.ReadFile(filepath.Join(dir, "env.sh"))
+		if err != nil || strings.Contains(string(env), "# WARNING: the services are https and no TLS root") != want || m.LacksTLSRoot() != want {
+			t.Errorf("warning wanted: %t, %v\n%s", want, err, env)
+		}
+	}
 	m.TSAs, m.TLSRoots = nil, nil
 	if names, err = WriteClientSetup(t.TempDir(), m, r.Root()); err != nil || slices.Contains(names, "tsa-chain.pem") || slices.Contains(names, SigningConfigV2Name) {
 		t.Errorf("without TSA: %q, %v", names, err)
