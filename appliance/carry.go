@@ -122,6 +122,11 @@ type exportArgs struct {
 }
 
 var mirrorPull = verb[struct{}, mirror.PullReport]{"mirror.pull", func(ctx context.Context, in *instance, _ string, _ struct{}) (mirror.PullReport, error) {
+	for _, l := range in.cfg.Mirror.Logs {
+		if l.Source == "" {
+			return mirror.PullReport{}, hinted(fmt.Errorf("mirror.logs: %s has no source to be pulled from", l.Origin), "set mirror.logs[].source of %s to the URL or folder it is read at", l.Origin)
+		}
+	}
 	e, err := in.exporter(ctx)
 	if err != nil {
 		return mirror.PullReport{}, err
