@@ -28,7 +28,7 @@ func (in *instance) handlers(s *server) map[string]http.Handler {
 		"metrics": s.metricsHandler(),
 	}
 	if in.issuer != nil {
-		h["oidc"] = in.issuer.Handler()
+		h["oidc"] = in.issuerHandler()
 	}
 	return h
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net/http"
 	"net/mail"
 	"reflect"
 	"strings"
@@ -45,6 +46,18 @@ func (in *instance) identityConfig(cfg *Config) identity.Config {
 		OIDCIssuer: fulcio.OIDCIssuer{ClientID: audience, Type: fulcio.IssuerTypeCIProvider, CIProvider: workloadProvider, Description: "built-in issuer, workloads"}}
 	c.CIIssuerMetadata[workloadProvider] = fulcio.IssuerMetadata{SubjectAlternativeNameTemplate: "{{ .sub }}"}
 	return c
+}
+
+// issuerHandler answers discovery and keys under both names of the built-in issuer.
+func (in *instance) issuerHandler() http.Handler {
+	people, workloads := in.issuer.Handler(), in.workloads.Handler()
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.Contains(r.URL.Path, workloadPath+"/") {
+			workloads.ServeHTTP(w, r)
+			return
+		}
+		people.ServeHTTP(w, r)
+	})
 }
 
 // reloadIssuers replaces the verifier and the authority in one step, or changes nothing.
@@ -159,10 +172,7 @@ var mintToken = verb[tokenArgs, tokenResult]{"identity.token", func(ctx context.
 		result.Identity = claims.Email
 	default:
 		result.Issuer, result.Identity = in.issuer.URL()+workloadPath, claims.Subject
-		var err error
-		if issuer, err = identity.NewIssuer(identity.IssuerConfig{URL: result.Issuer, Signer: in.roleKeys[roleOIDC], Audience: in.cfg.Issuer.Audience, Now: in.now}); err != nil {
-			return tokenResult{}, err
-		}
+		issuer = in.workloads
 	}
 	if err := in.canIssue(ctx, issuer, claims); err != nil {
 		return tokenResult{}, hinted(err, "a workload's --subject is a URI, such as https://ci.%s/build/7; a person is named by --email", in.cfg.Domain)

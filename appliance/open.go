@@ -52,6 +52,7 @@ type instance struct {
 	mirror            *mirror.Mirror // nil when no stream is configured
 	caChain, tsaChain []*x509.Certificate
 	issuer            *identity.Issuer // the built-in one; nil in production
+	workloads         *identity.Issuer // its second name; nil in production
 	issuance          atomic.Pointer[issuance]
 	authorityDB       store.DB
 
@@ -261,7 +262,12 @@ func (in *instance) openAuthorities(context.Context) (err error) {
 		return err
 	}
 	if in.cfg.Issuer.Enabled {
-		if in.issuer, err = identity.NewIssuer(identity.IssuerConfig{URL: in.cfg.Services.OIDC.URL, Signer: in.roleKeys[roleOIDC], Audience: in.cfg.Issuer.Audience, Now: in.now}); err != nil {
+		c := identity.IssuerConfig{URL: in.cfg.Services.OIDC.URL, Signer: in.roleKeys[roleOIDC], Audience: in.cfg.Issuer.Audience, Now: in.now}
+		if in.issuer, err = identity.NewIssuer(c); err != nil {
+			return err
+		}
+		c.URL = in.issuer.URL() + workloadPath
+		if in.workloads, err = identity.NewIssuer(c); err != nil {
 			return err
 		}
 	}
