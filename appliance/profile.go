@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	mathrand "math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -129,16 +130,27 @@ func (s *Services) set(name string, svc *Service) {
 	}
 }
 
+// Ports are drawn below the range from which Linux takes those of outgoing connections (ip_local_port_range, 32768 up by
+// default), so that between init and serve no client's connection can sit on one.
+const (
+	firstPort = 20000
+	lastPort  = 32767
+)
+
 // freeLoopback draws n free ports. All are held until the last is drawn, so they differ; nothing reserves them afterwards.
 func freeLoopback(n int) ([]string, error) {
-	addresses := make([]string, n)
-	for i := range addresses {
-		listener, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, fmt.Errorf("finding a free port: %w", err)
+	addresses := make([]string, 0, n)
+	var err error
+	for tries := 0; len(addresses) < n && tries < 100*n; tries++ {
+		var listener net.Listener
+		if listener, err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", firstPort+mathrand.IntN(lastPort-firstPort+1))); err != nil {
+			continue
 		}
 		defer listener.Close()
-		addresses[i] = listener.Addr().String()
+		addresses = append(addresses, listener.Addr().String())
+	}
+	if len(addresses) < n {
+		return nil, fmt.Errorf("finding %d free ports from %d to %d: %w", n, firstPort, lastPort, err)
 	}
 	return addresses, nil
 }
