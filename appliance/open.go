@@ -170,10 +170,11 @@ func (in *instance) openLogs(ctx context.Context) (err error) {
 	var writers sync.WaitGroup
 	in.onClose(func() { stop(); writers.Wait() })
 	for _, l := range in.logs() {
+		atOpen := l.log.Err() // halted or rolled back before: it is served for reading, and /readyz says why
 		writers.Go(func() {
 			if err := l.log.Run(writing); err != nil && writing.Err() == nil {
 				in.logger.Error("a log takes no more entries", "log", l.role, "error", err)
-				if !errors.Is(err, log.ErrRolledBack) {
+				if atOpen == nil {
 					in.failed <- fmt.Errorf("writing the %s log: %w", l.role, err)
 				}
 			}
