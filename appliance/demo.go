@@ -53,6 +53,7 @@ type demo struct {
 	steps   int
 
 	outside, inside *site
+	held            []net.Listener // ports of sites made and not yet serving, so that the next one draws others
 }
 
 // site is one Redoubt of the demo.

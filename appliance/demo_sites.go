@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -100,6 +102,9 @@ func (d *demo) ceremonySteps() []step {
 			if err := d.redoubtJSON(&r, "init", "--dir", s.dir, "--domain", s.domain, "--keys", d.keysFor(s), "--non-interactive"); err != nil {
 				return "", err
 			}
+			if err := d.holdPorts(r.URLs); err != nil {
+				return "", err
+			}
 			if _, err := d.redoubt(0, "client", "setup", "--dir", s.dir, "--out", s.setup); err != nil {
 				return "", err
 			}
@@ -118,6 +123,29 @@ func (d *demo) ceremonySteps() []step {
 		initialise(d.inside),
 		{"both pinned to each other, both serving on loopback", d.connect},
 	}
+}
+
+// holdPorts listens on the ports a site has drawn, until releasePorts.
+func (d *demo) holdPorts(urls map[string]string) error {
+	for name, address := range urls {
+		u, err := url.Parse(address)
+		if err != nil {
+			return fmt.Errorf("reading the address of %s: %w", name, err)
+		}
+		listener, err := net.Listen("tcp", u.Host)
+		if err != nil {
+			return fmt.Errorf("holding the port of %s: %w", name, err)
+		}
+		d.held = append(d.held, listener)
+	}
+	return nil
+}
+
+func (d *demo) releasePorts() {
+	for _, l := range d.held {
+		l.Close()
+	}
+	d.held = nil
 }
 
 // connect tells the inside which exporter and which log to believe, and the outside what to carry, and starts both.
@@ -144,6 +172,7 @@ func (d *demo) connect() (string, error) {
 	if err != nil {
 		return "", err
 	}
+	d.releasePorts()
 	for _, s := range []*site{d.outside, d.inside} {
 		if err := d.serve(s); err != nil {
 			return "", err

@@ -133,26 +133,30 @@ func (s *Services) set(name string, svc *Service) {
 // Ports are drawn below the range from which Linux takes those of outgoing connections (ip_local_port_range, 32768 up by
 // default), so that between init and serve no client's connection can sit on one.
 const (
-	firstPort = 20000
+	firstPort = 10000
 	lastPort  = 32767
 )
 
-// freeLoopback draws n free ports. All are held until the last is drawn, so they differ; nothing reserves them afterwards.
+// freeLoopback draws n free ports in a row; nothing reserves them afterwards. Rows start at multiples of n, so two sites made
+// before either serves meet only when they draw the same row.
 func freeLoopback(n int) ([]string, error) {
-	addresses := make([]string, 0, n)
 	var err error
-	for tries := 0; len(addresses) < n && tries < 100*n; tries++ {
-		var listener net.Listener
-		if listener, err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", firstPort+mathrand.IntN(lastPort-firstPort+1))); err != nil {
-			continue
+	for range 100 {
+		base := firstPort + n*mathrand.IntN((lastPort-firstPort+1)/n)
+		addresses := make([]string, 0, n)
+		for port := base; port < base+n; port++ {
+			var listener net.Listener
+			if listener, err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err != nil {
+				break
+			}
+			listener.Close()
+			addresses = append(addresses, listener.Addr().String())
 		}
-		defer listener.Close()
-		addresses = append(addresses, listener.Addr().String())
+		if len(addresses) == n {
+			return addresses, nil
+		}
 	}
-	if len(addresses) < n {
-		return nil, fmt.Errorf("finding %d free ports from %d to %d: %w", n, firstPort, lastPort, err)
-	}
-	return addresses, nil
+	return nil, fmt.Errorf("finding %d free ports in a row from %d to %d: %w", n, firstPort, lastPort, err)
 }
 
 const configHeader = `# Configuration of this Redoubt. ` + "`redoubt docs config`" + ` prints every key with its meaning;
