@@ -31,6 +31,7 @@ type Key struct {
 	sign    func(ctx context.Context, digest []byte, opts crypto.SignerOpts) ([]byte, error)
 	timeout time.Duration
 	trust   bool // hand signatures out without verifying them, see Unverified
+	attest  func(ctx context.Context, nonce []byte) (Attestation, error) // nil: the token cannot
 }
 
 // NewKey builds the Key of a token kind. sign makes one raw signature in the
