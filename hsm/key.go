@@ -30,7 +30,7 @@ type Key struct {
 	pub     crypto.PublicKey
 	sign    func(ctx context.Context, digest []byte, opts crypto.SignerOpts) ([]byte, error)
 	timeout time.Duration
-	trust   bool // hand signatures out without verifying them, see Unverified
+	trust   bool                                                         // hand signatures out without verifying them, see Unverified
 	attest  func(ctx context.Context, nonce []byte) (Attestation, error) // nil: the token cannot
 }
 
