@@ -109,13 +109,13 @@ func (m Material) SigningConfig(major uint32) ([]byte, error) {
 	service := func(url string, version uint32, start time.Time) []*prototrust.Service {
 		return []*prototrust.Service{{Url: url, MajorApiVersion: version, ValidFor: timeRange(start, time.Time{}), Operator: m.Domain}}
 	}
-	caStart := latest(m.CAs, Authority.start)
-	rekorURL, logs := m.URLs.Rekor, v1Logs(m.Rekor)
+	caStart := latest(inUse(m.CAs, Authority.next), Authority.start)
+	rekorURL, logs := m.URLs.Rekor, inUse(v1Logs(m.Rekor), Log.next)
 	if major == 2 {
 		if m.URLs.RekorV2 != "" {
 			rekorURL = m.URLs.RekorV2
 		}
-		if separate := v2Logs(m.Rekor); len(separate) > 0 {
+		if separate := inUse(v2Logs(m.Rekor), Log.next); len(separate) > 0 {
 			logs = separate
 		}
 	}
@@ -129,7 +129,7 @@ func (m Material) SigningConfig(major uint32) ([]byte, error) {
 		c.OidcUrls = service(m.URLs.OIDC, 1, caStart)
 	}
 	if len(m.TSAs) > 0 {
-		c.TsaUrls = service(m.URLs.TSA, 1, latest(m.TSAs, Authority.start))
+		c.TsaUrls = service(m.URLs.TSA, 1, latest(inUse(m.TSAs, Authority.next), Authority.start))
 		c.TsaConfig = &prototrust.ServiceConfiguration{Selector: prototrust.ServiceSelector_ANY}
 	}
 	return stableJSON(c)

@@ -61,7 +61,7 @@ func (m Material) LegacyFiles() ([]File, error) {
 	}
 	files := []File{{Name: "fulcio-chain.pem", Data: chains}, {Name: "rekor.pub", Data: rekor}, {Name: "ctfe.pub", Data: ct}}
 	if len(m.TSAs) > 0 {
-		files = append(files, File{Name: "tsa-chain.pem", Data: certPEM(m.TSAs[len(m.TSAs)-1].Chain...)})
+		files = append(files, File{Name: "tsa-chain.pem", Data: certPEM(m.currentTSA().Chain...)})
 	}
 	return files, nil
 }
@@ -89,8 +89,15 @@ func v2Logs(logs []Log) []Log {
 	return slices.DeleteFunc(slices.Clone(logs), func(l Log) bool { return !l.V2 })
 }
 
+// newest is the log in use with the latest start.
 func newest(logs []Log) Log {
-	return slices.MaxFunc(logs, func(a, b Log) int { return a.Start.Compare(b.Start) })
+	return slices.MaxFunc(inUse(logs, Log.next), func(a, b Log) int { return a.Start.Compare(b.Start) })
+}
+
+// currentTSA is the last one in use.
+func (m Material) currentTSA() Authority {
+	used := inUse(m.TSAs, Authority.next)
+	return used[len(used)-1]
 }
 
 // usage is the custom metadata by which clients before trusted_root.json find
@@ -163,7 +170,7 @@ func (m Material) legacyTargets() (files []File, err error) {
 		files = append(files, File{Name: numbered("ctfe%s.pub", i), Data: key, Custom: usage("CTFE", "https://"+m.host(l, "ct"), !l.End.IsZero())})
 	}
 	if len(m.TSAs) > 0 {
-		a := m.TSAs[len(m.TSAs)-1] // these clients want exactly one leaf
+		a := m.currentTSA() // these clients want exactly one leaf
 		custom := usage("TSA", "https://tsa."+m.Domain+"/api/v1/timestamp", false)
 		last := len(a.Chain) - 1
 		files = append(files, File{Name: "tsa_leaf.crt.pem", Data: certPEM(a.Chain[0]), Custom: custom})

@@ -30,6 +30,7 @@ import (
 	"fmt"
 	"net/url"
 	"regexp"
+	"slices"
 	"time"
 )
 
@@ -75,6 +76,9 @@ type Authority struct {
 	// inclusive. A zero Start means the first certificate's NotBefore, a zero
 	// End means still in use.
 	Start, End time.Time
+	// Next marks an instance that is announced and does not sign yet: it is
+	// listed, and what names one instance alone names another.
+	Next bool
 }
 
 // Log is one instance of a transparency log.
@@ -89,6 +93,8 @@ type Log struct {
 	// V2 marks an artifact log that speaks Rekor v2 only: it stands in
 	// trusted_root.json and not among the files of clients from before it.
 	V2 bool
+	// Next marks a log that is announced and takes no entries yet.
+	Next bool
 }
 
 // ID returns the log id clients index by, SHA-256 of the SubjectPublicKeyInfo.
@@ -112,8 +118,11 @@ func (m Material) Validate() error {
 	if len(m.CAs) == 0 || len(m.CTLogs) == 0 || len(m.Rekor) == 0 {
 		return bad("a CA, a CT log and an artifact log are required")
 	}
-	if len(v1Logs(m.Rekor)) == 0 {
+	if len(inUse(v1Logs(m.Rekor), Log.next)) == 0 {
 		return bad("no artifact log speaks Rekor v1")
+	}
+	if len(inUse(m.CAs, Authority.next)) == 0 || len(inUse(m.CTLogs, Log.next)) == 0 || len(m.TSAs) > 0 && len(inUse(m.TSAs, Authority.next)) == 0 {
+		return bad("an authority or a log is only announced, and none is in use")
 	}
 	for i, a := range m.CAs {
 		if err := a.check(x509.ExtKeyUsageCodeSigning, true); err != nil {
@@ -181,6 +190,15 @@ func (a Authority) check(eku x509.ExtKeyUsage, ca bool) error {
 		return err
 	}
 	return window(a.start(), a.End)
+}
+
+func (a Authority) next() bool { return a.Next }
+
+func (l Log) next() bool { return l.Next }
+
+// inUse leaves out the instances that are only announced.
+func inUse[T any](all []T, next func(T) bool) []T {
+	return slices.DeleteFunc(slices.Clone(all), next)
 }
 
 func (a Authority) start() time.Time {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto"
 	"encoding/json"
 	"fmt"
 	"path/filepath"
@@ -78,16 +79,7 @@ func (r *Repository) Renew(ctx context.Context) error {
 	}
 	near := func(expires time.Time, life time.Duration) bool { return expires.Before(r.now().Add(life / 4)) }
 	if near(r.root.Signed.Expires, r.life.Root) {
-		next, err := (&metadata.Metadata[metadata.RootType]{}).FromBytes(r.rootBytes)
-		if err != nil {
-			return fmt.Errorf("copying root: %w", err)
-		}
-		next.Signed.Version++
-		next.Signed.Expires = r.expiry(r.life.Root)
-		old := r.root
-		r.root = next
-		if err := r.writeRoot(ctx); err != nil {
-			r.root = old
+		if err := r.replaceRoot(ctx, func(*metadata.RootType) error { return nil }); err != nil {
 			return err
 		}
 	}
@@ -160,13 +152,21 @@ func (r *Repository) describe(file string, version int64) (*metadata.MetaFiles, 
 	return &metadata.MetaFiles{Version: version, Length: t.Length, Hashes: t.Hashes}, nil
 }
 
-func (r *Repository) writeRoot(ctx context.Context) error {
+// writeRoot signs r.root and makes it the newest. It must satisfy its own rule
+// and prior's, the root before it; nil for the first.
+func (r *Repository) writeRoot(ctx context.Context, prior *metadata.Metadata[metadata.RootType], also ...crypto.Signer) error {
 	r.root.ClearSignatures()
-	if err := signAndWrite(ctx, r, r.root, metadata.ROOT, versioned(r.root.Signed.Version, "root")); err != nil {
+	file := versioned(r.root.Signed.Version, "root")
+	data, err := signed(ctx, r, r.root, metadata.ROOT, file, also...)
+	if err != nil {
 		return err
 	}
-	data, err := r.read(versioned(r.root.Signed.Version, "root"))
-	if err != nil {
+	if prior != nil {
+		if err := prior.VerifyDelegate(metadata.ROOT, r.root); err != nil {
+			return fmt.Errorf("checking %s by the root before it: %w", file, err)
+		}
+	}
+	if err := r.write(file, data); err != nil {
 		return err
 	}
 	r.rootBytes = data
@@ -175,18 +175,30 @@ func (r *Repository) writeRoot(ctx context.Context) error {
 
 // signAndWrite signs m, verifies it as a client would, and makes it durable.
 func signAndWrite[T metadata.Roles](ctx context.Context, r *Repository, m *metadata.Metadata[T], role, file string) error {
-	signer := &tufSigner{ctx: ctx, key: r.signer}
-	if _, err := m.Sign(signer); err != nil {
-		return fmt.Errorf("signing %s: %w", file, cmp.Or(signer.err, err))
+	data, err := signed(ctx, r, m, role, file)
+	if err != nil {
+		return err
+	}
+	return r.write(file, data)
+}
+
+// signed signs m with the repository's key and those in also, and verifies it by
+// the newest root.
+func signed[T metadata.Roles](ctx context.Context, r *Repository, m *metadata.Metadata[T], role, file string, also ...crypto.Signer) ([]byte, error) {
+	for _, key := range append([]crypto.Signer{r.signer}, also...) {
+		signer := &tufSigner{ctx: ctx, key: key}
+		if _, err := m.Sign(signer); err != nil {
+			return nil, fmt.Errorf("signing %s: %w", file, cmp.Or(signer.err, err))
+		}
 	}
 	if err := r.root.VerifyDelegate(role, m); err != nil {
-		return fmt.Errorf("checking %s: %w", file, err)
+		return nil, fmt.Errorf("checking %s: %w", file, err)
 	}
 	data, err := m.ToBytes(true)
 	if err != nil {
-		return fmt.Errorf("encoding %s: %w", file, err)
+		return nil, fmt.Errorf("encoding %s: %w", file, err)
 	}
-	return r.write(file, data)
+	return data, nil
 }
 
 func versioned(n int64, role string) string { return strconv.FormatInt(n, 10) + "." + role + ".json" }

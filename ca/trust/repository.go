@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -105,8 +103,8 @@ func newRepository(c RepositoryConfig) (*Repository, error) {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	if c.Signer != nil {
-		if pub, ok := c.Signer.Public().(*ecdsa.PublicKey); !ok || pub.Curve != elliptic.P256() {
-			return nil, fmt.Errorf("%w: the TUF key must be ECDSA P-256", ErrKey)
+		if _, _, err := tufKey(c.Signer.Public()); err != nil {
+			return nil, err
 		}
 	}
 	return &Repository{dir: c.Dir, signer: c.Signer, life: c.Lifetime.withDefaults(), now: c.Now, log: c.Logger}, nil
@@ -128,9 +126,9 @@ func Create(ctx context.Context, c RepositoryConfig, files []File) (*Repository,
 	if err := os.MkdirAll(r.path("targets"), 0o755); err != nil {
 		return nil, fmt.Errorf("creating TUF repository: %w", err)
 	}
-	key, err := metadata.KeyFromPublicKey(r.signer.Public())
+	key, _, err := tufKey(r.signer.Public())
 	if err != nil {
-		return nil, fmt.Errorf("encoding TUF key: %w", err)
+		return nil, err
 	}
 	r.root = metadata.Root(r.expiry(r.life.Root))
 	r.root.Signed.ConsistentSnapshot = true
@@ -139,7 +137,7 @@ func Create(ctx context.Context, c RepositoryConfig, files []File) (*Repository,
 			return nil, fmt.Errorf("assigning TUF key: %w", err)
 		}
 	}
-	if err := r.writeRoot(ctx); err != nil {
+	if err := r.writeRoot(ctx, nil); err != nil {
 		return nil, err
 	}
 	if err := r.Publish(ctx, files); err != nil {
@@ -162,13 +160,9 @@ func Open(c RepositoryConfig) (*Repository, error) {
 		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
 	if r.signer != nil {
-		key, err := metadata.KeyFromPublicKey(r.signer.Public())
+		_, id, err := tufKey(r.signer.Public())
 		if err != nil {
-			return nil, fmt.Errorf("encoding TUF key: %w", err)
-		}
-		id, err := key.ID()
-		if err != nil {
-			return nil, fmt.Errorf("encoding TUF key: %w", err)
+			return nil, err
 		}
 		if _, ok := r.root.Signed.Keys[id]; !ok {
 			return nil, fmt.Errorf("%w: %s", ErrKey, id)
