@@ -38,6 +38,9 @@ type IssuerConfig struct {
 	// (ES256). cosign takes a token on its command line only when it is RS256
 	// (internal/auth/auth.go, idToken); others it takes for the name of a file.
 	Signer crypto.Signer
+	// Former are public keys that signed before Signer and whose tokens may still
+	// be alive: they stay in the key set.
+	Former []crypto.PublicKey
 	// Audience of tokens minted without one; empty is "sigstore".
 	Audience string
 	// Now is the clock; nil is time.Now.
@@ -94,14 +97,25 @@ func NewIssuer(c IssuerConfig) (*Issuer, error) {
 	if i.audience == "" {
 		i.audience = "sigstore"
 	}
-	key := jose.JSONWebKey{Key: c.Signer.Public(), Algorithm: alg, Use: "sig"}
-	thumb, err := key.Thumbprint(crypto.SHA256) // RFC 7638
-	if err != nil {
-		return nil, fmt.Errorf("naming issuer key: %w", err)
+	var set jose.JSONWebKeySet
+	algorithms := []string{}
+	for _, public := range append([]crypto.PublicKey{c.Signer.Public()}, c.Former...) {
+		key := jose.JSONWebKey{Key: public, Algorithm: tokenAlgorithm(public), Use: "sig"}
+		if key.Algorithm == "" {
+			return nil, fmt.Errorf("%w: a former key of the built-in issuer is %T", ErrConfig, public)
+		}
+		thumb, err := key.Thumbprint(crypto.SHA256) // RFC 7638
+		if err != nil {
+			return nil, fmt.Errorf("naming issuer key: %w", err)
+		}
+		key.KeyID = base64.RawURLEncoding.EncodeToString(thumb)
+		set.Keys = append(set.Keys, key)
+		if !slices.Contains(algorithms, key.Algorithm) {
+			algorithms = append(algorithms, key.Algorithm)
+		}
 	}
-	i.kid = base64.RawURLEncoding.EncodeToString(thumb)
-	key.KeyID = i.kid
-	if i.jwks, err = json.Marshal(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{key}}); err != nil {
+	i.kid = set.Keys[0].KeyID
+	if i.jwks, err = json.Marshal(set); err != nil {
 		return nil, fmt.Errorf("encoding issuer key: %w", err)
 	}
 	base := strings.TrimSuffix(c.URL, "/")
@@ -112,7 +126,7 @@ func NewIssuer(c IssuerConfig) (*Issuer, error) {
 		"token_endpoint":                        base + "/token",
 		"response_types_supported":              []string{"code"},
 		"subject_types_supported":               []string{"public"},
-		"id_token_signing_alg_values_supported": []string{alg},
+		"id_token_signing_alg_values_supported": algorithms,
 		"scopes_supported":                      []string{"openid", "email"},
 		"claims_supported":                      []string{"aud", "email", "email_verified", "exp", "iat", "iss", "jti", "sub"},
 	})

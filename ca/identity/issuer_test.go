@@ -69,3 +69,44 @@ func TestIssuerRefusesKeys(t *testing.T) {
 		}
 	}
 }
+
+// TestIssuerFormerKeys: through an overlap tokens of the former key are read beside those of the new one, afterwards no more.
+func TestIssuerFormerKeys(t *testing.T) {
+	now := func() time.Time { return testNow }
+	keys := make([]*ecdsa.PrivateKey, 2)
+	for i := range keys {
+		var err error
+		if keys[i], err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mint := func(c identity.IssuerConfig) (*identity.Issuer, string) {
+		c.URL, c.Now = "https://oidc.corp.example", now
+		issuer, err := identity.NewIssuer(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		token, err := issuer.Mint(identity.Claims{Email: "dev@corp.example"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return issuer, token
+	}
+	_, old := mint(identity.IssuerConfig{Signer: keys[0]})
+	overlap, fresh := mint(identity.IssuerConfig{Signer: keys[1], Former: []crypto.PublicKey{keys[0].Public()}})
+	after, _ := mint(identity.IssuerConfig{Signer: keys[1]})
+	for _, test := range []struct {
+		issuer   *identity.Issuer
+		old, new bool
+	}{{overlap, true, true}, {after, false, true}} {
+		c := testConfig(t)
+		c.OIDCIssuers[test.issuer.URL()] = identity.IssuerRules{OIDCIssuer: config.OIDCIssuer{ClientID: "sigstore", Type: "email"}, JWKS: identity.JWKS{Inline: test.issuer.JWKS()}}
+		v := newVerifier(t, c)
+		if _, err := v.Verify(t.Context(), old); (err == nil) != test.old {
+			t.Errorf("token of the former key: %v, want it taken: %v", err, test.old)
+		}
+		if _, err := v.Verify(t.Context(), fresh); (err == nil) != test.new {
+			t.Errorf("token of the new key: %v, want it taken: %v", err, test.new)
+		}
+	}
+}
