@@ -44,6 +44,9 @@ type Config struct {
 	// PINFile is the file that holds the PIN; it wins over pin-source. It is
 	// subject to hsm.ReadPrivate.
 	PINFile string
+	// ReadPIN reads the PIN from PINFile or pin-source, for files that hold it in
+	// another form (sealed to a TPM); nil means hsm.ReadSecret.
+	ReadPIN func(path string) ([]byte, error)
 	// AllowPINValue accepts pin-value in URI. Only for development: a URI is
 	// written to configuration files and logs.
 	AllowPINValue bool

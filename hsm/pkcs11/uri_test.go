@@ -65,25 +65,21 @@ func TestCanonicalURIReadsBack(t *testing.T) {
 	}
 }
 
-func TestPINLatch(t *testing.T) {
-	dir := t.TempDir()
-	file := filepath.Join(dir, "pin")
-	write := func(path, s string) {
-		t.Helper()
-		if err := os.WriteFile(path, []byte(s), 0o600); err != nil {
-			t.Fatal(err)
-		}
+// Reading the PIN obeys the mark of a refused one, from whatever form the file has.
+func TestPINSource(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "pin")
+	if err := os.WriteFile(file, []byte("1234\n"), 0o600); err != nil {
+		t.Fatal(err)
 	}
-	write(file, "1234\n")
-	open := func() *pinSource {
+	open := func(read func(string) ([]byte, error)) *pinSource {
 		t.Helper()
-		p, err := newPINSource(Config{PINFile: file}, &uri{})
+		p, err := newPINSource(Config{PINFile: file, ReadPIN: read}, &uri{})
 		if err != nil {
 			t.Fatal(err)
 		}
 		return p
 	}
-	p := open()
+	p := open(nil)
 	pin, err := p.read()
 	if err != nil || string(pin) != "1234" {
 		t.Fatalf("%q, %v", pin, err)
@@ -91,64 +87,35 @@ func TestPINLatch(t *testing.T) {
 	if err := p.refuse(pin); err != nil {
 		t.Fatal(err)
 	}
-	for _, s := range []*pinSource{p, open()} { // this process and the next
+	for _, s := range []*pinSource{p, open(nil)} { // this process and the next
 		if _, err := s.read(); !errors.Is(err, hsm.ErrBadPIN) {
 			t.Errorf("refused PIN: %v", err)
 		}
 	}
-	write(file, "5678")
-	if pin, err := p.read(); err != nil || string(pin) != "5678" {
-		t.Errorf("another PIN: %q, %v", pin, err)
+	if pin, err := open(func(string) ([]byte, error) { return []byte("5678"), nil }).read(); err != nil || string(pin) != "5678" {
+		t.Errorf("another form of the file: %q, %v", pin, err)
 	}
-	write(file, "1234")
-	if err := os.Remove(p.latch); err != nil { // the operator says: reset on the token
+	if err := p.accept(); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := p.read(); err != nil {
-		t.Errorf("after the mark was removed: %v", err)
+		t.Errorf("after a good login: %v", err)
 	}
-	write(p.latch, `{"salt":"AA=="}`)
-	if _, err := open().read(); err == nil || errors.Is(err, hsm.ErrBadPIN) {
-		t.Errorf("damaged mark: %v", err)
+	if err := os.WriteFile(file, []byte("\n"), 0o600); err != nil {
+		t.Fatal(err)
 	}
-	write(file, "\n")
-	if _, err := open().read(); err == nil {
+	if _, err := open(nil).read(); err == nil {
 		t.Error("took an empty PIN")
 	}
-	value := &pinSource{value: []byte("99")} // pin-value, development: memory only
+	value, err := newPINSource(Config{AllowPINValue: true}, &uri{pinValue: "99"}) // development: memory only
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := value.refuse([]byte("99")); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := value.read(); !errors.Is(err, hsm.ErrBadPIN) {
 		t.Errorf("pin-value: %v", err)
-	}
-	missing := &pinSource{file: p.file, latch: filepath.Join(dir, "absent", "latch")}
-	write(file, "1234")
-	if _, err := missing.read(); err == nil || !strings.Contains(err.Error(), "not writable") {
-		t.Errorf("a mark that could not be written: %v", err)
-	}
-}
-
-// Where the PIN's directory cannot be written to, the mark goes elsewhere.
-func TestPINLatchDirectory(t *testing.T) {
-	const readOnly = "/proc/self" // refuses files even to root
-	state := filepath.Join(t.TempDir(), "state")
-	p, err := newPINSource(Config{PINFile: readOnly + "/pin", LatchDir: state}, &uri{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if filepath.Dir(p.latch) != state {
-		t.Skipf("%s is writable here, the fallback cannot be seen", readOnly)
-	}
-	if err := p.refuse([]byte("1234")); err != nil {
-		t.Fatal(err)
-	}
-	if m, err := readLatch(p.latch); err != nil || m == nil {
-		t.Errorf("%v, %v", m, err)
-	}
-	other, err := newPINSource(Config{PINFile: readOnly + "/other", LatchDir: state}, &uri{})
-	if err != nil || other.latch == p.latch {
-		t.Errorf("two PIN files share %s, %v", p.latch, err)
 	}
 }
 
@@ -169,15 +136,6 @@ func FuzzURI(f *testing.F) {
 		}
 		if err != nil || v.token != u.token || v.object != u.object || !bytes.Equal(v.id, u.id) || v.modulePath != u.modulePath {
 			t.Fatalf("%q became %q: %v", s, c, err)
-		}
-	})
-}
-
-func FuzzLatch(f *testing.F) {
-	f.Add([]byte(`{"salt":"AAAAAAAAAAAAAAAAAAAAAA==","mark":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="}`))
-	f.Fuzz(func(t *testing.T, data []byte) {
-		if m, err := parseLatch(data); err == nil && (len(m.Salt) != 16 || len(m.Mark) != 32) {
-			t.Fatalf("took %+v", m)
 		}
 	})
 }
