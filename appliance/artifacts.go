@@ -2,6 +2,7 @@ package main
 
 import (
 	"net/http"
+	"path"
 	"slices"
 	"strings"
 
@@ -16,18 +17,26 @@ type artifactLog struct {
 	db  store.DB
 	log *log.Log
 	api *rekor.Log
+
+	firstIndex uint64 // v1 logIndex of its first entry
 }
 
-// openArtifacts gives each artifact log its HTTP face. The one that serves v1 is opened last: its reads look into the others.
+// takes reports whether the log takes entries of generation g.
+func (a ArtifactLog) takes(g rekor.Generation) bool { return !a.Frozen && slices.Contains(a.Serves, g) }
+
+// openArtifacts gives each artifact log its HTTP face. The one that takes v1 entries is opened last: its reads look into the others.
 func (in *instance) openArtifacts() (err error) {
+	if err := in.settleShards(); err != nil {
+		return err
+	}
 	var beside []*rekor.Log
-	for _, v1 := range []bool{false, true} {
+	for _, last := range []bool{false, true} {
 		for _, a := range in.artifacts {
-			if slices.Contains(a.Serves, rekor.V1) != v1 {
+			if a.takes(rekor.V1) != last {
 				continue
 			}
 			a.api, err = rekor.New(rekor.Config{Log: a.log, Signer: in.roleKeys[a.Name], Hostname: in.cfg.origin(a.Name), TreeID: a.TreeID, Serves: a.Serves, Beside: beside,
-				Now: in.now, Logger: in.logger})
+				Frozen: a.Frozen, FirstIndex: a.firstIndex, Now: in.now, Logger: in.logger})
 			if err != nil {
 				return err
 			}
@@ -40,22 +49,32 @@ func (in *instance) openArtifacts() (err error) {
 // serving is the artifact log that takes entries of generation g.
 func (in *instance) serving(g rekor.Generation) *artifactLog {
 	for _, a := range in.artifacts {
-		if slices.Contains(a.Serves, g) {
+		if a.takes(g) {
 			return a
 		}
 	}
 	return nil // refused by Config.check
 }
 
-// artifactHandler puts the artifact logs on one address: /api/v2/ is the log that serves v2, everything else, the tiles at the root
-// among it, the one that serves v1.
+// artifactHandler puts the artifact logs on one address: /api/v2/ is the log that takes v2 entries, /logs/<name>/ the checkpoint and
+// tiles of each log, frozen ones among them, everything else, the tiles at the root too, the log that takes v1 entries.
 func (in *instance) artifactHandler() http.Handler {
 	v1, v2 := in.serving(rekor.V1).api.Handler(), in.serving(rekor.V2).api.Handler()
+	mux := http.NewServeMux()
+	mux.Handle("/", v1)
+	for _, a := range in.artifacts {
+		prefix, tiles := "/logs/"+a.Name, a.api.Handler()
+		mux.Handle(prefix+"/checkpoint", http.StripPrefix(prefix, tiles))
+		mux.Handle(prefix+"/tile/", http.StripPrefix(prefix, tiles))
+	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if strings.HasPrefix(r.URL.Path, "/api/v2/") {
+		switch {
+		case strings.HasPrefix(r.URL.Path, "/api/v2/"):
 			v2.ServeHTTP(w, r)
-			return
+		case strings.HasPrefix(r.URL.Path, "/logs/") && path.Clean(r.URL.Path) == r.URL.Path: // the mux would redirect others
+			mux.ServeHTTP(w, r)
+		default:
+			v1.ServeHTTP(w, r)
 		}
-		v1.ServeHTTP(w, r)
 	})
 }

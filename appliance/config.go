@@ -14,7 +14,7 @@ import (
 // `redoubt docs config` prints and what `redoubt config schema` carries as descriptions.
 type Config struct {
 	// Domain is the DNS domain of this deployment, such as sigstore.corp.internal. Log origins are made from it
-	// (rekor.<domain>, rekor-2.<domain>, ct.<domain>, audit.<domain>) and never change afterwards.
+	// (rekor.<domain>, rekor-<n>.<domain>, ct.<domain>, audit.<domain>) and never change afterwards.
 	Domain string `yaml:"domain"`
 	// Profile is dev (loopback, plain HTTP, built-in issuer) or production (TLS, keys in hardware).
 	Profile string `yaml:"profile"`
@@ -106,13 +106,14 @@ type Keys struct {
 	Sessions int `yaml:"sessions,omitempty"`
 	// AllowSoftware permits software keys in the production profile.
 	AllowSoftware bool `yaml:"allow-software,omitempty"`
-	// Roles maps each role (root, issuing, rekor, rekor-2, ct, audit, tsa, tuf, oidc, exporter) to a key URI.
+	// Roles maps each role (root, issuing, rekor, rekor-<n>, ct, audit, tsa, tuf, oidc, exporter) to a key URI.
 	Roles map[string]string `yaml:"roles"`
 }
 
 // Log concerns the logs.
 type Log struct {
-	// Artifact are the artifact logs, each a tree of its own with its own key. Every wire format is served by exactly one.
+	// Artifact are the artifact logs, each a tree of its own with its own key. Every wire format is served by exactly one that
+	// is not frozen.
 	Artifact []ArtifactLog `yaml:"artifact"`
 	// HighWater lists the files that remember the highest head ever signed, outside the state directory.
 	// Left out: <dir>.highwater.
@@ -121,14 +122,17 @@ type Log struct {
 
 // ArtifactLog is one tree of signed artifacts.
 type ArtifactLog struct {
-	// Name is rekor or rekor-2: the role of its key, its origin <name>.<domain> and its file db/<name>.db.
+	// Name is rekor, or rekor-<n> with n from 2 up: the role of its key, its origin <name>.<domain> and its file db/<name>.db.
 	Name string `yaml:"name"`
 	// TreeID is the number in front of its entry ids; drawn once by init.
 	TreeID int64 `yaml:"tree-id"`
 	// Serves lists the wire formats that add to it: v1, v2. One tree that serves both lets cosign 3 and other clients of
 	// sigstore-go up to 1.3.0 accept signatures that were never logged; see docs/adr/0009-two-trees.md. A log
-	// that has entries keeps what it serves.
+	// that has entries keeps what it serves: its database remembers, and the server does not start on another answer.
 	Serves []rekor.Generation `yaml:"serves"`
+	// Frozen ends the log for good: it is read and proven for ever and takes no more entries. The log that serves the same wire
+	// format after it goes on counting v1 log indexes where it stopped.
+	Frozen bool `yaml:"frozen,omitempty"`
 }
 
 // CA is the certificate authority.

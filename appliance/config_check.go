@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"redoubt.internal/log/rekor"
@@ -23,7 +24,7 @@ const (
 	roleRoot     = "root"     // signs the issuing and timestamp certificates; used by ceremonies only
 	roleIssuing  = "issuing"  // signs code-signing certificates
 	roleRekor    = "rekor"    // heads, entry timestamps of the artifact log
-	roleRekor2   = "rekor-2"  // heads of the artifact log that serves v2 alone
+	roleRekor2   = "rekor-2"  // heads of the artifact log that serves v2 alone; rekor-3 and on are those of logs made later
 	roleCT       = "ct"       // heads and SCTs of the certificate log
 	roleAudit    = "audit"    // heads of the audit log
 	roleTSA      = "tsa"      // timestamps
@@ -32,7 +33,37 @@ const (
 	roleExporter = "exporter" // parcels
 )
 
+// allRoles are the roles init makes keys for, in the order they are listed in.
 var allRoles = []string{roleRoot, roleIssuing, roleRekor, roleRekor2, roleCT, roleAudit, roleTSA, roleTUF, roleOIDC, roleExporter}
+
+// shardNumber is n of rekor-<n>, and 1 of rekor; 0 of what names no artifact log.
+func shardNumber(name string) int {
+	if name == roleRekor {
+		return 1
+	}
+	digits, ok := strings.CutPrefix(name, roleRekor+"-")
+	n, err := strconv.Atoi(digits)
+	if !ok || err != nil || n < 2 || n > maxShard || strconv.Itoa(n) != digits {
+		return 0
+	}
+	return n
+}
+
+const maxShard = 9999 // keeps file names and origins short
+
+// roles are the roles that have a key, in the order they are listed in: artifact logs by number, where allRoles has the second.
+func (k *Keys) roles() (roles []string) {
+	shards := slices.DeleteFunc(slices.Collect(maps.Keys(k.Roles)), func(role string) bool { return shardNumber(role) < 2 })
+	slices.SortFunc(shards, func(a, b string) int { return shardNumber(a) - shardNumber(b) })
+	for _, role := range allRoles {
+		if role == roleRekor2 {
+			roles = append(roles, shards...)
+		} else if _, ok := k.Roles[role]; ok {
+			roles = append(roles, role)
+		}
+	}
+	return roles
+}
 
 // check refuses what strict decoding cannot see. It touches no file and opens no socket.
 func (c *Config) check() error {
@@ -57,8 +88,8 @@ func (c *Config) check() error {
 	owner := map[string]string{}
 	for _, role := range slices.Sorted(maps.Keys(c.Keys.Roles)) {
 		uri := c.Keys.Roles[role]
-		if !slices.Contains(allRoles, role) {
-			bad("keys.roles.%s: no such role; roles are %s", role, strings.Join(allRoles, ", "))
+		if !slices.Contains(allRoles, role) && shardNumber(role) == 0 {
+			bad("keys.roles.%s: no such role; roles are %s, and rekor-<n> of further artifact logs", role, strings.Join(allRoles, ", "))
 		}
 		if other, ok := owner[uri]; ok {
 			bad("keys.roles.%s: the same key as %s; no key may serve two roles", role, other)
@@ -99,13 +130,13 @@ func (c *Config) check() error {
 	return nil
 }
 
-// check wants each wire format served by one log, and nothing that two logs share.
+// check wants each wire format served by one log that is not frozen, and nothing that two logs share.
 func (l *Log) check() (problems []error) {
 	bad := func(format string, args ...any) { problems = append(problems, fmt.Errorf(format, args...)) }
 	names, trees, served := map[string]bool{}, map[int64]bool{}, map[rekor.Generation]string{}
 	for i, a := range l.Artifact {
-		if a.Name != roleRekor && a.Name != roleRekor2 {
-			bad("[%d].name: %q is neither %s nor %s", i, a.Name, roleRekor, roleRekor2)
+		if shardNumber(a.Name) == 0 {
+			bad("[%d].name: %q is neither rekor nor rekor-<n> with n from 2 up", i, a.Name)
 		}
 		if names[a.Name] {
 			bad("[%d].name: %s stands twice", i, a.Name)
@@ -115,28 +146,34 @@ func (l *Log) check() (problems []error) {
 		}
 		names[a.Name], trees[a.TreeID] = true, true
 		for _, g := range a.Serves {
-			if other, taken := served[g]; taken {
-				bad("[%d].serves: %s is served by %s already", i, g, other)
+			if other, taken := served[g]; taken && !a.Frozen {
+				bad("[%d].serves: %s is served by %s already; a log that takes no more entries is frozen: true", i, g, other)
 			}
 			if g != rekor.V1 && g != rekor.V2 {
 				bad("[%d].serves: %q is neither v1 nor v2", i, g)
 			}
-			served[g] = a.Name
+			if !a.Frozen {
+				served[g] = a.Name
+			}
 		}
-		if len(a.Serves) == 0 {
-			bad("[%d].serves: want v1 or v2", i)
+		if len(a.Serves) == 0 || len(a.Serves) > 2 || len(a.Serves) == 2 && a.Serves[0] == a.Serves[1] {
+			bad("[%d].serves: want v1, v2 or both, each once", i)
 		}
 	}
 	for _, g := range []rekor.Generation{rekor.V1, rekor.V2} {
 		if served[g] == "" {
-			bad("no log serves %s", g)
+			bad("no log serves %s, or the one that does is frozen", g)
 		}
 	}
 	return problems
 }
 
 // oneTree reports whether v2 entries stand in a tree with v1 checkpoints.
-func (l *Log) oneTree() bool { return len(l.Artifact) == 1 }
+func (l *Log) oneTree() bool {
+	return slices.ContainsFunc(l.Artifact, func(a ArtifactLog) bool {
+		return slices.Contains(a.Serves, rekor.V1) && slices.Contains(a.Serves, rekor.V2)
+	})
+}
 
 // all yields the configured services by name, in the order of the ready file.
 func (s *Services) all() map[string]*Service {

@@ -46,7 +46,7 @@ func (s *server) metricsHandler() http.Handler {
 // checks are the conditions of readiness: every key signs, every log takes entries, the trust repository is fresh, the
 // clock is sane.
 func (in *instance) checks(ctx context.Context) (checks []check) {
-	for _, role := range allRoles {
+	for _, role := range in.cfg.Keys.roles() {
 		if key, ok := in.roleKeys[role]; ok {
 			checks = append(checks, result("key "+role, key.Check(ctx), "is the token there and unlocked? `redoubt keys check`"))
 		}

@@ -18,7 +18,7 @@ import (
 //	keys/                   software keys and their passphrase file
 //	pki/                    certificates (PEM) and the ceremony's transcript
 //	db/rekor.db             the artifact log of Rekor v1; one writer
-//	db/rekor-2.db           the artifact log of Rekor v2; one writer
+//	db/rekor-2.db           the artifact log of Rekor v2; one writer; further logs are rekor-<n>.db
 //	db/authority.db         ca, ct, audit, tsa and mirror state, each under its own prefix; one writer
 //	tuf/                    the trust repository
 //	mirror/                 tiles of carried logs, reports

@@ -49,10 +49,7 @@ func keysCommand() *cli.Command {
 }
 
 var listKeys = verb[struct{}, []keyRecord]{"keys.list", func(ctx context.Context, in *instance, _ string, _ struct{}) (records []keyRecord, err error) {
-	for _, role := range allRoles {
-		if _, ok := in.cfg.Keys.Roles[role]; !ok {
-			continue
-		}
+	for _, role := range in.cfg.Keys.roles() {
 		key, err := in.keys.role(ctx, role)
 		if err != nil {
 			return nil, err
@@ -63,10 +60,7 @@ var listKeys = verb[struct{}, []keyRecord]{"keys.list", func(ctx context.Context
 }}
 
 var checkKeys = verb[struct{}, []check]{"keys.check", func(ctx context.Context, in *instance, _ string, _ struct{}) (checks []check, err error) {
-	for _, role := range allRoles {
-		if _, ok := in.cfg.Keys.Roles[role]; !ok {
-			continue
-		}
+	for _, role := range in.cfg.Keys.roles() {
 		key, err := in.keys.role(ctx, role)
 		if err == nil {
 			err = key.Check(ctx)

@@ -18,7 +18,7 @@ import (
 )
 
 func logCommand() *cli.Command {
-	which := &cli.StringFlag{Name: "log", Value: roleRekor, Usage: "rekor, rekor-2, ct or audit", EnvVars: []string{"REDOUBT_LOG"}}
+	which := &cli.StringFlag{Name: "log", Value: roleRekor, Usage: "rekor, rekor-<n>, ct or audit", EnvVars: []string{"REDOUBT_LOG"}}
 	flags := func(more ...cli.Flag) []cli.Flag { return append(append(stateFlags(), outputFlag(), which), more...) }
 	return &cli.Command{
 		Name: "log", Usage: "read, search, prove and check the logs",

@@ -17,7 +17,7 @@ func logResumeCommand() *cli.Command {
 	return &cli.Command{
 		Name: "resume", Usage: "let a log that a failed write halted take entries again, after checking it whole; the server is stopped",
 		Flags: append(stateFlags(), outputFlag(),
-			&cli.StringFlag{Name: "log", Usage: "rekor, rekor-2, ct or audit (default: every halted one)", EnvVars: []string{"REDOUBT_LOG"}}),
+			&cli.StringFlag{Name: "log", Usage: "rekor, rekor-<n>, ct or audit (default: every halted one)", EnvVars: []string{"REDOUBT_LOG"}}),
 		Action: logResumeAction,
 	}
 }

@@ -10,6 +10,8 @@
 //   - Every signature an entry carries was verified before the entry was added, with a key that is not weak. Nothing is fetched: an entry
 //     that names a URL is refused.
 //   - v1 reads find what is in the log and in the logs beside it, whichever generation wrote it; the same canonical entry is a 409.
+//   - A frozen log takes no entry and is read as ever. The v1 logs of a site count their entries in one row: a log's logIndex goes on where
+//     the logs frozen before it stopped. Proofs and Rekor v2 count within one tree.
 //   - What a client sends wrong is answered with a 4xx and a reason and changes nothing.
 //
 // The canonical bytes of entries are made by Sigstore's own type packages (rekor/pkg/types, rekor-tiles/pkg/types), never here: clients
@@ -73,6 +75,12 @@ type Config struct {
 	// Beside are logs that v1 search and v1 reads by id look into as well; their entries come with their own log's id and with what that
 	// log signs: those of a log without V1 with a v2 checkpoint, no time and no entry timestamp.
 	Beside []*Log
+	// Frozen ends the log: it answers a new entry as one with createLogEntry disabled does. A v1 log that has it among Beside lists it as an
+	// inactive shard when it served v1.
+	Frozen bool
+	// FirstIndex is the v1 logIndex of the first entry: how many entries the v1 logs before this one have. It is part of what entry
+	// timestamps state and never changes once the log has an entry.
+	FirstIndex uint64
 	// MaxBody bounds a request body in bytes, and so the size of an envelope or artifact submitted inline. Default 1 MiB.
 	MaxBody int64
 	// Disabled lists operations answered with 501, by their names in Rekor's openapi.yaml: createLogEntry, getLogEntryByIndex,
@@ -139,6 +147,12 @@ func New(c Config) (*Log, error) {
 	}
 	for _, d := range c.Disabled {
 		disabled[d] = true
+	}
+	if c.Frozen {
+		disabled["createLogEntry"] = true
+	}
+	if c.FirstIndex >= 1<<52 {
+		return nil, fmt.Errorf("rekor: a first index of %d leaves JSON readers no room for the next ones", c.FirstIndex)
 	}
 	if c.Now == nil {
 		c.Now = time.Now

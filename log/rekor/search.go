@@ -99,13 +99,15 @@ func (l *Log) processRetrieve(ctx context.Context, body []byte) ([]place, error)
 		if err != nil {
 			return nil, badRequest("entries.%d: %w", i, err)
 		}
-		index, ok, err := l.c.Log.LeafIndex(ctx, hashLeaf(e.Body))
+		hash := hashLeaf(e.Body)
+		at, err := l.lookup(ctx, hex.EncodeToString(hash[:]))
+		if err == errAbsent {
+			continue
+		}
 		if err != nil {
-			return nil, fmt.Errorf("looking up the entry: %w", err)
+			return nil, err
 		}
-		if ok {
-			found = append(found, place{l, index})
-		}
+		found = append(found, at)
 	}
 	for i, v := range lists["logIndexes"] {
 		n, ok := v.(json.Number)
@@ -113,7 +115,9 @@ func (l *Log) processRetrieve(ctx context.Context, body []byte) ([]place, error)
 		if !ok || err != nil || index < 0 {
 			return nil, badRequest("logIndexes.%d in body must be a number, 0 or more", i)
 		}
-		found = append(found, place{l, uint64(index)})
+		if at, err := l.locate(uint64(index)); err == nil {
+			found = append(found, at)
+		}
 	}
 	return found, nil
 }

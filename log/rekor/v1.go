@@ -81,7 +81,7 @@ type logEntry struct {
 	Body           []byte       `json:"body"` // canonical entry, base64
 	IntegratedTime int64        `json:"integratedTime"`
 	LogID          string       `json:"logID"`
-	LogIndex       uint64       `json:"logIndex"`
+	LogIndex       uint64       `json:"logIndex"` // over all v1 logs of the site; the proof's is within the tree
 	Verification   verification `json:"verification"`
 }
 
@@ -107,9 +107,11 @@ type inclusionProof struct {
 func (l *Log) render(index uint64, body []byte, integrated int64, attested []byte, proof [][]byte, h log.Head) (logEntry, error) {
 	var set []byte
 	note := string(h.Note)
+	over := index
 	if l.serves(V1) {
 		var err error
-		if set, err = l.signTimestamp(body, integrated, index); err != nil {
+		over += l.c.FirstIndex
+		if set, err = l.signTimestamp(body, integrated, over); err != nil {
 			return logEntry{}, err
 		}
 		if note, err = l.checkpointV1(h); err != nil {
@@ -119,7 +121,7 @@ func (l *Log) render(index uint64, body []byte, integrated int64, attested []byt
 		integrated = 0
 	}
 	e := logEntry{
-		Body: body, IntegratedTime: integrated, LogID: hex.EncodeToString(l.logID[:]), LogIndex: index,
+		Body: body, IntegratedTime: integrated, LogID: hex.EncodeToString(l.logID[:]), LogIndex: over,
 		Verification: verification{
 			InclusionProof: inclusionProof{
 				Checkpoint: note, Hashes: hexes(proof), LogIndex: index, RootHash: hex.EncodeToString(h.Root[:]), TreeSize: h.Size,
@@ -192,7 +194,11 @@ func (l *Log) serveEntryByIndex(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	id, e, err := l.read(r.Context(), index)
+	at, err := l.locate(index)
+	if err != nil {
+		return err
+	}
+	id, e, err := at.log.read(r.Context(), at.index)
 	if err != nil {
 		return err
 	}
@@ -222,6 +228,34 @@ type place struct {
 // readable are the logs v1 reads look into, this one first.
 func (l *Log) readable() []*Log { return append([]*Log{l}, l.c.Beside...) }
 
+// locate finds the entry with a logIndex over all v1 logs.
+func (l *Log) locate(over uint64) (place, error) {
+	for _, in := range l.readable() {
+		if first := in.c.FirstIndex; in.serves(V1) && over >= first && over-first < in.c.Log.Head().Size {
+			return place{in, over - first}, nil
+		}
+	}
+	return place{}, errAbsent
+}
+
+// shard is the log that serves v1 and has the tree id a query names: this one where it names none, or one frozen beside it.
+func (l *Log) shard(q url.Values) (*Log, error) {
+	v := q.Get("treeID")
+	if v == "" {
+		return l, nil
+	}
+	id, err := strconv.ParseInt(v, 10, 64)
+	if err != nil {
+		return nil, badRequest("invalid tree ID specified: %.40q", v)
+	}
+	for _, in := range l.readable() {
+		if in.serves(V1) && in.c.TreeID == id {
+			return in, nil
+		}
+	}
+	return nil, badRequest("%d is not a valid tree ID and doesn't appear to be a shard of this log", id)
+}
+
 // lookup finds the entry named by 64 hex digits of leaf hash, or by 80 with the tree id in front.
 func (l *Log) lookup(ctx context.Context, id string) (place, error) {
 	raw, err := hex.DecodeString(id)
@@ -250,19 +284,41 @@ func (l *Log) lookup(ctx context.Context, id string) (place, error) {
 	return place{}, errAbsent
 }
 
-func (l *Log) serveLogInfo(w http.ResponseWriter, r *http.Request) error {
+// logInfo is InactiveShardLogInfo of openapi.yaml, and what LogInfo says of the active tree.
+type logInfo struct {
+	RootHash       string `json:"rootHash"`
+	SignedTreeHead string `json:"signedTreeHead"`
+	TreeID         string `json:"treeID"`
+	TreeSize       uint64 `json:"treeSize"`
+}
+
+func (l *Log) info() (logInfo, error) {
 	h := l.c.Log.Head()
 	note, err := l.checkpointV1(h)
+	return logInfo{hex.EncodeToString(h.Root[:]), note, strconv.FormatInt(l.c.TreeID, 10), h.Size}, err
+}
+
+// serveLogInfo states the head of this tree, and those of the v1 logs beside it that take no more entries.
+func (l *Log) serveLogInfo(w http.ResponseWriter, r *http.Request) error {
+	inactive := []logInfo{}
+	for _, in := range l.c.Beside {
+		if !in.serves(V1) || !in.c.Frozen {
+			continue
+		}
+		i, err := in.info()
+		if err != nil {
+			return fmt.Errorf("shard %d: %w", in.c.TreeID, err)
+		}
+		inactive = append(inactive, i)
+	}
+	active, err := l.info()
 	if err != nil {
 		return err
 	}
 	writeJSON(w, http.StatusOK, struct {
-		InactiveShards []struct{} `json:"inactiveShards"`
-		RootHash       string     `json:"rootHash"`
-		SignedTreeHead string     `json:"signedTreeHead"`
-		TreeID         string     `json:"treeID"`
-		TreeSize       uint64     `json:"treeSize"`
-	}{[]struct{}{}, hex.EncodeToString(h.Root[:]), note, strconv.FormatInt(l.c.TreeID, 10), h.Size})
+		InactiveShards []logInfo `json:"inactiveShards"`
+		logInfo
+	}{inactive, active})
 	return nil
 }
 
@@ -277,10 +333,11 @@ func (l *Log) serveLogProof(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := l.checkTree(q); err != nil {
+	in, err := l.shard(q)
+	if err != nil {
 		return err
 	}
-	h := l.c.Log.Head()
+	h := in.c.Log.Head()
 	switch {
 	case first < 1 || last < 1:
 		return badRequest("firstSize and lastSize should be greater than or equal to 1")
@@ -291,7 +348,7 @@ func (l *Log) serveLogProof(w http.ResponseWriter, r *http.Request) error {
 	}
 	var proof [][]byte
 	if first < last {
-		if proof, err = l.c.Log.ConsistencyProof(r.Context(), first, last); err != nil {
+		if proof, err = in.c.Log.ConsistencyProof(r.Context(), first, last); err != nil {
 			return fmt.Errorf("proving consistency: %w", err)
 		}
 	}
@@ -303,25 +360,14 @@ func (l *Log) serveLogProof(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (l *Log) servePublicKey(w http.ResponseWriter, r *http.Request) error {
-	if err := l.checkTree(r.URL.Query()); err != nil {
+	in, err := l.shard(r.URL.Query())
+	if err != nil {
 		return err
 	}
 	w.Header().Set("Content-Type", "application/x-pem-file")
 	w.Header().Set("Cache-Control", "no-store")
-	w.Write(l.publicPEM)
+	w.Write(in.publicPEM)
 	return nil
-}
-
-// checkTree refuses a treeID other than ours; it may be left out.
-func (l *Log) checkTree(q url.Values) error {
-	v := q.Get("treeID")
-	if v == "" || v == strconv.FormatInt(l.c.TreeID, 10) {
-		return nil
-	}
-	if _, err := strconv.ParseInt(v, 10, 64); err != nil {
-		return badRequest("invalid tree ID specified: %.40q", v)
-	}
-	return badRequest("%s is not a valid tree ID and doesn't appear to be a shard of this log", v)
 }
 
 // number reads a decimal query parameter, below 2^53 so that every JSON reader can repeat it; absent takes the place of one left out.
