@@ -35,7 +35,7 @@ func (in *instance) openArtifacts() (err error) {
 			if a.takes(rekor.V1) != last {
 				continue
 			}
-			a.api, err = rekor.New(rekor.Config{Log: a.log, Signer: in.roleKeys[a.Name], Hostname: in.cfg.origin(a.Name), TreeID: a.TreeID, Serves: a.Serves, Beside: beside,
+			a.api, err = rekor.New(rekor.Config{Log: a.log, Signer: in.signer(a.Name), Hostname: in.cfg.origin(a.Name), TreeID: a.TreeID, Serves: a.Serves, Beside: beside,
 				Frozen: a.Frozen, FirstIndex: a.firstIndex, Now: in.now, Logger: in.logger})
 			if err != nil {
 				return err

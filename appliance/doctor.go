@@ -132,7 +132,7 @@ func (c *Config) logRoles() (roles []string) {
 	for _, a := range c.Log.Artifact {
 		roles = append(roles, a.Name)
 	}
-	return append(roles, roleCT, roleAudit)
+	return append(append(roles, c.certificateLogs()...), roleAudit)
 }
 
 // highWaterFix is what to do about err of a high-water file, or of a log whose mark does not fit.

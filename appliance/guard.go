@@ -96,14 +96,18 @@ func byHost(hosts map[string]http.Handler) http.Handler {
 		}
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		host := r.Host
-		if h, _, err := net.SplitHostPort(host); err == nil {
-			host = h
-		}
-		if h, ok := hosts[host]; ok {
+		if h, ok := hosts[hostOf(r)]; ok {
 			h.ServeHTTP(w, r)
 			return
 		}
 		http.Error(w, "no service has this host name", http.StatusMisdirectedRequest)
 	})
+}
+
+// hostOf is the name in the Host header, without a port.
+func hostOf(r *http.Request) string {
+	if h, _, err := net.SplitHostPort(r.Host); err == nil {
+		return h
+	}
+	return r.Host
 }

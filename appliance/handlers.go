@@ -21,7 +21,7 @@ func (in *instance) handlers(s *server) map[string]http.Handler {
 		}),
 		"rekor":   in.artifactHandler(),
 		"tsa":     in.timestampHandler(),
-		"ct":      in.ct.Handler(),
+		"ct":      in.certificateLogHandler(),
 		"tuf":     in.tuf.Handler(),
 		"console": s.consoleHandler(),
 		"mirror":  in.mirrorHandler(),
@@ -73,7 +73,10 @@ func (in *instance) logs() (all []namedLog) {
 	for _, a := range in.artifacts {
 		all = append(all, namedLog{a.Name, a.log})
 	}
-	return append(all, namedLog{roleCT, in.ctLog}, namedLog{roleAudit, in.auditLog})
+	for _, c := range in.certificateLogs {
+		all = append(all, namedLog{c.name, c.log})
+	}
+	return append(all, namedLog{roleAudit, in.auditLog})
 }
 
 // clockSane holds when now is not before anything this instance has signed.

@@ -66,12 +66,12 @@ func (in *instance) reloadIssuers(cfg *Config) error {
 	if err != nil {
 		return err
 	}
-	authority, err := ca.New(ca.Config{Chain: in.caChain, Signer: in.roleKeys[roleIssuing], CT: in.ct, Audit: in.audit, DB: in.authorityDB,
+	authority, err := ca.New(ca.Config{Chain: in.caChain, Signer: in.active(roleIssuing), CT: in.ct, Audit: in.audit, DB: in.authorityDB,
 		Identity: verifier, Now: in.now, Logger: in.logger})
 	if err != nil {
 		return err
 	}
-	in.issuance.Store(&issuance{authority, verifier, fulcioapi.Handler(authority, verifier, fulcioapi.Options{Logger: in.logger})})
+	in.issuance.Store(&issuance{authority, verifier, fulcioapi.Handler(authority, verifier, fulcioapi.Options{FormerChains: in.otherChains(roleIssuing), Logger: in.logger})})
 	return nil
 }
 

@@ -132,5 +132,8 @@ func configured(c *cli.Context) (*Config, layout, error) {
 	if err != nil {
 		return nil, layout{}, err
 	}
+	if cfg, _, err = cfg.inForce(); err != nil {
+		return nil, layout{}, err
+	}
 	return cfg, layout{cfg.Dir}, nil
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/x509"
 	"encoding/pem"
@@ -17,43 +18,75 @@ import (
 	"redoubt.internal/log/rekor"
 )
 
-// material is what clients must know about this instance: chains, log keys, the URLs they dial. Logs count from the moment
-// the issuing certificate does; all were made by one ceremony.
+// material is what clients must know about this instance: chains, log keys, the URLs they dial. What was rotated away is listed with
+// its end, what is announced with its start. Logs that were made by the first ceremony count from the moment the first issuing
+// certificate does.
 func (in *instance) material() (trust.Material, error) {
-	start := in.caChain[0].NotBefore
-	m := trust.Material{
-		Domain: in.cfg.Domain,
-		CAs:    []trust.Authority{{Chain: in.caChain}},
-		TSAs:   []trust.Authority{{Chain: in.tsaChain}},
-	}
-	published := func(role string, v2 bool) (trust.Log, error) {
-		public, ok := in.roleKeys[role].Public().(*ecdsa.PublicKey)
-		if !ok {
-			return trust.Log{}, fmt.Errorf("the %s key is %T, clients need ECDSA P-256", role, in.roleKeys[role].Public())
+	m := trust.Material{Domain: in.cfg.Domain}
+	for role, to := range map[string]*[]trust.Authority{roleIssuing: &m.CAs, roleTSA: &m.TSAs} {
+		for _, a := range in.authorities[role] {
+			*to = append(*to, trust.Authority{Chain: a.chain, End: a.End, Next: a.State == stateAnnounced})
 		}
-		return trust.Log{Host: in.cfg.origin(role), Key: public, Start: start, V2: v2}, nil
 	}
 	for _, a := range in.cfg.Log.Artifact {
-		l, err := published(a.Name, !slices.Contains(a.Serves, rekor.V1))
+		l, err := in.publishedLog(a.Name, !slices.Contains(a.Serves, rekor.V1))
 		if err != nil {
 			return m, err
 		}
 		m.Rekor = append(m.Rekor, l)
 	}
-	l, err := published(roleCT, false)
-	if err != nil {
-		return m, err
+	for _, name := range in.cfg.certificateLogs() {
+		l, err := in.publishedLog(name, false)
+		if err != nil {
+			return m, err
+		}
+		m.CTLogs = append(m.CTLogs, l)
 	}
-	m.CTLogs = []trust.Log{l}
+	for _, k := range in.history.Instances {
+		if k.State != stateAnnounced || k.Role != roleCT && shardNumber(k.Role) == 0 {
+			continue
+		}
+		l, err := in.publishedLog(k.Name, !slices.Contains(k.Serves, rekor.V1))
+		if err != nil {
+			return m, err
+		}
+		if l.Next = true; k.Role == roleCT {
+			l.V2 = false
+			m.CTLogs = append(m.CTLogs, l)
+		} else {
+			m.Rekor = append(m.Rekor, l)
+		}
+	}
 	urls := in.cfg.urls()
 	m.URLs = trust.URLs{Fulcio: urls["fulcio"], Rekor: urls["rekor"], TSA: urls["tsa"], TUF: urls["tuf"], CT: urls["ct"], OIDC: urls["oidc"]}
 	if in.cfg.TLS.CA != "" {
+		var err error
 		if m.TLSRoots, err = readChain(in.dir.resolve(in.cfg.TLS.CA)); err != nil {
 			return m, err
 		}
 	}
 	return m, m.Validate()
 }
+
+// publishedLog is the log called name as clients know it.
+func (in *instance) publishedLog(name string, v2 bool) (l trust.Log, err error) {
+	l = trust.Log{Host: in.cfg.origin(name), Start: in.firstTrust(), V2: v2}
+	var public crypto.PublicKey
+	if s := in.signer(name); s != nil {
+		public = s.Public()
+	}
+	if k := in.history.find(name); k != nil {
+		l.Start, l.End = k.Start, k.End
+	}
+	ok := false
+	if l.Key, ok = public.(*ecdsa.PublicKey); !ok {
+		return l, fmt.Errorf("the %s key is %T, clients need ECDSA P-256", name, public)
+	}
+	return l, nil
+}
+
+// firstTrust is when trust in this instance starts: what its first ceremony made counts from then on.
+func (in *instance) firstTrust() time.Time { return in.authorities[roleIssuing][0].chain[0].NotBefore }
 
 func clientCommand() *cli.Command {
 	return &cli.Command{
@@ -107,6 +140,7 @@ type publishedTrust struct {
 
 type publishedChain struct {
 	PEM        []byte    `json:"pem"`
+	Next       bool      `json:"next,omitempty"`
 	Start, End time.Time `json:",omitzero"`
 }
 
@@ -114,6 +148,7 @@ type publishedLog struct {
 	Host       string    `json:"host"`
 	Key        []byte    `json:"key"`
 	V2         bool      `json:"v2,omitempty"`
+	Next       bool      `json:"next,omitempty"`
 	Start, End time.Time `json:",omitzero"`
 }
 
@@ -124,10 +159,10 @@ var clientTrust = verb[struct{}, publishedTrust]{"client.trust", func(_ context.
 	}
 	p = publishedTrust{Domain: m.Domain, URLs: m.URLs, TLSRoots: pemChain(m.TLSRoots), TUFRoot: in.tuf.Root()}
 	for _, a := range m.CAs {
-		p.CAs = append(p.CAs, publishedChain{pemChain(a.Chain), a.Start, a.End})
+		p.CAs = append(p.CAs, publishedChain{pemChain(a.Chain), a.Next, a.Start, a.End})
 	}
 	for _, a := range m.TSAs {
-		p.TSAs = append(p.TSAs, publishedChain{pemChain(a.Chain), a.Start, a.End})
+		p.TSAs = append(p.TSAs, publishedChain{pemChain(a.Chain), a.Next, a.Start, a.End})
 	}
 	for _, pair := range []struct {
 		from []trust.Log
@@ -138,7 +173,7 @@ var clientTrust = verb[struct{}, publishedTrust]{"client.trust", func(_ context.
 			if err != nil {
 				return p, err
 			}
-			*pair.to = append(*pair.to, publishedLog{l.Host, der, l.V2, l.Start, l.End})
+			*pair.to = append(*pair.to, publishedLog{l.Host, der, l.V2, l.Next, l.Start, l.End})
 		}
 	}
 	return p, nil
@@ -155,7 +190,7 @@ func (p publishedTrust) material() (m trust.Material, err error) {
 			if err != nil {
 				return m, err
 			}
-			*pair.to = append(*pair.to, trust.Authority{Chain: chain, Start: a.Start, End: a.End})
+			*pair.to = append(*pair.to, trust.Authority{Chain: chain, Start: a.Start, End: a.End, Next: a.Next})
 		}
 	}
 	for _, pair := range []struct {
@@ -171,7 +206,7 @@ func (p publishedTrust) material() (m trust.Material, err error) {
 			if !ok {
 				return m, fmt.Errorf("a log key is %T", key)
 			}
-			*pair.to = append(*pair.to, trust.Log{Host: l.Host, Key: public, Start: l.Start, End: l.End, V2: l.V2})
+			*pair.to = append(*pair.to, trust.Log{Host: l.Host, Key: public, Start: l.Start, End: l.End, V2: l.V2, Next: l.Next})
 		}
 	}
 	if len(p.TLSRoots) > 0 {

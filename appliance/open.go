@@ -43,16 +43,21 @@ type instance struct {
 	roleKeys  map[string]*hsm.Key // every role the running process signs with; not root
 	highWater []*log.File
 
+	history  *history   // which keys each role had; replaced whole, under rotating
+	rotating sync.Mutex // held by the verb that rotates a key
+
 	artifacts         []*artifactLog // as configured
-	ctLog, auditLog   *log.Log
+	certificateLogs   []*certificateLog
+	ctLog, auditLog   *log.Log // the certificate log in use
 	audit             *audit.Log
 	ct                *ct.Log
 	tsa               *tsa.Authority
 	tuf               *trust.Repository
-	mirror            *mirror.Mirror // nil when no stream is configured
-	caChain, tsaChain []*x509.Certificate
-	issuer            *identity.Issuer // the built-in one; nil in production
-	workloads         *identity.Issuer // its second name; nil in production
+	mirror            *mirror.Mirror              // nil when no stream is configured
+	caChain, tsaChain []*x509.Certificate         // in use
+	authorities       map[string][]authorityChain // by role: every issuing or timestamp certificate that was or will be in use
+	issuer            *identity.Issuer            // the built-in one; nil in production
+	workloads         *identity.Issuer            // its second name; nil in production
 	issuance          atomic.Pointer[issuance]
 	authorityDB       store.DB
 
@@ -67,22 +72,38 @@ type issuance struct {
 	handler   http.Handler
 }
 
-// onlineRoles are the roles a running process signs with.
-func (c *Config) onlineRoles() []string {
-	roles := []string{roleIssuing}
-	for _, a := range c.Log.Artifact {
-		roles = append(roles, a.Name)
+// onlineKeys are the names of the keys a running process signs with. Those of logs that are frozen come last: what was signed
+// before can be read without them.
+func (in *instance) onlineKeys() (inUse, frozen []string) {
+	inUse = []string{in.history.active(roleIssuing), in.history.active(roleCT), roleAudit, in.history.active(roleTSA), in.history.active(roleTUF)}
+	if in.cfg.Issuer.Enabled {
+		inUse = append(inUse, in.history.active(roleOIDC))
 	}
-	roles = append(roles, roleCT, roleAudit, roleTSA, roleTUF)
-	if c.Issuer.Enabled {
-		roles = append(roles, roleOIDC)
+	for _, a := range in.cfg.Log.Artifact {
+		if a.Frozen {
+			frozen = append(frozen, a.Name)
+		} else {
+			inUse = append(inUse, a.Name)
+		}
 	}
-	return roles
+	for _, name := range in.cfg.certificateLogs() {
+		if name != in.history.active(roleCT) {
+			frozen = append(frozen, name)
+		}
+	}
+	return inUse, frozen
 }
+
+// active is the key that signs for role now.
+func (in *instance) active(role string) *hsm.Key { return in.roleKeys[in.history.active(role)] }
 
 // openInstance opens cfg's state directory under its lock. A log whose database is behind its high-water mark opens
 // read-only: its reads are served, nothing is signed, and checks say why.
 func openInstance(ctx context.Context, cfg *Config, logger *slog.Logger) (*instance, error) {
+	cfg, _, err := cfg.inForce()
+	if err != nil {
+		return nil, err
+	}
 	keys := newKeyring(cfg.Keys, layout{cfg.Dir}, logger)
 	in, err := openWith(ctx, cfg, logger, keys)
 	if err != nil {
@@ -110,6 +131,9 @@ func openWith(ctx context.Context, cfg *Config, logger *slog.Logger, keys *keyri
 		return in, err
 	}
 	in.onClose(release)
+	if in.cfg, in.history, err = cfg.inForce(); err != nil {
+		return in, err
+	}
 	for _, step := range []func(context.Context) error{in.openKeys, in.openChains, in.openLogs, in.openAuthorities, in.openMirror} {
 		if err := step(ctx); err != nil {
 			return in, err
@@ -130,22 +154,23 @@ func (in *instance) close() {
 
 // openKeys opens the key of every role the process signs with.
 func (in *instance) openKeys(ctx context.Context) error {
-	for _, role := range in.cfg.onlineRoles() {
-		key, err := in.keys.role(ctx, role)
+	inUse, frozen := in.onlineKeys()
+	for _, name := range inUse {
+		key, err := in.keys.role(ctx, name)
 		if err != nil {
 			return err
 		}
-		in.roleKeys[role] = key
+		in.roleKeys[name] = key
+	}
+	for _, name := range frozen {
+		key, err := in.keys.role(ctx, name)
+		if err != nil {
+			in.logger.Warn("the key of a frozen log does not open; what it must sign anew is not served", "log", name, "error", err)
+			continue
+		}
+		in.roleKeys[name] = key
 	}
 	return nil
-}
-
-func (in *instance) openChains(context.Context) (err error) {
-	if in.caChain, err = readChain(in.dir.resolve(orDefault(in.cfg.CA.Chain, in.dir.pki("ca-chain.pem")))); err != nil {
-		return err
-	}
-	in.tsaChain, err = readChain(in.dir.resolve(orDefault(in.cfg.TSA.Chain, in.dir.pki("tsa-chain.pem"))))
-	return err
 }
 
 // openLogs opens the databases and the logs in them, and starts their writers.
@@ -156,13 +181,23 @@ func (in *instance) openLogs(ctx context.Context) (err error) {
 	if err := in.openHighWater(); err != nil {
 		return err
 	}
-	to := map[string]**log.Log{roleCT: &in.ctLog, roleAudit: &in.auditLog}
+	to := map[string]**log.Log{roleAudit: &in.auditLog}
+	for _, name := range in.cfg.certificateLogs() {
+		c := &certificateLog{name: name}
+		in.certificateLogs = append(in.certificateLogs, c)
+		to[name] = &c.log
+	}
 	for _, a := range in.artifacts {
 		to[a.Name] = &a.log
 	}
 	for role, c := range in.logConfigs() {
 		if *to[role], err = log.Open(ctx, c); err != nil {
 			return fmt.Errorf("opening the %s log: %w", role, err)
+		}
+	}
+	for _, c := range in.certificateLogs {
+		if c.name == in.history.active(roleCT) {
+			in.ctLog = c.log
 		}
 	}
 	// Writers outlive the verb's context: what was begun is finished, close ends them.
@@ -222,18 +257,16 @@ func (in *instance) openHighWater() error {
 
 // logConfigs describes the logs by role: which database and prefix, which origin, which key, how they are searched.
 func (in *instance) logConfigs() map[string]log.Config {
-	configs := map[string]log.Config{
-		roleCT:    {DB: in.authorityDB, Prefix: "ct/", IndexKeys: ct.IndexKeys},
-		roleAudit: {DB: in.authorityDB, Prefix: "audit/"},
+	configs := map[string]log.Config{roleAudit: {DB: in.authorityDB, Prefix: "audit/"}}
+	for _, name := range in.cfg.certificateLogs() {
+		configs[name] = certificateLogConfig(in.authorityDB, name)
 	}
 	for _, a := range in.artifacts {
 		configs[a.Name] = log.Config{DB: a.db, IndexKeys: rekor.IndexKeys, Unique: true}
 	}
 	for role, c := range configs {
 		c.Origin, c.Now, c.Logger = in.cfg.origin(role), in.now, in.logger
-		if key, ok := in.roleKeys[role]; ok {
-			c.Signer = key
-		}
+		c.Signer = in.signer(role)
 		for _, f := range in.highWater {
 			c.HighWater = append(c.HighWater, f.For(c.Origin))
 		}
@@ -251,19 +284,22 @@ func (in *instance) openAuthorities(context.Context) (err error) {
 	if err := in.openArtifacts(); err != nil {
 		return err
 	}
-	roots := []*x509.Certificate{in.caChain[len(in.caChain)-1]}
-	if in.ct, err = ct.New(ct.Config{Log: in.ctLog, Signer: in.roleKeys[roleCT], Roots: roots, Now: in.now, Logger: in.logger}); err != nil {
+	if err := in.openCertificateLogs(); err != nil {
 		return err
 	}
 	policy, err := parseOID(in.cfg.TSA.Policy)
 	if err != nil {
 		return fmt.Errorf("tsa.policy: %w", err)
 	}
-	if in.tsa, err = tsa.New(tsa.Config{Signer: in.roleKeys[roleTSA], Chain: in.tsaChain, Policy: policy, DB: in.authorityDB, Now: in.now, Logger: in.logger}); err != nil {
+	if in.tsa, err = tsa.New(tsa.Config{Signer: in.active(roleTSA), Chain: in.tsaChain, Policy: policy, DB: in.authorityDB, Now: in.now, Logger: in.logger}); err != nil {
 		return err
 	}
 	if in.cfg.Issuer.Enabled {
-		c := identity.IssuerConfig{URL: in.cfg.Services.OIDC.URL, Signer: in.roleKeys[roleOIDC], Audience: in.cfg.Issuer.Audience, Now: in.now}
+		former, err := in.formerIssuerKeys()
+		if err != nil {
+			return err
+		}
+		c := identity.IssuerConfig{URL: in.cfg.Services.OIDC.URL, Signer: in.active(roleOIDC), Former: former, Audience: in.cfg.Issuer.Audience, Now: in.now}
 		if in.issuer, err = identity.NewIssuer(c); err != nil {
 			return err
 		}

@@ -36,7 +36,7 @@ func serveCommand() *cli.Command {
 			&cli.StringFlag{Name: "ready-file", Usage: "write the service URLs to this file once everything answers", EnvVars: []string{"REDOUBT_READY_FILE"}},
 		),
 		Action: func(c *cli.Context) error {
-			cfg, _, err := configured(c)
+			cfg, err := loadConfig(configPath(c))
 			if err != nil {
 				return err
 			}
@@ -54,7 +54,7 @@ func serveCommand() *cli.Command {
 				return err
 			}
 			defer in.close()
-			s := &server{in: in, cfg: cfg, logger: logger, configPath: configPath(c)}
+			s := &server{in: in, cfg: in.cfg, logger: logger, configPath: configPath(c)}
 			return s.run(c.Context, c.String("ready-file"))
 		},
 	}
@@ -303,6 +303,9 @@ func (s *server) loadTLS(t TLS) error {
 // because it needs a restart. A file that is not valid changes nothing.
 func (s *server) reload() {
 	next, err := loadConfig(s.configPath)
+	if err == nil {
+		next, _, err = next.inForce()
+	}
 	if err != nil {
 		s.logger.Error("reload refused; the running configuration stays", "error", err)
 		return

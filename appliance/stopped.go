@@ -84,7 +84,11 @@ func openStopped(c *cli.Context) (s *stopped, err error) {
 	if err != nil {
 		return nil, err
 	}
-	in := &instance{cfg: cfg, dir: dir, logger: logger, now: time.Now, keys: newKeyring(cfg.Keys, dir, logger), roleKeys: map[string]*hsm.Key{}}
+	_, known, err := cfg.inForce()
+	if err != nil {
+		return nil, err
+	}
+	in := &instance{cfg: cfg, dir: dir, logger: logger, now: time.Now, keys: newKeyring(cfg.Keys, dir, logger), roleKeys: map[string]*hsm.Key{}, history: known}
 	s = &stopped{in: in, broken: map[string][]string{}, progress: progress(c)}
 	in.onClose(func() { in.keys.close() })
 	defer func() {
@@ -103,7 +107,7 @@ func openStopped(c *cli.Context) (s *stopped, err error) {
 	for _, a := range cfg.Log.Artifact {
 		in.artifacts = append(in.artifacts, &artifactLog{ArtifactLog: a, db: s.open(dir.logDB(a.Name), a.Name)})
 	}
-	in.authorityDB = s.open(dir.authorityDB(), roleCT, roleAudit)
+	in.authorityDB = s.open(dir.authorityDB(), append(cfg.certificateLogs(), roleAudit)...)
 	s.openMarks()
 	return s, nil
 }
@@ -147,7 +151,8 @@ func (s *stopped) openMarks() {
 	}
 }
 
-// publicKeys are the keys of the logs as the ceremony's signed transcript names them; where it is not there, the token is asked.
+// publicKeys are the keys of the logs as the ceremony's signed transcript names them, and the record of keys those made since; where
+// neither does, the token is asked.
 func (s *stopped) publicKeys(ctx context.Context) (map[string]crypto.PublicKey, error) {
 	keys := map[string]crypto.PublicKey{}
 	data, err := os.ReadFile(s.in.dir.pki(ceremony.TranscriptFile))
@@ -165,6 +170,11 @@ func (s *stopped) publicKeys(ctx context.Context) (map[string]crypto.PublicKey, 
 		}
 	}
 	for _, role := range s.in.cfg.logRoles() {
+		if k := s.in.history.find(role); k != nil {
+			if keys[role], err = k.public(); err != nil {
+				return nil, err
+			}
+		}
 		if keys[role] != nil {
 			continue
 		}

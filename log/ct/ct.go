@@ -35,6 +35,8 @@ import (
 var (
 	// ErrChain: the submitted chain is not one this log takes; the text says which certificate and why.
 	ErrChain = errors.New("certificate chain not acceptable")
+	// ErrFrozen: the log takes no more entries; it is read for ever.
+	ErrFrozen = errors.New("the log is frozen: it takes no more certificates")
 	// ErrHead: the head to render does not agree with its own note. Nothing is signed.
 	ErrHead = errors.New("tree head contradicts its note")
 )
@@ -50,6 +52,8 @@ type Config struct {
 	Roots  []*x509.Certificate // chains must end in one of these
 	Now    func() time.Time    // default time.Now; the clock of log.Config, so that heads are never older than timestamps
 	Logger *slog.Logger        // default: silent
+	// Frozen ends the log: AddPreChain fails with ErrFrozen, everything else goes on.
+	Frozen bool
 	// MaxBody bounds a submitted chain in bytes of JSON. Default 256 KiB.
 	MaxBody int64
 }
@@ -108,9 +112,12 @@ func New(c Config) (*Log, error) {
 func (l *Log) ID() [32]byte { return l.id }
 
 // AddPreChain logs a precertificate and returns its timestamp. chain is DER: the precertificate, its issuer, and so on; the accepted
-// root itself may be left out. Errors: ErrChain for what the log does not take, those of log.Add otherwise; after an error no timestamp
+// root itself may be left out. Errors: ErrFrozen, ErrChain for what the log does not take, those of log.Add otherwise; after an error no timestamp
 // exists, though the entry may.
 func (l *Log) AddPreChain(ctx context.Context, chain [][]byte) (SCT, error) {
+	if l.c.Frozen {
+		return SCT{}, ErrFrozen
+	}
 	// 1. Is it ours to log? Nothing is kept of a chain that is not.
 	p, err := l.processChain(chain)
 	if err != nil {

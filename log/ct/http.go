@@ -109,6 +109,8 @@ func (l *Log) status(err error) int {
 		return es.code
 	case errors.Is(err, ErrChain):
 		return http.StatusBadRequest
+	case errors.Is(err, ErrFrozen):
+		return http.StatusForbidden
 	case errors.Is(err, log.ErrNotFound):
 		return http.StatusNotFound
 	case errors.Is(err, log.ErrReadOnly), errors.Is(err, log.ErrRolledBack), errors.Is(err, log.ErrClosed), errors.Is(err, log.ErrSigning),
