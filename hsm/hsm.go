@@ -38,6 +38,10 @@ var (
 	ErrBadPIN = errors.New("PIN or passphrase refused")
 	// ErrUnavailable: the token does not answer now; it may heal by itself.
 	ErrUnavailable = errors.New("token unavailable")
+	// ErrHung: joined to ErrUnavailable when a call is still inside the token's
+	// driver past its deadline, where nothing but the end of the process takes
+	// it back.
+	ErrHung = errors.New("token holds a call past its deadline")
 	// ErrUnsupported: the token or the URI scheme cannot do what was asked.
 	ErrUnsupported = errors.New("not supported")
 	// ErrInsecureKey: the key exists but its protection is below the floor

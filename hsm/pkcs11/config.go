@@ -31,7 +31,8 @@ import (
 // DefaultSessions is the size of the session pool when Config.Sessions is 0.
 const DefaultSessions = 8
 
-// ConnectTimeout bounds Open and each reconnection.
+// ConnectTimeout bounds Open when Config.ConnectTimeout is 0, and each look-up of
+// a key.
 const ConnectTimeout = 30 * time.Second
 
 // Config says which token to open and how.
@@ -66,6 +67,8 @@ type Config struct {
 	AllowImported bool
 	// Sessions is the size of the session pool; 0 means DefaultSessions.
 	Sessions int
+	// ConnectTimeout bounds Open; 0 means ConnectTimeout.
+	ConnectTimeout time.Duration
 	// Logger receives loss, recovery and PIN refusals; nil discards them.
 	Logger *slog.Logger
 }

@@ -29,6 +29,7 @@ type connection struct {
 	login      pkcs11.SessionHandle
 	free       chan pkcs11.SessionHandle // idle sessions
 	worked     atomic.Bool               // some call succeeded
+	active     atomic.Int64              // when a session was last taken or put back, Unix nanoseconds
 	gone       chan struct{}             // closed when discarded
 	goneOnce   sync.Once
 
@@ -74,6 +75,7 @@ func dial(ctx context.Context, m *module, u *uri, pin *pinSource, size int) (*co
 			conn.mechanisms[mech.Mechanism] = true
 		}
 		conn.identity = m.identity(c)
+		conn.active.Store(conn.dialled.UnixNano())
 		result <- conn
 		return nil
 	})
@@ -130,9 +132,10 @@ func (conn *connection) use(ctx context.Context, fn func(c *pkcs11.Ctx, conn *co
 		case <-conn.gone:
 			return errGone
 		case <-ctx.Done():
-			return fmt.Errorf("all %d sessions are busy: %w", cap(conn.free), ctx.Err())
+			return conn.busy(ctx.Err())
 		}
 	}
+	conn.active.Store(time.Now().UnixNano())
 	return conn.mod.do(ctx, func(c *pkcs11.Ctx, generation uint64) error {
 		if generation != conn.generation {
 			return pkcs11.Error(pkcs11.CKR_CRYPTOKI_NOT_INITIALIZED)
@@ -156,8 +159,19 @@ func (conn *connection) use(ctx context.Context, fn func(c *pkcs11.Ctx, conn *co
 	})
 }
 
+// busy is the error of a call that waited for a session in vain. When no session
+// moved for long, that is more than load.
+func (conn *connection) busy(err error) error {
+	err = fmt.Errorf("all %d sessions are busy: %w", cap(conn.free), err)
+	if time.Since(time.Unix(0, conn.active.Load())) >= hungAfter {
+		return fmt.Errorf("module %s does not answer, %w: %w", conn.mod.path, err, hsm.ErrHung)
+	}
+	return err
+}
+
 // put returns a session to the pool, or closes it when the pool is gone.
 func (conn *connection) put(c *pkcs11.Ctx, s pkcs11.SessionHandle) {
+	conn.active.Store(time.Now().UnixNano())
 	conn.free <- s // never blocks: the pool has room for every session
 	if conn.isGone() {
 		conn.drain(c)

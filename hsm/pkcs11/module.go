@@ -114,7 +114,7 @@ func (m *module) restart(ctx context.Context, seen uint64) error {
 	for !m.calls.TryLock() {
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("module %s is hung: %w", m.path, ctx.Err())
+			return fmt.Errorf("module %s holds a call and cannot be restarted: %w: %w", m.path, ctx.Err(), hsm.ErrHung)
 		case <-time.After(time.Millisecond):
 		}
 	}
@@ -131,10 +131,15 @@ func (m *module) restart(ctx context.Context, seen uint64) error {
 	return nil
 }
 
+// hungAfter is how long a call must be inside the module at its deadline to
+// count as hung. One that only came late to its turn is a sign of load.
+const hungAfter = time.Second
+
 // do runs fn, which calls into the module, and returns when it is done or ctx
 // ends; in that case fn runs on to its end in the background. fn always runs.
 func (m *module) do(ctx context.Context, fn func(c *pkcs11.Ctx, generation uint64) error) error {
 	done := make(chan error, 1)
+	began := time.Now()
 	go func() {
 		m.calls.RLock()
 		err := fn(m.ctx, m.generation)
@@ -145,7 +150,10 @@ func (m *module) do(ctx context.Context, fn func(c *pkcs11.Ctx, generation uint6
 	case err := <-done:
 		return err
 	case <-ctx.Done():
-		return fmt.Errorf("module %s does not answer: %w", m.path, ctx.Err())
+		if time.Since(began) >= hungAfter {
+			return fmt.Errorf("module %s does not answer: %w: %w", m.path, ctx.Err(), hsm.ErrHung)
+		}
+		return fmt.Errorf("module %s did not answer in the time left: %w", m.path, ctx.Err())
 	}
 }
 

@@ -83,7 +83,10 @@ func Open(c Config) (*Token, error) {
 		return nil, err
 	}
 	t := &Token{uri: u, pin: pin, mod: mod, size: c.Sessions, import_: c.AllowImported, logger: c.Logger, gate: make(chan struct{}, 1), making: make(chan struct{}, 1)}
-	ctx, cancel := context.WithTimeout(context.Background(), ConnectTimeout)
+	if c.ConnectTimeout <= 0 {
+		c.ConnectTimeout = ConnectTimeout
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), c.ConnectTimeout)
 	defer cancel()
 	conn, err := t.connect(ctx)
 	if err != nil {
