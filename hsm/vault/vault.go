@@ -1,0 +1,350 @@
+// Package vault keeps private keys in the Transit engine of a HashiCorp Vault
+// or OpenBao server.
+//
+// It guarantees:
+//   - a key URI pins a version (hashivault://NAME?version=N), every signature is
+//     asked of that version, and the public key is compared with the one seen
+//     when the key was opened after each new connection: a rotated or replaced
+//     Transit key is never signed with by surprise;
+//   - a new key is read back before it is used: its type (the server answers a
+//     creation over a key of another type with success), and that it cannot be
+//     exported, backed up in plaintext or deleted (hsm.ErrInsecureKey otherwise);
+//   - nothing but the configured address is contacted: no redirect, no proxy, no
+//     VAULT_ or BAO_ variable of the environment is followed, and the server's
+//     certificate is verified against the configured pool, without the
+//     system's roots unless told;
+//   - a configured namespace is one the server honours. Editions without
+//     namespaces ignore the header and answer from the root, so this is proved
+//     at each login with a namespace that cannot exist;
+//   - a call is answered within Config.Timeout, tokens are renewed before they
+//     end, and where renewal no longer extends one, there is a new login;
+//   - a login that was refused is not repeated with the same credential in quick
+//     succession, because servers lock accounts;
+//   - no token, secret id or private key stands in an error or an Info.
+//
+// It does not guarantee that the server keeps the key in hardware, nor that no
+// other client of the server may use it: both are the server's configuration,
+// and Info.Evidence says so.
+//
+// Start at Open, then Token.Signer. login.go is how a session comes to be and
+// ends, client.go the wire. docs/adr/0032 has the reasons. Facts of the API:
+// Vault 1.21 API documentation, secret/transit, auth/approle, auth/cert,
+// auth/kubernetes, auth/token, and the source under builtin/logical/transit.
+package vault
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"redoubt.internal/hsm"
+)
+
+// Methods of authentication.
+const (
+	AuthToken      = "token"
+	AuthAppRole    = "approle"
+	AuthKubernetes = "kubernetes"
+	AuthCert       = "cert"
+)
+
+const (
+	// DefaultTimeout bounds one signature, reconnection included.
+	DefaultTimeout = 2 * time.Second
+	// connectTimeout bounds Open and Signer.
+	connectTimeout = 5 * time.Second
+	// generateTimeout bounds Generate: a busy server makes RSA keys in many seconds.
+	generateTimeout = 2 * time.Minute
+	// retryAfter is how long a failed connection answers for the next callers.
+	retryAfter = 200 * time.Millisecond
+)
+
+// Config says where the server is and how to log in. Secrets are in files, never
+// in the configuration.
+type Config struct {
+	// Address is https://HOST:PORT, or http://HOST:PORT on loopback.
+	Address string
+	// CAFile holds the certificates (PEM) the server's chain must end in. Required
+	// for https unless SystemRoots is set.
+	CAFile string
+	// SystemRoots trusts the machine's roots when CAFile is empty.
+	SystemRoots bool
+	// Namespace is sent with each request; the server must honour it.
+	Namespace string
+	// Mount is the path of the Transit engine; empty means "transit".
+	Mount string
+	// Auth is the method: AuthToken, AuthAppRole, AuthKubernetes or AuthCert.
+	Auth string
+	// AuthMount is the path of the auth method; empty means its name.
+	AuthMount string
+	// TokenFile holds the token of AuthToken, one line, hsm.ReadSecret applies.
+	TokenFile string
+	// RoleID and SecretIDFile are those of AuthAppRole; hsm.ReadSecret applies.
+	RoleID, SecretIDFile string
+	// Role is the role of AuthKubernetes, and of AuthCert when not empty.
+	Role string
+	// JWTFile holds the service account's token of AuthKubernetes.
+	JWTFile string
+	// CertFile and KeyFile are the client certificate and key (PEM) of AuthCert.
+	CertFile, KeyFile string
+	// Timeout bounds one signature; 0 means DefaultTimeout.
+	Timeout time.Duration
+	// Logger receives losses, recoveries and re-logins; nil discards them.
+	Logger *slog.Logger
+}
+
+// Token is the Transit engine of one server under one identity. It implements
+// hsm.Token and is safe for concurrent use.
+type Token struct {
+	cfg    Config
+	wire   *wire
+	logger *slog.Logger
+	where  string // address, mount and namespace, for people
+
+	live   atomic.Pointer[session] // nil while there is none
+	closed atomic.Bool
+	making chan struct{} // held by the one Generate at a time
+	ended  context.Context
+	end    context.CancelFunc
+
+	gate    chan struct{} // held by whoever connects; guards the fields below
+	lastErr error         // result of the last connection that failed
+	lastAt  time.Time
+	kept    *grant // the token of a lost session, which may still be good
+	refused refusal
+	renewal *time.Timer
+}
+
+// Open checks the configuration, logs in and proves the namespace. It fails with
+// hsm.ErrUnavailable (server not reachable, sealed), hsm.ErrBadPIN (login refused)
+// or hsm.ErrUnsupported (configuration or URI refused).
+func Open(c Config) (*Token, error) {
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	w, err := newWire(c)
+	if err != nil {
+		return nil, err
+	}
+	t := &Token{cfg: c, wire: w, logger: c.Logger, where: c.where(), gate: make(chan struct{}, 1), making: make(chan struct{}, 1)}
+	t.ended, t.end = context.WithCancel(context.Background())
+	ctx, cancel := context.WithTimeout(t.ended, connectTimeout)
+	defer cancel()
+	if _, err := t.connect(ctx); err != nil {
+		_ = t.Close()
+		return nil, fmt.Errorf("opening %s: %w", t.where, err)
+	}
+	return t, nil
+}
+
+// check refuses what cannot work and fills the defaults.
+func (c *Config) check() error {
+	bad := func(format string, args ...any) error {
+		return fmt.Errorf("%s: %w", fmt.Sprintf(format, args...), hsm.ErrUnsupported)
+	}
+	u, err := url.Parse(c.Address)
+	switch {
+	case c.Address == "":
+		return bad("Vault configuration without an address")
+	case err != nil || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" || strings.Trim(u.Path, "/") != "" || len(c.Address) > 512:
+		return bad("Vault address is not https://HOST:PORT")
+	case u.Scheme == "http" && !isLoopback(u.Hostname()):
+		return bad("Vault address %s is plain http and not on loopback: tokens would travel readable", c.Address)
+	case u.Scheme != "https" && u.Scheme != "http":
+		return bad("Vault address %s is neither https nor http", c.Address)
+	case u.Scheme == "https" && c.CAFile == "" && !c.SystemRoots:
+		return bad("Vault address %s without a ca-file: name the certificates its chain must end in", c.Address)
+	case c.CAFile != "" && c.SystemRoots:
+		return bad("Vault configuration with a ca-file and system-roots; one of them decides")
+	case c.Timeout < 0 || c.Timeout > time.Minute:
+		return bad("Vault timeout of %s, allowed are up to one minute", c.Timeout)
+	}
+	c.Address = u.Scheme + "://" + u.Host
+	if c.Mount == "" {
+		c.Mount = "transit"
+	}
+	if c.AuthMount == "" {
+		c.AuthMount = c.Auth
+	}
+	if c.Timeout == 0 {
+		c.Timeout = DefaultTimeout
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	c.Namespace = strings.Trim(c.Namespace, "/")
+	for name, path := range map[string]*string{"mount": &c.Mount, "auth-mount": &c.AuthMount, "namespace": &c.Namespace} {
+		if *path = strings.Trim(*path, "/"); *path != "" && !isPath(*path) {
+			return bad("Vault %s %q is not a path of letters, digits, '-', '_', '.' and '/'", name, *path)
+		}
+	}
+	want := map[string][]struct{ name, value string }{
+		AuthToken:      {{"token-file", c.TokenFile}},
+		AuthAppRole:    {{"role-id", c.RoleID}, {"secret-id-file", c.SecretIDFile}},
+		AuthKubernetes: {{"role", c.Role}, {"jwt-file", c.JWTFile}},
+		AuthCert:       {{"cert-file", c.CertFile}, {"key-file", c.KeyFile}},
+	}
+	needed, ok := want[c.Auth]
+	if !ok {
+		return bad("Vault auth %q; there are %s, %s, %s and %s", c.Auth, AuthToken, AuthAppRole, AuthKubernetes, AuthCert)
+	}
+	for _, n := range needed {
+		if n.value == "" {
+			return bad("Vault auth %s needs %s", c.Auth, n.name)
+		}
+	}
+	if c.Auth == AuthCert && u.Scheme != "https" {
+		return bad("Vault auth cert needs https")
+	}
+	return nil
+}
+
+// where names the engine for people: address, mount, namespace. No secret is in it.
+func (c *Config) where() string {
+	s := "Vault " + c.Address + " (mount " + c.Mount
+	if c.Namespace != "" {
+		s += ", namespace " + c.Namespace
+	}
+	return s + ")"
+}
+
+func isLoopback(host string) bool { return host == "localhost" || net.ParseIP(host).IsLoopback() }
+
+// Close ends the session of this Token. A token this package logged in for is
+// given back to the server, if it answers at once.
+func (t *Token) Close() error {
+	if t.closed.Swap(true) {
+		return nil
+	}
+	t.end()
+	t.gate <- struct{}{}
+	if t.renewal != nil {
+		t.renewal.Stop()
+	}
+	s, kept := t.live.Swap(nil), t.kept
+	<-t.gate
+	if s != nil {
+		kept = s.grant
+	}
+	if kept != nil && t.cfg.Auth != AuthToken {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		_ = t.wire.call(ctx, kept.token, "POST", "auth/token/revoke-self", nil, nil) // it ends by itself anyway
+	}
+	t.wire.close()
+	return nil
+}
+
+// connect returns the live session, making one if there is none. One caller
+// connects, the others wait for it or for their context.
+func (t *Token) connect(ctx context.Context) (*session, error) {
+	if s := t.live.Load(); s != nil {
+		return s, nil
+	}
+	select {
+	case t.gate <- struct{}{}:
+		defer func() { <-t.gate }()
+	case <-ctx.Done():
+		return nil, fmt.Errorf("%w: waiting for %s: %w", hsm.ErrUnavailable, t.where, ctx.Err())
+	}
+	if s := t.live.Load(); s != nil {
+		return s, nil
+	}
+	if t.closed.Load() {
+		return nil, errClosed
+	}
+	if t.lastErr != nil && time.Since(t.lastAt) < retryAfter {
+		return nil, t.lastErr
+	}
+	s, err := t.establish(ctx)
+	if err != nil {
+		if !errors.Is(err, hsm.ErrBadPIN) && !errors.Is(err, hsm.ErrUnsupported) && !errors.Is(err, hsm.ErrUnavailable) {
+			err = fmt.Errorf("%w: %w", hsm.ErrUnavailable, err)
+		}
+		if !errors.Is(ctx.Err(), context.Canceled) { // a caller that gave up says nothing about the server
+			t.lastErr, t.lastAt = err, time.Now()
+		}
+		return nil, err
+	}
+	if t.lastErr != nil {
+		t.logger.Info("Vault is back", "address", t.cfg.Address, "mount", t.cfg.Mount)
+	}
+	t.lastErr, t.kept = nil, nil
+	t.live.Store(s)
+	t.schedule(s.grant)
+	return s, nil
+}
+
+var errClosed = fmt.Errorf("%w: token is closed", hsm.ErrUnavailable)
+
+// lose gives up a session. keep says that its token may still be good: the server
+// went away, not the token.
+func (t *Token) lose(ctx context.Context, s *session, reason error, keep bool) {
+	select {
+	case t.gate <- struct{}{}:
+		defer func() { <-t.gate }()
+	case <-ctx.Done():
+		return // the next caller will find out
+	}
+	if !t.live.CompareAndSwap(s, nil) {
+		return // another caller was first
+	}
+	if t.kept = nil; keep {
+		t.kept = s.grant
+	}
+	if t.renewal != nil {
+		t.renewal.Stop()
+	}
+	t.wire.dropIdle()
+	t.logger.Warn("Vault session lost, connecting again", "address", t.cfg.Address, "mount", t.cfg.Mount, "reason", reason)
+}
+
+// with runs fn on a live session and once more on a new one when the first turns
+// out to be lost. Every error names the server and is one of hsm's.
+func (t *Token) with(ctx context.Context, fn func(ctx context.Context, s *session) error) error {
+	for attempt := 0; ; attempt++ {
+		if t.closed.Load() {
+			return errClosed
+		}
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("%w: %w", hsm.ErrUnavailable, err)
+		}
+		s, err := t.connect(ctx)
+		if err != nil {
+			return fmt.Errorf("%s: %w", t.where, err)
+		}
+		err = fn(ctx, s)
+		switch {
+		case err == nil:
+			return nil
+		case errors.Is(err, errDenied) && attempt == 0 && t.tokenEnded(ctx, s):
+			t.lose(ctx, s, err, false)
+		case errors.Is(err, errLost) && attempt == 0:
+			t.lose(ctx, s, err, true)
+		case errors.Is(err, errLost):
+			t.lose(ctx, s, err, true)
+			return fmt.Errorf("%w: %s: %w", hsm.ErrUnavailable, t.where, err)
+		case errors.Is(err, errDenied):
+			return fmt.Errorf("%w: %s: %w; does the policy of this identity allow it?", hsm.ErrUnavailable, t.where, err)
+		case errors.Is(err, errFault):
+			return fmt.Errorf("%w: %s: %w", hsm.ErrUnavailable, t.where, err)
+		case ctx.Err() != nil && !errors.Is(err, hsm.ErrUnavailable):
+			return fmt.Errorf("%w: %s: %w", hsm.ErrUnavailable, t.where, err)
+		default:
+			return fmt.Errorf("%s: %w", t.where, err)
+		}
+	}
+}
+
+// tokenEnded tells an ended token from a policy that says no: both are 403. A token
+// of the last second did not end; identities that may not even look their own token
+// up would log in for every refusal.
+func (t *Token) tokenEnded(ctx context.Context, s *session) bool {
+	return time.Since(s.grant.since) > time.Second && errors.Is(t.wire.call(ctx, s.grant.token, "GET", "auth/token/lookup-self", nil, nil), errDenied)
+}
