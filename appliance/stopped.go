@@ -161,7 +161,7 @@ func (s *stopped) publicKeys(ctx context.Context) (map[string]crypto.PublicKey, 
 		if err != nil {
 			return nil, hinted(fmt.Errorf("reading the logs' public keys: %w", err), "put %s back from the ceremony's records", s.in.dir.pki(ceremony.TranscriptFile))
 		}
-		for _, k := range transcript.Body.Keys {
+		for _, k := range transcript.Keys() {
 			if block, _ := pem.Decode([]byte(k.PublicKey)); block != nil {
 				if key, err := x509.ParsePKIXPublicKey(block.Bytes); err == nil {
 					keys[k.Role] = key

@@ -152,11 +152,11 @@ func printTranscript(c *cli.Context, path string) error {
 		return err
 	}
 	return printResult(c, t.Body, func(w io.Writer) {
-		fmt.Fprintf(w, "ceremony of %s, %s\n", t.Body.Domain, t.Body.Started.Format(time.RFC3339))
-		for _, k := range t.Body.Keys {
+		fmt.Fprintf(w, "ceremony of %s, %s\n", t.Body.Opening.Domain, t.Body.Opening.Started.Format(time.RFC3339))
+		for _, k := range t.Keys() {
 			fmt.Fprintf(w, "key   %-9s %-11s %s\n", k.Role, k.Info.Algorithm, k.Info.URI)
 		}
-		for _, k := range t.Body.Certificates {
+		for _, k := range t.Certificates() {
 			fmt.Fprintf(w, "cert  %-9s by %-9s SHA-256 %s\n", k.Role, k.Issuer, k.Fingerprint)
 		}
 		fmt.Fprintln(w, "signed by its root key; certificates, lint and plan agree")

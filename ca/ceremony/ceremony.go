@@ -1,24 +1,34 @@
 // Package ceremony makes the keys of a deployment and the certificates over
-// them, from one plan and into one signed transcript.
+// them, changes them later, and says who may: from one plan and into one signed
+// transcript.
 //
 // It guarantees:
-//   - the plan is the only input: what is not in it is not made;
+//   - the plan is the only input: what is not in it is not made, and one octet
+//     more or less gives it another digest (Plan.Digest, Aloud);
+//   - where the plan names operators, no token is touched before as many of them
+//     as it asks for have signed that digest (Approve);
 //   - nothing is made when any key of the plan exists already, so a second run
 //     cannot replace what clients trust;
 //   - every certificate is linted (ca/lint) over a throwaway key of the same
 //     type before the real key signs, and what is signed is octet by octet what
 //     was linted;
-//   - the transcript holds the plan, the public keys, what the tokens claim of
-//     each key, the requests and the certificates; it is signed by the root key
-//     and Verify re-checks all of it offline, without the keys.
+//   - the transcript holds the plan, the approvals, the public keys, what the
+//     tokens claim and attest of each key, the requests and the certificates,
+//     each step linked to the one before by digest; it is signed by the root key
+//     (or, where that is elsewhere, another key of the ceremony), and Verify
+//     re-checks all of it offline, without the keys, years later;
+//   - a rehearsal runs the same steps on stand-in keys and says so in every
+//     transcript it leaves; Diff tells what differs from the run.
 //
-// It does not guarantee that a token is hardware (see hsm.Info.Software), and
+// It does not guarantee that a token is hardware (see hsm.Info.Software), it
+// extracts and copies no key (a vendor's backup is declared and recorded), and
 // it does not undo: keys made before a failing step stay in their tokens and
-// the error names them.
+// the error names them. Times are those of the machine's clock.
 //
 // cfssl is used here and nowhere else: for certificate requests, profiles and
 // the readable description of certificates (cfssl.go, docs/adr/0004). The
-// certificates themselves are made by crypto/x509. Start at Run.
+// certificates themselves are made by crypto/x509. Start at Session.Run, then
+// Plan and Verifier.Verify; docs/ceremony.md is the operator's script.
 package ceremony
 
 import (
@@ -31,39 +41,66 @@ import (
 	"strings"
 	"time"
 
-	"redoubt.internal/ca/lint"
 	"redoubt.internal/hsm"
 )
 
 // ErrKeyExists: a key of the plan is already in its token; nothing was made.
 var ErrKeyExists = errors.New("a key of the plan exists already")
 
-// Run carries out the plan: it checks that no key of it exists, makes every
-// role's key in its token, issues the certificates and signs the transcript.
-// open returns the token of a key URI and stays its owner; now is the clock
-// (nil: time.Now); progress, if not nil, is told each step before it starts.
-// On an error keys made so far remain; the error lists them.
+// Session is what a ceremony has besides its plan. Only Open is needed for a
+// plan without operators.
+type Session struct {
+	// Open returns the token of a key URI and stays its owner.
+	Open func(ctx context.Context, uri string) (hsm.Token, error)
+	// Now is the clock; nil: time.Now.
+	Now func() time.Time
+	// Progress, if not nil, is told each step before it starts.
+	Progress func(step string)
+	// Software names the program's version in the transcript.
+	Software string
+	// Approvals are those of the operators.
+	Approvals []Approval
+	// Place says which token a key URI names, and whether its keys die with the
+	// machine (a TPM's do). A plan of profile production cannot do without.
+	Place func(uri string) (token string, machineBound bool)
+	// BackupStatement is the operator's account of the declared backup.
+	BackupStatement string
+	// Requests is the transcript of the online machine, for the part of an
+	// offline-root ceremony in which the root signs.
+	Requests []byte
+	// Certificates is the transcript of the offline machine, for the part in which
+	// its certificates are taken in.
+	Certificates []byte
+	// Register is the register of custodians: required where the plan names an
+	// entry of it.
+	Register []byte
+	// StandIn, when not nil, makes this a rehearsal: it renames each role's key URI
+	// to one in a throwaway token.
+	StandIn func(role, uri string) string
+}
+
+// Run carries out a plan without operators, in one place; see Session.Run.
 func Run(ctx context.Context, plan Plan, open func(ctx context.Context, uri string) (hsm.Token, error), now func() time.Time, progress func(step string)) (*Transcript, error) {
-	if err := plan.Validate(); err != nil {
+	s := Session{Open: open, Now: now, Progress: progress}
+	return s.Run(ctx, plan)
+}
+
+// Run carries out the plan: it checks the approvals and that no key of the plan
+// exists, makes every role's key in its token, issues the certificates and signs
+// the transcript. On an error keys made so far remain; the error lists them.
+func (s Session) Run(ctx context.Context, plan Plan) (*Transcript, error) {
+	r, err := s.begin(plan)
+	if err != nil {
 		return nil, err
 	}
-	if now == nil {
-		now = time.Now
-	}
-	base, wall := now(), now
-	now = func() time.Time { return base.Add(wall().Sub(base)) } // a step of the wall clock does not turn the record round
-	text := plan.source()
-	r := &run{
-		plan: plan, open: open, now: now, progress: progress,
-		keys: map[string]*hsm.Key{}, throwaway: map[hsm.Algorithm]crypto.Signer{}, certs: map[string]*x509.Certificate{},
-		body: Body{Format: Format, Plan: string(text), PlanDigest: hexSum(text), Domain: plan.Domain, Started: stamp(now())},
-	}
 	if err := r.all(ctx); err != nil {
-		if len(r.body.Keys) > 0 {
-			var made []string
-			for _, k := range r.body.Keys {
-				made = append(made, k.Role+" "+k.Info.URI)
+		var made []string
+		for _, step := range r.body.Steps {
+			if step.Key != nil && !step.Key.Created.Before(r.body.Opening.Started) {
+				made = append(made, step.Key.Role+" "+step.Key.Info.URI)
 			}
+		}
+		if len(made) > 0 {
 			err = fmt.Errorf("%w; keys made before that remain: %s", err, strings.Join(made, ", "))
 		}
 		return nil, err
@@ -71,50 +108,176 @@ func Run(ctx context.Context, plan Plan, open func(ctx context.Context, uri stri
 	return r.transcript, nil
 }
 
+// begin checks everything that can be checked before a token is touched.
+func (s Session) begin(plan Plan) (*run, error) {
+	if err := plan.Validate(); err != nil {
+		return nil, err
+	}
+	if s.Now == nil {
+		s.Now = time.Now
+	}
+	base, wall := s.Now(), s.Now
+	s.Now = func() time.Time { return base.Add(wall().Sub(base)) } // a step of the wall clock does not turn the record round
+	text := plan.source()
+	r := &run{
+		Session: s, plan: plan,
+		keys: map[string]*hsm.Key{}, publics: map[string]crypto.PublicKey{}, throwaway: map[hsm.Algorithm]crypto.Signer{},
+		certs: map[string]*x509.Certificate{}, csrs: map[string]string{},
+		body: Body{Opening: Opening{
+			Format: Format, Software: s.Software, Mode: ModeRun, Kind: plan.Kind, Domain: plan.Domain,
+			Plan: string(text), PlanDigest: hexSum(text), Approvals: append([]Approval{}, s.Approvals...), Inputs: []Input{}, Started: stamp(s.Now()),
+		}},
+	}
+	if s.StandIn != nil {
+		r.body.Opening.Mode = ModeRehearsal
+	}
+	for _, check := range []func() error{r.takeInputs, r.checkQuorum, r.checkPlaces, r.checkStatement} {
+		if err := check(); err != nil {
+			return nil, err
+		}
+	}
+	return r, nil
+}
+
 // run is the state of one ceremony.
 type run struct {
-	plan     Plan
-	open     func(ctx context.Context, uri string) (hsm.Token, error)
-	now      func() time.Time
-	progress func(string)
+	Session
+	plan Plan
 
 	keys       map[string]*hsm.Key
+	publics    map[string]crypto.PublicKey     // of every role, wherever its private half is
 	throwaway  map[hsm.Algorithm]crypto.Signer // sign rehearsals only
 	certs      map[string]*x509.Certificate
+	csrs       map[string]string // by role, PEM
+	requests   *Transcript       // carried in, verified
+	issued     *Transcript       // carried in, verified
+	register   *Register
+	product    Step // of the step at work
 	body       Body
 	transcript *Transcript
 }
 
-// all is the ceremony in its order.
+// checkQuorum demands the approvals. A rehearsal needs none: it is what operators look at before they approve.
+func (r *run) checkQuorum() error {
+	o := &r.body.Opening
+	if o.Mode == ModeRehearsal && len(o.Approvals) == 0 {
+		return nil
+	}
+	among := r.plan.Operators
+	if r.plan.Kind == Custodians {
+		among = r.register.approvers(r.plan.Custodians)
+	}
+	return checkApprovals(&r.plan, o.PlanDigest, among, o.Approvals)
+}
+
+// checkPlaces refuses a production root that would die with one machine.
+func (r *run) checkPlaces() error {
+	root, next := r.plan.Keys.Root, r.plan.Keys.Successor
+	if r.plan.Profile != Production || root == nil {
+		return nil
+	}
+	if r.Place == nil {
+		return fmt.Errorf("%w: profile production, and nothing tells which tokens die with their machine", ErrPlan)
+	}
+	place, bound := r.Place(root.URI)
+	if !bound {
+		return nil
+	}
+	if next == nil {
+		return fmt.Errorf("%w: the root's only token dies with one machine; add keys.root-successor in another token, certificates.root-successor and certificates.cross", ErrPlan)
+	}
+	if other, bound := r.Place(next.URI); bound || other == place {
+		return fmt.Errorf("%w: the root's only token dies with one machine, and keys.root-successor is no safer: it wants another token that is not bound to a machine", ErrPlan)
+	}
+	return nil
+}
+
+// checkStatement asks for the operator's account of a declared backup.
+func (r *run) checkStatement() error {
+	b := r.plan.Backup
+	declared := b != nil && b.Profile != BackupNone
+	switch {
+	case !declared && r.BackupStatement != "":
+		return fmt.Errorf("%w: a statement about a backup, and the plan declares none", ErrPlan)
+	case declared && r.BackupStatement == "" && r.StandIn != nil:
+		r.BackupStatement = "rehearsal: no backup is made"
+	case declared && r.BackupStatement == "" && r.body.Opening.Part != PartRequests:
+		return fmt.Errorf("%w: the plan declares backup %s; state what was done with it", ErrPlan, b.Profile)
+	}
+	if len(r.BackupStatement) > maxStatement || strings.ContainsFunc(r.BackupStatement, func(c rune) bool { return c < 0x20 && c != '\n' && c != '\t' || c == '�' }) {
+		return fmt.Errorf("%w: the backup statement is longer than %d octets or not plain text", ErrPlan, maxStatement)
+	}
+	return nil
+}
+
+const maxStatement = 8 << 10
+
+// all is the ceremony in its order, which planned lists.
 func (r *run) all(ctx context.Context) error {
-	// 1 nothing of the plan exists yet, and its certificates would pass
-	if err := r.step("checking that no key exists", func() error { return r.absent(ctx) }); err != nil {
-		return err
-	}
-	if err := r.step("rehearsing the certificates", func() error { return Rehearse(r.plan, r.now()) }); err != nil {
-		return err
-	}
-	// 2 every key, in its token
-	for _, k := range r.plan.roles() {
-		if err := r.step(fmt.Sprintf("generating %s key (%s)", k.role, k.Algorithm), func() error { return r.generate(ctx, k) }); err != nil {
+	for _, p := range planned(&r.plan, r.body.Opening.Part) {
+		if err := r.step(p.name, func() error { return r.do(ctx, p) }); err != nil {
 			return err
 		}
 	}
-	// 3 the certificates, parents first
-	for _, c := range r.plan.certificates() {
-		if err := r.step(fmt.Sprintf("issuing %s certificate", c.role), func() error { return r.issue(c) }); err != nil {
-			return err
+	// the record, signed and read back as a stranger would
+	return r.seal()
+}
+
+// do carries out one step.
+func (r *run) do(ctx context.Context, p plannedStep) (err error) {
+	switch p.act {
+	case actAbsent:
+		return r.absent(ctx)
+	case actRehearse:
+		return Rehearse(r.plan, r.Now())
+	case actAuthority:
+		return r.openAuthority(ctx)
+	case actGenerate:
+		return r.generate(ctx, p.key)
+	case actRequest:
+		return r.request(p.cert)
+	case actIssue:
+		return r.issue(p.cert)
+	case actReopen:
+		return r.reopen(ctx, p.key)
+	case actTakeKey:
+		return r.takeKey(p.key)
+	case actTakeCertificate:
+		return r.takeCertificate(p.cert)
+	case actCheckKeys:
+		return r.checkKeys(ctx)
+	case actBackup:
+		b := r.plan.Backup
+		r.product.Backup = &BackupRecord{b.Profile, b.Holders, b.Place, r.BackupStatement}
+		return nil
+	case actTrust:
+		r.product.Trust = trustChanges(&r.plan, r.certs, r.chain())
+		return nil
+	case actRegister:
+		return r.changeRegister()
+	}
+	return fmt.Errorf("step %q is not known", p.name)
+}
+
+// chain is the authority's chain: the plan's, or in a rehearsal the stand-in's.
+func (r *run) chain() []*x509.Certificate {
+	if c := r.certs[RoleAuthority]; c != nil && r.StandIn != nil {
+		return []*x509.Certificate{c}
+	}
+	return r.plan.chain()
+}
+
+// seal signs the body and reads the transcript back.
+func (r *run) seal() error {
+	r.body.Finished = stamp(r.Now())
+	t := &Transcript{Body: r.body, Signatures: []Signature{}}
+	if role := sealer(&r.plan, r.body.Opening.Part); role != "" {
+		key := r.keys[role]
+		sig, err := signStatement(Format, t.Body, key)
+		if err != nil {
+			return fmt.Errorf("signing the transcript: %w", err)
 		}
-	}
-	// 4 every key signs once more, now that all exist
-	if err := r.step("checking every key", func() error { return r.checkKeys(ctx) }); err != nil {
-		return err
-	}
-	// 5 the record, signed by the root and read back as a stranger would
-	r.body.Finished = stamp(r.now())
-	t, err := sealTranscript(r.body, r.keys[RoleRoot])
-	if err != nil {
-		return err
+		t.Signatures = append(t.Signatures, Signature{role, key.Info().Fingerprint, sig})
 	}
 	data, err := t.Encode()
 	if err != nil {
@@ -126,30 +289,55 @@ func (r *run) all(ctx context.Context) error {
 	return nil
 }
 
-// step runs fn and records its name, start and length.
+// step runs fn and records its name, start, length and product, linked to the step before.
 func (r *run) step(name string, fn func() error) error {
-	if r.progress != nil {
-		r.progress(name)
+	if r.Progress != nil {
+		r.Progress(name)
 	}
-	start := r.now()
+	r.product = Step{}
+	start := r.Now()
 	if err := fn(); err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
-	r.body.Steps = append(r.body.Steps, Step{Name: name, Started: stamp(start), Milliseconds: max(0, r.now().Sub(start).Milliseconds())})
+	previous, err := r.body.head()
+	if err != nil {
+		return err
+	}
+	s := r.product
+	s.Number, s.Previous, s.Name, s.Started = len(r.body.Steps)+1, previous, name, stamp(start)
+	s.Milliseconds = max(0, r.Now().Sub(start).Milliseconds())
+	r.body.Steps = append(r.body.Steps, s)
 	return nil
+}
+
+// head is the digest the next step names.
+func (b *Body) head() (string, error) {
+	if n := len(b.Steps); n > 0 {
+		return link(b.Steps[n-1])
+	}
+	return link(b.Opening)
+}
+
+// uri is where a role's key is: as the plan says, or its stand-in.
+func (r *run) uri(role, uri string) string {
+	if r.StandIn != nil {
+		return r.StandIn(role, uri)
+	}
+	return uri
 }
 
 // absent fails with ErrKeyExists when any key of the plan is there.
 func (r *run) absent(ctx context.Context) error {
-	for _, k := range r.plan.roles() {
-		token, err := r.open(ctx, k.URI)
+	for _, k := range here(&r.plan, r.body.Opening.Part) {
+		uri := r.uri(k.role, k.URI)
+		token, err := r.Open(ctx, uri)
 		if err != nil {
 			return fmt.Errorf("opening the token of the %s key: %w", k.role, err)
 		}
-		switch _, err := token.Signer(ctx, k.URI); {
+		switch _, err := token.Signer(ctx, uri); {
 		case errors.Is(err, hsm.ErrNotFound):
 		case err == nil, errors.Is(err, hsm.ErrAmbiguous), errors.Is(err, hsm.ErrInsecureKey):
-			return fmt.Errorf("%s key %s: %w", k.role, k.URI, ErrKeyExists)
+			return fmt.Errorf("%s key %s: %w", k.role, uri, ErrKeyExists)
 		default:
 			return fmt.Errorf("looking for the %s key: %w", k.role, err)
 		}
@@ -159,78 +347,46 @@ func (r *run) absent(ctx context.Context) error {
 
 // generate makes one role's key and records what the token says of it.
 func (r *run) generate(ctx context.Context, k roleKey) error {
-	token, err := r.open(ctx, k.URI)
+	uri := r.uri(k.role, k.URI)
+	token, err := r.Open(ctx, uri)
 	if err != nil {
 		return fmt.Errorf("opening the token: %w", err)
 	}
-	key, err := token.Generate(ctx, k.URI, k.Algorithm)
+	key, err := token.Generate(ctx, uri, k.Algorithm)
 	if err != nil {
 		return err
 	}
+	r.product.Key, err = r.keep(ctx, k.role, key)
+	return err
+}
+
+// keep holds on to a role's key and describes it for the record, with its token's attestation where it makes one.
+func (r *run) keep(ctx context.Context, role string, key *hsm.Key) (*KeyRecord, error) {
 	spki, err := x509.MarshalPKIXPublicKey(key.Public())
 	if err != nil {
-		return fmt.Errorf("encoding public key: %w", err)
+		return nil, fmt.Errorf("encoding public key: %w", err)
 	}
-	r.keys[k.role] = key
-	r.body.Keys = append(r.body.Keys, KeyRecord{
-		Role: k.role, Info: key.Info(), Created: stamp(r.now()),
+	r.keys[role], r.publics[role] = key, key.Public()
+	record := &KeyRecord{
+		Role: role, Info: key.Info(), Created: stamp(r.Now()),
 		PublicKey: string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: spki})),
-	})
-	return nil
+	}
+	switch a, err := key.Attest(ctx, AttestationNonce(r.body.Opening.PlanDigest, role)); {
+	case err == nil:
+		record.Attestation = &a
+	case !errors.Is(err, hsm.ErrUnsupported):
+		return nil, fmt.Errorf("having the token attest the key: %w", err)
+	}
+	return record, nil
 }
 
 // checkKeys proves that each key can sign.
 func (r *run) checkKeys(ctx context.Context) error {
-	for _, k := range r.plan.roles() {
-		if err := r.keys[k.role].Check(ctx); err != nil {
-			return fmt.Errorf("%s key: %w", k.role, err)
+	for role, key := range r.keys {
+		if err := key.Check(ctx); err != nil {
+			return fmt.Errorf("%s key: %w", role, err)
 		}
 	}
-	return nil
-}
-
-// issue makes one certificate: request by cfssl, template from its profile,
-// lint over a throwaway key, signature, correspondence.
-func (r *run) issue(c certificate) error {
-	key, signer := r.keys[c.role], r.keys[c.issuer]
-	csrPEM, csr, err := makeRequest(key, c, r.plan)
-	if err != nil {
-		return err
-	}
-	parent := r.certs[c.issuer]
-	tmpl, err := makeTemplate(c, csr, parent, r.now().Add(-r.plan.backdate()))
-	if err != nil {
-		return err
-	}
-	alg := signer.Info().Algorithm
-	if r.throwaway[alg] == nil {
-		if r.throwaway[alg], err = throwawayKey(alg); err != nil {
-			return err
-		}
-	}
-	der, err := signLinted(tmpl, parent, key, signer, r.throwaway[alg], c.profile)
-	if err != nil {
-		return err
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		return fmt.Errorf("parsing the new certificate: %w", err)
-	}
-	if err := cert.CheckSignatureFrom(first(parent, cert)); err != nil {
-		return fmt.Errorf("verifying the new certificate: %w", err)
-	}
-	applied, err := lint.Applied(c.profile)
-	if err != nil {
-		return err
-	}
-	r.certs[c.role] = cert
-	r.body.Certificates = append(r.body.Certificates, CertificateRecord{
-		Role: c.role, Issuer: c.issuer, Request: string(csrPEM),
-		PEM:         string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})),
-		Fingerprint: hexSum(der),
-		Description: describe(cert),
-		Lint:        LintRecord{Profile: c.profile.String(), Applied: len(applied), Excluded: lint.Excluded(c.profile), Result: "pass"},
-	})
 	return nil
 }
 

@@ -64,7 +64,7 @@ func TestDefaultCeremony(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(steps) != len(tr.Body.Steps) || len(steps) != 2+10+3+1 {
+	if len(steps) != len(tr.Body.Steps) || len(steps) != 2+10+3+1+1 {
 		t.Errorf("%d steps told, %d recorded: %q", len(steps), len(tr.Body.Steps), steps)
 	}
 	for role, alg := range map[string]hsm.Algorithm{RoleRoot: hsm.ECDSAP384, RoleIssuing: hsm.ECDSAP256, RoleOIDC: hsm.RSA3072, RoleRekor: hsm.ECDSAP256, RoleRekor2: hsm.ECDSAP256} {
@@ -80,7 +80,7 @@ func TestDefaultCeremony(t *testing.T) {
 	if _, err := issuing.Verify(x509.VerifyOptions{Roots: roots, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning}}); err != nil {
 		t.Errorf("issuing chain: %v", err)
 	}
-	if !issuing.IsCA || !issuing.MaxPathLenZero || root.MaxPathLen != 1 || len(root.ExtKeyUsage) != 0 {
+	if !issuing.IsCA || !issuing.MaxPathLenZero || root.MaxPathLen != 2 || len(root.ExtKeyUsage) != 0 {
 		t.Errorf("constraints: issuing %v %v, root %d %v", issuing.IsCA, issuing.MaxPathLenZero, root.MaxPathLen, root.ExtKeyUsage)
 	}
 	tsa := tr.TSAChain()
@@ -90,7 +90,7 @@ func TestDefaultCeremony(t *testing.T) {
 	if _, err := tsa[0].Verify(x509.VerifyOptions{Roots: roots, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageTimeStamping}}); err != nil {
 		t.Errorf("TSA chain: %v", err)
 	}
-	if d := tr.Body.Certificates[1].Description; d == nil || d.Subject.CommonName != "Redoubt Issuing CA" || d.Subject.Organization != "corp.internal" {
+	if d := tr.Certificates()[1].Description; d == nil || d.Subject.CommonName != "Redoubt Issuing CA" || d.Subject.Organization != "corp.internal" {
 		t.Errorf("description %+v", d)
 	}
 
@@ -255,70 +255,122 @@ func TestVerifyRefusesAlteredTranscripts(t *testing.T) {
 	if _, err := Verify(good); err != nil {
 		t.Fatal(err)
 	}
-	// Altered without the key: any of these breaks the signature.
+	key := func(b *Body, role string) *KeyRecord { return b.find(t, role, "").Key }
+	cert := func(b *Body, role string) *CertificateRecord { return b.find(t, "", role).Certificate }
+	// Altered without the key: any of these breaks the signature, or the chain of steps.
 	for name, change := range map[string]func(*Transcript){
-		"evidence":  func(t *Transcript) { t.Body.Keys[0].Info.Evidence[0] = "hardware" },
-		"software":  func(t *Transcript) { t.Body.Keys[0].Info.Software = false },
-		"lint":      func(t *Transcript) { t.Body.Certificates[0].Lint.Applied = 1 },
-		"step":      func(t *Transcript) { t.Body.Steps[0].Name = "nothing" },
-		"signature": func(t *Transcript) { t.Signature[9] ^= 1 },
+		"evidence":  func(c *Transcript) { key(&c.Body, RoleRoot).Info.Evidence[0] = "hardware" },
+		"software":  func(c *Transcript) { key(&c.Body, RoleRoot).Info.Software = false },
+		"lint":      func(c *Transcript) { cert(&c.Body, RoleTSA).Lint.Applied = 1 },
+		"started":   func(c *Transcript) { c.Body.Opening.Started = c.Body.Opening.Started.Add(-1) },
+		"signature": func(c *Transcript) { c.Signatures[0].Signature[9] ^= 1 },
 	} {
 		c := clone(t, tr)
 		change(c)
+		c.Body.relink(t)
 		refuse(t, name, c, "signature does not verify")
 	}
+	c := clone(t, tr)
+	key(&c.Body, RoleRoot).Info.Evidence[0] = "hardware"
+	refuse(t, "unlinked", c, "not linked")
 	// Altered and signed again by the root.
 	for name, c := range map[string]struct {
 		change func(*Body)
 		says   string
 	}{
-		"plan": {func(b *Body) { b.Plan += "# more\n" }, "recorded digest"},
+		"plan": {func(b *Body) { b.Opening.Plan += "# more\n" }, "recorded digest"},
 		"other plan": {func(b *Body) {
-			b.Plan = strings.ReplaceAll(b.Plan, "corp.internal", "evil.internal")
-			b.PlanDigest = hexSum([]byte(b.Plan))
+			b.Opening.Plan = strings.ReplaceAll(b.Opening.Plan, "corp.internal", "evil.internal")
+			b.Opening.PlanDigest = hexSum([]byte(b.Opening.Plan))
 		}, "domain"},
-		"format":            {func(b *Body) { b.Format = "v9" }, "format"},
-		"missing key":       {func(b *Body) { b.Keys = b.Keys[:len(b.Keys)-1] }, "keys, the plan has"},
-		"swapped keys":      {func(b *Body) { b.Keys[3], b.Keys[4] = b.Keys[4], b.Keys[3] }, "of role"},
-		"one key twice":     {func(b *Body) { r := b.Keys[4].Role; b.Keys[4] = b.Keys[3]; b.Keys[4].Role = r }, "one key"},
-		"fingerprint":       {func(b *Body) { b.Keys[2].Info.Fingerprint = strings.Repeat("0", 64) }, "fingerprint"},
-		"other key":         {func(b *Body) { b.Keys[1] = other.Body.Keys[1] }, "do not belong together"},
-		"other certificate": {func(b *Body) { b.Certificates[1] = other.Body.Certificates[1] }, "issuing certificate"},
-		"other request":     {func(b *Body) { b.Certificates[1].Request = other.Body.Certificates[1].Request }, "do not belong together"},
-		"missing":           {func(b *Body) { b.Certificates = b.Certificates[:2] }, "certificates, the plan has"},
-		"wrong profile":     {func(b *Body) { b.Certificates[1].Lint.Profile = lint.TSAIntermediate.String() }, "the plan's is"},
-		"pem noise":         {func(b *Body) { b.Certificates[0].PEM = "x\n" + b.Certificates[0].PEM }, "PEM"},
-		"ends before start": {func(b *Body) { b.Finished = b.Started.Add(-time.Second) }, "ends before"},
+		"format":        {func(b *Body) { b.Opening.Format = "v9" }, "format"},
+		"mode":          {func(b *Body) { b.Opening.Mode = "earnest" }, "mode"},
+		"part":          {func(b *Body) { b.Opening.Part = PartAcceptance }, "the documents carried in"},
+		"kind":          {func(b *Body) { b.Opening.Kind = Rotate }, "kind rotate"},
+		"missing step":  {func(b *Body) { b.Steps = append(b.Steps[:4:4], b.Steps[5:]...) }, "steps, the plan has"},
+		"renamed step":  {func(b *Body) { b.Steps[0].Name = "nothing" }, "the plan's is"},
+		"swapped keys":  {func(b *Body) { b.Steps[5].Key, b.Steps[6].Key = b.Steps[6].Key, b.Steps[5].Key }, "of role"},
+		"no key":        {func(b *Body) { b.Steps[5].Key = nil }, "lacks"},
+		"two products":  {func(b *Body) { b.Steps[5].Request = &RequestRecord{} }, "holds more"},
+		"one key twice": {func(b *Body) { k := *b.Steps[5].Key; k.Role = b.Steps[6].Key.Role; b.Steps[6].Key = &k }, "one key"},
+		"fingerprint":   {func(b *Body) { b.Steps[4].Key.Info.Fingerprint = strings.Repeat("0", 64) }, "fingerprint"},
+		"other key":     {func(b *Body) { b.find(t, RoleIssuing, "").Key = other.Body.find(t, RoleIssuing, "").Key }, "do not belong together"},
+		"other certificate": {func(b *Body) {
+			b.find(t, "", RoleIssuing).Certificate = other.Body.find(t, "", RoleIssuing).Certificate
+		}, "issuing certificate"},
+		"other request":     {func(b *Body) { cert(b, RoleIssuing).Request = cert(&other.Body, RoleIssuing).Request }, "do not belong together"},
+		"wrong profile":     {func(b *Body) { cert(b, RoleIssuing).Lint.Profile = lint.TSAIntermediate.String() }, "the plan's is"},
+		"description":       {func(b *Body) { cert(b, RoleIssuing).Description.Subject.CommonName = "Somebody" }, "description"},
+		"trust":             {func(b *Body) { b.Steps[len(b.Steps)-1].Trust[0].Role = RoleTSA }, "not what the certificates mean"},
+		"pem noise":         {func(b *Body) { cert(b, RoleRoot).PEM = "x\n" + cert(b, RoleRoot).PEM }, "PEM"},
+		"ends before start": {func(b *Body) { b.Finished = b.Opening.Started.Add(-time.Second) }, "ends before"},
 		"step too late":     {func(b *Body) { b.Steps[0].Started = b.Finished.Add(time.Hour) }, "outside its time"},
-		"key too early":     {func(b *Body) { b.Keys[0].Created = b.Started.Add(-time.Hour) }, "outside the ceremony"},
+		"key too early":     {func(b *Body) { key(b, RoleRoot).Created = b.Opening.Started.Add(-time.Hour) }, "outside the ceremony"},
 		"expired by then":   {func(b *Body) { b.Finished = b.Finished.AddDate(100, 0, 0) }, "was not valid"},
+		"unasked approval":  {func(b *Body) { b.Opening.Approvals = []Approval{{}} }, "names no operators"},
+		"unknown input":     {func(b *Body) { b.Opening.Inputs = []Input{{Name: "x", Digest: hexSum(nil)}} }, "not known"},
 	} {
 		altered := clone(t, tr)
 		c.change(&altered.Body)
-		signed, err := sealTranscript(altered.Body, root)
-		if err != nil {
-			t.Fatal(err)
-		}
-		refuse(t, name, signed, c.says)
+		altered.Body.relink(t)
+		altered.resign(t, root)
+		refuse(t, name, altered, c.says)
 	}
 	for name, data := range map[string][]byte{
-		"empty": {}, "truncated": good[:len(good)-20], "trailing": append(bytes.Clone(good), '1'),
-		"unknown field": bytes.Replace(good, []byte(`"signature":`), []byte(`"more":1,"signature":`), 1),
+		"empty": {}, "truncated": good[:len(good)-20], "trailing": append(bytes.Clone(good), '1'), "one more line": append(bytes.Clone(good), '\n'),
+		"unknown field": bytes.Replace(good, []byte(`"signatures":`), []byte(`"more":1,"signatures":`), 1),
 		"huge":          append(bytes.Clone(good), bytes.Repeat([]byte(" "), maxTranscript)...),
-		"null":          []byte("null"), "no body": []byte(`{"signature":"AA=="}`),
+		"null":          []byte("null"), "no body": []byte(`{"signatures":[]}`),
 	} {
 		if _, err := Verify(data); !errors.Is(err, ErrTranscript) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	// Whitespace is not part of what is signed.
+	// The file has one spelling, so that no octet of it is without meaning.
 	var compact bytes.Buffer
 	if err := json.Compact(&compact, good); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Verify(compact.Bytes()); err != nil {
+	if _, err := Verify(compact.Bytes()); !errors.Is(err, ErrTranscript) {
 		t.Errorf("compacted: %v", err)
 	}
+}
+
+// find returns the step that made a key or a certificate.
+func (b *Body) find(t *testing.T, key, cert string) *Step {
+	t.Helper()
+	for i, s := range b.Steps {
+		if key != "" && s.Key != nil && s.Key.Role == key || cert != "" && s.Certificate != nil && s.Certificate.Role == cert {
+			return &b.Steps[i]
+		}
+	}
+	t.Fatalf("no step made key %q, certificate %q", key, cert)
+	return nil
+}
+
+// relink makes each step name the one before it again.
+func (b *Body) relink(t *testing.T) {
+	t.Helper()
+	steps := b.Steps
+	b.Steps = nil
+	for _, s := range steps {
+		previous, err := b.head()
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Number, s.Previous = len(b.Steps)+1, previous
+		b.Steps = append(b.Steps, s)
+	}
+}
+
+// resign has key sign the body again, under the name the first signature has.
+func (tr *Transcript) resign(t *testing.T, key crypto.Signer) {
+	t.Helper()
+	sig, err := signStatement(Format, tr.Body, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tr.Signatures[0].Signature = sig
 }
 
 func clone(t *testing.T, tr *Transcript) *Transcript {
@@ -363,11 +415,15 @@ func TestLintComesBeforeTheKey(t *testing.T) {
 	}
 	p := quick()
 	c := p.certificates()[0]
-	_, csr, err := makeRequest(key, c, p)
+	text, err := makeRequest(key, c, p)
 	if err != nil {
 		t.Fatal(err)
 	}
-	tmpl, err := makeTemplate(c, csr, nil, time.Now())
+	sub, err := requestSubject(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tmpl, err := makeTemplate(c, sub, nil, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -376,7 +432,7 @@ func TestLintComesBeforeTheKey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := signLinted(tmpl, nil, spy, spy, throwaway, lint.Root); !errors.Is(err, lint.ErrRefused) || used {
+	if _, err := signLinted(tmpl, nil, spy.Public(), spy, throwaway, lint.Root); !errors.Is(err, lint.ErrRefused) || used {
 		t.Errorf("got %v, key used: %t", err, used)
 	}
 }

@@ -3,6 +3,8 @@ package ceremony
 import (
 	"crypto"
 	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
@@ -24,6 +26,7 @@ var silence = sync.OnceFunc(func() { cfssllog.Level = cfssllog.LevelFatal + 1 })
 // usages are cfssl's names for the key usages of each profile.
 var usages = map[lint.Profile][]string{
 	lint.Root:            {"cert sign", "crl sign"},
+	lint.Cross:           {"cert sign", "crl sign"},
 	lint.Issuing:         {"cert sign", "crl sign", "code signing"},
 	lint.TSAIntermediate: {"cert sign", "crl sign", "timestamping"},
 	lint.TSALeaf:         {"digital signature", "timestamping"},
@@ -36,6 +39,8 @@ func signingProfile(c certificate) (*config.SigningProfile, error) {
 	p := map[string]any{"usages": usages[c.profile], "expiry": (time.Duration(c.Days) * 24 * time.Hour).String()}
 	switch c.profile {
 	case lint.Root:
+		p["ca_constraint"] = config.CAConstraint{IsCA: true, MaxPathLen: 2} // a cross-signed root and its issuing authority
+	case lint.Cross:
 		p["ca_constraint"] = config.CAConstraint{IsCA: true, MaxPathLen: 1}
 	case lint.Issuing, lint.TSAIntermediate:
 		p["ca_constraint"] = config.CAConstraint{IsCA: true, MaxPathLenZero: true}
@@ -53,21 +58,21 @@ func signingProfile(c certificate) (*config.SigningProfile, error) {
 
 // makeRequest has cfssl make a certificate request signed by the key, which
 // proves possession and fixes the subject's encoding, and reads it back.
-func makeRequest(key crypto.Signer, c certificate, plan Plan) ([]byte, *x509.CertificateRequest, error) {
+func makeRequest(key crypto.Signer, c certificate, plan Plan) (string, error) {
 	silence()
 	req := &csr.CertificateRequest{CN: c.CommonName, Names: []csr.Name{{O: plan.Organization}}}
 	text, err := csr.Generate(key, req)
 	if err != nil {
-		return nil, nil, fmt.Errorf("making certificate request: %w", err)
+		return "", fmt.Errorf("making certificate request: %w", err)
 	}
 	parsed, err := parseRequest(text)
 	if err != nil {
-		return nil, nil, err
+		return "", err
 	}
-	if pub, ok := key.Public().(interface{ Equal(crypto.PublicKey) bool }); !ok || !pub.Equal(parsed.PublicKey) {
-		return nil, nil, errors.New("certificate request is for another key")
+	if !samePublic(key.Public(), parsed.PublicKey) {
+		return "", errors.New("certificate request is for another key")
 	}
-	return text, parsed, nil
+	return string(text), nil
 }
 
 // parseRequest reads one PEM certificate request and checks its signature.
@@ -93,4 +98,15 @@ func describe(cert *x509.Certificate) *certinfo.Certificate {
 	d := certinfo.ParseCertificate(cert)
 	d.RawPEM = ""
 	return d
+}
+
+// parseName reads an encoded subject.
+func parseName(raw []byte) (name pkix.Name, err error) {
+	var rdns pkix.RDNSequence
+	rest, err := asn1.Unmarshal(raw, &rdns)
+	if err != nil || len(rest) > 0 {
+		return name, errors.New("its subject is malformed")
+	}
+	name.FillFromRDNSequence(&rdns)
+	return name, nil
 }

@@ -8,23 +8,27 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 )
 
-// Names of the files Write makes.
+// Names of the files Write makes; those of which a ceremony has nothing are left out.
 const (
-	RootFile       = "root.pem"             // the root certificate
-	CAChainFile    = "ca-chain.pem"         // issuing CA, root
-	TSAChainFile   = "tsa-chain.pem"        // tsa, its intermediate if any, root
-	PlanFile       = "ceremony-plan.yaml"   // the plan as it was carried out
-	TranscriptFile = "ceremony-result.json" // the transcript; written last
+	RootFile         = "root.pem"                   // the root certificate
+	CAChainFile      = "ca-chain.pem"               // issuing CA, root
+	TSAChainFile     = "tsa-chain.pem"              // tsa, its intermediate if any, root
+	PlanFile         = "ceremony-plan.yaml"         // the plan as it was carried out
+	RequestsFile     = "ceremony-requests.json"     // the transcript of the online machine, to be carried to the root
+	CertificatesFile = "ceremony-certificates.json" // the transcript of the offline machine, to be carried back
+	RegisterFile     = "custodians.json"            // the register after the change
+	TranscriptFile   = "ceremony-result.json"       // the transcript; written last
 )
 
 // ErrResultExists: the directory already holds the result of a ceremony.
 var ErrResultExists = errors.New("the directory already holds a ceremony result")
 
-// CheckFree fails with ErrResultExists when dir holds any file Write makes. Call
-// it before Run, so that a ceremony whose result could not be written is not
-// begun. An absent directory is free.
+// CheckFree fails with ErrResultExists when dir holds any file a ceremony ends
+// with. Call it before Run, so that a ceremony whose result could not be written
+// is not begun. An absent directory is free.
 func CheckFree(dir string) error {
 	for _, name := range []string{RootFile, CAChainFile, TSAChainFile, PlanFile, TranscriptFile} {
 		if _, err := os.Lstat(filepath.Join(dir, name)); err == nil {
@@ -36,28 +40,84 @@ func CheckFree(dir string) error {
 	return nil
 }
 
-// Write puts the result into dir (made with mode 0755 if absent): certificates,
-// plan, and last the transcript, which marks the result as complete. Each file
-// appears whole or not at all, never replaces one, and is durable when Write
-// returns. Nothing in them is secret.
-func (t *Transcript) Write(dir string) error {
+// FileName is the name of the transcript: that of a part which the other side
+// needs says so.
+func (t *Transcript) FileName() string {
+	switch t.Body.Opening.Part {
+	case PartRequests:
+		return RequestsFile
+	case PartCertificates:
+		return CertificatesFile
+	}
+	return TranscriptFile
+}
+
+type file struct {
+	name string
+	data []byte
+}
+
+// files lists what the transcript leaves, itself last.
+func (t *Transcript) files() ([]file, error) {
 	transcript, err := t.Encode()
+	if err != nil {
+		return nil, err
+	}
+	var out []file
+	if t.Body.Opening.Part != PartRequests {
+		if t.Body.Opening.Part != PartCertificates {
+			out = append(out, file{PlanFile, []byte(t.Body.Opening.Plan)})
+		}
+		if root := t.certs[RoleRoot]; root != nil {
+			out = append(out, file{RootFile, pemOf(root)})
+		}
+		for name, role := range map[string]string{CAChainFile: RoleIssuing, TSAChainFile: RoleTSA} {
+			if chain := t.Chain(role); chain != nil {
+				out = append(out, file{name, pemOf(chain...)})
+			}
+		}
+		for _, role := range []string{RoleSuccessor, CrossSuccessorByRoot, CrossRootByAuthority, CrossAuthorityByRoot, CrossSubjectAuthority} {
+			if c := t.certs[role]; c != nil {
+				out = append(out, file{role + ".pem", pemOf(c)})
+			}
+		}
+	}
+	for _, k := range t.Keys() {
+		if k.Attestation != nil {
+			data, err := encode(k.Attestation)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, file{"attestation-" + k.Role + ".json", data})
+		}
+	}
+	slices.SortFunc(out, func(a, b file) int {
+		if a.name < b.name {
+			return -1
+		}
+		return 1
+	})
+	return append(out, file{t.FileName(), transcript}), nil
+}
+
+// Write puts the result into dir (made with mode 0755 if absent): certificates,
+// attestations, plan, and last the transcript, which marks the result as
+// complete. Each file appears whole or not at all, never replaces one, and is
+// durable when Write returns. Nothing in them is secret.
+func (t *Transcript) Write(dir string) error {
+	files, err := t.files()
 	if err != nil {
 		return err
 	}
-	if err := CheckFree(dir); err != nil {
-		return err
+	for _, f := range files {
+		if _, err := os.Lstat(filepath.Join(dir, f.name)); err == nil {
+			return fmt.Errorf("%w: %s", ErrResultExists, filepath.Join(dir, f.name))
+		}
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("making result directory: %w", err)
 	}
-	for _, f := range []struct {
-		name string
-		data []byte
-	}{
-		{RootFile, pemOf(t.certs[RoleRoot])}, {CAChainFile, pemOf(t.IssuingChain()...)}, {TSAChainFile, pemOf(t.TSAChain()...)},
-		{PlanFile, []byte(t.Body.Plan)}, {TranscriptFile, transcript},
-	} {
+	for _, f := range files {
 		if err := writeNew(filepath.Join(dir, f.name), f.data); err != nil {
 			return fmt.Errorf("writing %s: %w", f.name, err)
 		}

@@ -29,9 +29,31 @@ var (
 	oidTimeStamping = asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 3, 8}
 )
 
-// makeTemplate turns a request and its profile into what is signed. parent is
-// nil for the root.
-func makeTemplate(c certificate, csr *x509.CertificateRequest, parent *x509.Certificate, notBefore time.Time) (*x509.Certificate, error) {
+// subject is what a certificate speaks for: a request, or for cross
+// certificates the certificate that is there already.
+type subject struct {
+	raw  []byte // RDN sequence
+	pub  crypto.PublicKey
+	ski  []byte
+	text string // PEM of where it comes from
+}
+
+func requestSubject(text string) (subject, error) {
+	csr, err := parseRequest([]byte(text))
+	if err != nil {
+		return subject{}, err
+	}
+	ski, err := keyID(csr.PublicKey)
+	return subject{csr.RawSubject, csr.PublicKey, ski, text}, err
+}
+
+func certificateSubject(cert *x509.Certificate) subject {
+	return subject{cert.RawSubject, cert.PublicKey, cert.SubjectKeyId, string(pemOf(cert))}
+}
+
+// makeTemplate turns a subject and its profile into what is signed. parent is
+// nil for a root.
+func makeTemplate(c certificate, sub subject, parent *x509.Certificate, notBefore time.Time) (*x509.Certificate, error) {
 	profile, err := signingProfile(c)
 	if err != nil {
 		return nil, err
@@ -44,19 +66,15 @@ func makeTemplate(c certificate, csr *x509.CertificateRequest, parent *x509.Cert
 	if err != nil {
 		return nil, err
 	}
-	ski, err := keyID(csr.PublicKey)
-	if err != nil {
-		return nil, err
-	}
 	notBefore = notBefore.UTC().Truncate(time.Second)
 	tmpl := &x509.Certificate{
-		SerialNumber: serial, RawSubject: csr.RawSubject, NotBefore: notBefore, NotAfter: notBefore.Add(profile.Expiry),
-		KeyUsage: ku, ExtKeyUsage: eku, SubjectKeyId: ski,
+		SerialNumber: serial, RawSubject: sub.raw, NotBefore: notBefore, NotAfter: notBefore.Add(profile.Expiry),
+		KeyUsage: ku, ExtKeyUsage: eku, SubjectKeyId: sub.ski,
 		BasicConstraintsValid: profile.CAConstraint.IsCA, IsCA: profile.CAConstraint.IsCA,
 		MaxPathLen: profile.CAConstraint.MaxPathLen, MaxPathLenZero: profile.CAConstraint.MaxPathLenZero,
 	}
 	if parent == nil {
-		tmpl.AuthorityKeyId = ski // names its own key, so that it is complete before it is self-signed
+		tmpl.AuthorityKeyId = sub.ski // names its own key, so that it is complete before it is self-signed
 	}
 	if c.profile == lint.TSALeaf { // crypto/x509 writes no critical extendedKeyUsage
 		value, err := asn1.Marshal([]asn1.ObjectIdentifier{oidTimeStamping})
@@ -82,26 +100,40 @@ func Rehearse(plan Plan, now time.Time) error {
 	if err := plan.Validate(); err != nil {
 		return err
 	}
-	algorithms := map[string]hsm.Algorithm{}
-	for _, k := range plan.roles() {
-		algorithms[k.role] = k.Algorithm
-	}
 	keys, certs := map[string]crypto.Signer{}, map[string]*x509.Certificate{}
-	for _, c := range plan.certificates() {
-		var err error
-		if keys[c.role], err = throwawayKey(algorithms[c.role]); err != nil {
+	var err error
+	for _, k := range plan.roles() {
+		if keys[k.role], err = throwawayKey(k.Algorithm); err != nil {
 			return err
 		}
-		_, csr, err := makeRequest(keys[c.role], c, plan)
-		if err != nil {
-			return fmt.Errorf("%s certificate: %w", c.role, err)
+	}
+	if chain := plan.chain(); chain != nil {
+		if keys[RoleAuthority], certs[RoleAuthority], err = standIn(chain[0]); err != nil {
+			return err
+		}
+	}
+	if s := plan.subject(); s != nil {
+		certs[RoleSubject] = s
+	}
+	for _, c := range plan.certificates() {
+		var sub subject
+		if c.of != c.role {
+			sub = certificateSubject(certs[c.of])
+		} else {
+			text, err := makeRequest(keys[c.role], c, plan)
+			if err != nil {
+				return fmt.Errorf("%s certificate: %w", c.role, err)
+			}
+			if sub, err = requestSubject(text); err != nil {
+				return fmt.Errorf("%s certificate: %w", c.role, err)
+			}
 		}
 		parent := certs[c.issuer]
-		tmpl, err := makeTemplate(c, csr, parent, now.Add(-plan.backdate()))
+		tmpl, err := makeTemplate(c, sub, parent, now.Add(-plan.backdate()))
 		if err != nil {
 			return fmt.Errorf("%s certificate: %w", c.role, err)
 		}
-		der, err := x509.CreateCertificate(rand.Reader, tmpl, first(parent, tmpl), csr.PublicKey, keys[c.issuer])
+		der, err := x509.CreateCertificate(rand.Reader, tmpl, first(parent, tmpl), sub.pub, keys[c.issuer])
 		if err != nil {
 			return fmt.Errorf("signing %s certificate: %w", c.role, err)
 		}
@@ -111,6 +143,67 @@ func Rehearse(plan Plan, now time.Time) error {
 		if certs[c.role], err = x509.ParseCertificate(der); err != nil {
 			return fmt.Errorf("parsing %s certificate: %w", c.role, err)
 		}
+		if err := checkPath(chainOf(&plan, certs, []*x509.Certificate{certs[RoleAuthority]}, c.role), certs[c.role].NotBefore); err != nil {
+			return fmt.Errorf("%s certificate: %w", c.role, err)
+		}
+	}
+	return nil
+}
+
+// standIn makes a key of the algorithm of a certificate's, and a self-signed
+// certificate like it.
+func standIn(like *x509.Certificate) (crypto.Signer, *x509.Certificate, error) {
+	alg, err := hsm.AlgorithmOf(like.PublicKey)
+	if err != nil {
+		return nil, nil, err
+	}
+	key, err := throwawayKey(alg)
+	if err != nil {
+		return nil, nil, err
+	}
+	cert, err := standInCertificate(like, key)
+	return key, cert, err
+}
+
+// standInCertificate is self-signed by key and says what like says.
+func standInCertificate(like *x509.Certificate, key crypto.Signer) (*x509.Certificate, error) {
+	serial, err := newSerial()
+	if err != nil {
+		return nil, err
+	}
+	ski, err := keyID(key.Public())
+	if err != nil {
+		return nil, err
+	}
+	tmpl := &x509.Certificate{
+		SerialNumber: serial, RawSubject: like.RawSubject, NotBefore: like.NotBefore, NotAfter: like.NotAfter,
+		KeyUsage: like.KeyUsage, ExtKeyUsage: like.ExtKeyUsage, SubjectKeyId: ski, AuthorityKeyId: ski,
+		BasicConstraintsValid: true, IsCA: true, MaxPathLen: like.MaxPathLen, MaxPathLenZero: like.MaxPathLenZero,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, key.Public(), key)
+	if err != nil {
+		return nil, fmt.Errorf("making the stand-in's certificate: %w", err)
+	}
+	return x509.ParseCertificate(der)
+}
+
+// checkPath verifies a chain, its own certificate first and a self-signed one
+// last, as a client would at that time: signatures, lives, path lengths, usages.
+func checkPath(chain []*x509.Certificate, at time.Time) error {
+	if len(chain) == 0 {
+		return errors.New("no chain")
+	}
+	roots, between := x509.NewCertPool(), x509.NewCertPool()
+	roots.AddCert(chain[len(chain)-1])
+	for _, c := range chain[1:] {
+		between.AddCert(c)
+	}
+	usage := x509.ExtKeyUsageAny
+	if len(chain[0].ExtKeyUsage) == 1 {
+		usage = chain[0].ExtKeyUsage[0]
+	}
+	if _, err := chain[0].Verify(x509.VerifyOptions{Roots: roots, Intermediates: between, CurrentTime: at, KeyUsages: []x509.ExtKeyUsage{usage}}); err != nil {
+		return fmt.Errorf("verifying its chain: %w", err)
 	}
 	return nil
 }
@@ -118,7 +211,7 @@ func Rehearse(plan Plan, now time.Time) error {
 // signLinted signs tmpl with throwaway, a key of the signer's type, lints the
 // result, signs with the real key, and refuses when the two differ in anything
 // but the signature.
-func signLinted(tmpl, parent *x509.Certificate, subject, signer *hsm.Key, throwaway crypto.Signer, profile lint.Profile) ([]byte, error) {
+func signLinted(tmpl, parent *x509.Certificate, subject crypto.PublicKey, signer *hsm.Key, throwaway crypto.Signer, profile lint.Profile) ([]byte, error) {
 	rehearsalParent, realParent := tmpl, tmpl
 	if parent != nil {
 		// crypto/x509 compares the parent's key with the signer's when it is set.
@@ -126,14 +219,14 @@ func signLinted(tmpl, parent *x509.Certificate, subject, signer *hsm.Key, throwa
 		copied.PublicKey = nil
 		rehearsalParent, realParent = &copied, parent
 	}
-	rehearsal, err := x509.CreateCertificate(rand.Reader, tmpl, rehearsalParent, subject.Public(), throwaway)
+	rehearsal, err := x509.CreateCertificate(rand.Reader, tmpl, rehearsalParent, subject, throwaway)
 	if err != nil {
 		return nil, fmt.Errorf("rehearsing the signature: %w", err)
 	}
 	if err := lint.Check(rehearsal, profile); err != nil {
 		return nil, err
 	}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, realParent, subject.Public(), signer.Unverified())
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, realParent, subject, signer.Unverified())
 	if err != nil {
 		return nil, fmt.Errorf("signing the certificate: %w", err)
 	}

@@ -1,25 +1,19 @@
 package ceremony
 
 import (
-	"bytes"
+	"crypto/x509"
 	"errors"
-	"fmt"
-	"io"
-	"reflect"
-	"regexp"
-	"slices"
-	"strings"
 	"time"
-
-	"go.yaml.in/yaml/v3"
 
 	"redoubt.internal/ca/lint"
 	"redoubt.internal/hsm"
 )
 
-// Roles of keys. Every role has its own key; no key signs for two.
+// Roles of keys. Every role has its own key; no key signs for two. A further
+// key of an online role is named ROLE-N: rekor-3, ct-2, tuf-2.
 const (
 	RoleRoot            = "root"             // self-signed anchor of both chains
+	RoleSuccessor       = "root-successor"   // optional: the next root, cross-signed by this one in advance
 	RoleIssuing         = "issuing"          // code-signing certificates
 	RoleTSAIntermediate = "tsa-intermediate" // optional, between root and tsa
 	RoleTSA             = "tsa"              // time-stamp tokens
@@ -30,7 +24,34 @@ const (
 	RoleTUF             = "tuf"              // trust repository
 	RoleOIDC            = "oidc"             // built-in issuer
 	RoleExporter        = "exporter"         // parcels of the mirror
+
+	RoleAuthority = "authority" // not made here: the existing key that signs the plan's certificates
+	RoleSubject   = "subject"   // not made here: another party's root, to be cross-signed
 )
+
+// Names of cross certificates: whose key, by whose.
+const (
+	CrossRootByAuthority  = "root-by-authority"      // the new root, for those who know the old one
+	CrossAuthorityByRoot  = "authority-by-root"      // the old root, for those who know the new one
+	CrossSuccessorByRoot  = "root-successor-by-root" // the successor, for those who know the root
+	CrossSubjectAuthority = "subject-by-authority"   // another party's root
+)
+
+// Kind is what a ceremony is for; it decides which parts a plan has.
+type Kind string
+
+// The kinds of ceremony.
+const (
+	Found       Kind = "found"        // every key and certificate of a new deployment
+	OfflineRoot Kind = "offline-root" // the same, the root's token on a machine without network
+	Rotate      Kind = "rotate"       // new keys of some roles, certified by an existing authority
+	RotateRoot  Kind = "rotate-root"  // a new root, cross-signed by the old one and back
+	CrossSign   Kind = "cross-sign"   // a certificate over another party's root
+	Custodians  Kind = "custodians"   // who may approve ceremonies from now on
+)
+
+// Kinds lists every Kind.
+func Kinds() []Kind { return []Kind{Found, OfflineRoot, Rotate, RotateRoot, CrossSign, Custodians} }
 
 // ErrPlan: the plan cannot be carried out as it stands.
 var ErrPlan = errors.New("ceremony plan refused")
@@ -46,35 +67,53 @@ const planVersion = 1
 type Plan struct {
 	// Version of the plan format: 1.
 	Version int `yaml:"version"`
+	// Kind of the ceremony.
+	Kind Kind `yaml:"kind"`
 	// Domain of the deployment, for example corp.internal.
 	Domain string `yaml:"domain"`
+	// Profile is dev or production. Production refuses a root that dies with one
+	// machine and has no cross-signed successor elsewhere.
+	Profile string `yaml:"profile"`
 	// Organization is the O of every certificate's subject.
-	Organization string `yaml:"organization"`
+	Organization string `yaml:"organization,omitempty"`
 	// BackdateSeconds sets notBefore this far before the ceremony, so that
 	// clients whose clocks are late accept what is made; 0 to 86400.
 	BackdateSeconds int `yaml:"backdateSeconds"`
+	// Operators approve the plan before it runs; nil: nobody is asked.
+	Operators *Operators `yaml:"operators,omitempty"`
+	// Authority is the existing key that signs, with its chain.
+	Authority *Authority `yaml:"authority,omitempty"`
+	// Subject is another party's root certificate, for cross-sign.
+	Subject *Subject `yaml:"subject,omitempty"`
 	// Keys says where each role's key is made.
-	Keys Keys `yaml:"keys"`
+	Keys Keys `yaml:"keys,omitempty"`
 	// Certificates says what is issued over the keys.
-	Certificates Certificates `yaml:"certificates"`
+	Certificates Certificates `yaml:"certificates,omitempty"`
+	// Backup declares how the vendor's means copy the new keys; nil is none.
+	Backup *Backup `yaml:"backup,omitempty"`
+	// Custodians is the change of the register, for kind custodians.
+	Custodians *Change `yaml:"custodians,omitempty"`
 
 	// text is the file the plan was read from, comments and all.
 	text []byte
 }
 
-// Keys names each role's key. TSAIntermediate and Rekor2 are optional, the others are not.
+// Keys names each role's key.
 type Keys struct {
-	Root            *KeyPlan `yaml:"root"`
-	Issuing         *KeyPlan `yaml:"issuing"`
+	Root            *KeyPlan `yaml:"root,omitempty"`
+	Successor       *KeyPlan `yaml:"root-successor,omitempty"`
+	Issuing         *KeyPlan `yaml:"issuing,omitempty"`
 	TSAIntermediate *KeyPlan `yaml:"tsa-intermediate,omitempty"`
-	TSA             *KeyPlan `yaml:"tsa"`
-	Rekor           *KeyPlan `yaml:"rekor"`
+	TSA             *KeyPlan `yaml:"tsa,omitempty"`
+	Rekor           *KeyPlan `yaml:"rekor,omitempty"`
 	Rekor2          *KeyPlan `yaml:"rekor-2,omitempty"`
-	CT              *KeyPlan `yaml:"ct"`
-	Audit           *KeyPlan `yaml:"audit"`
-	TUF             *KeyPlan `yaml:"tuf"`
-	OIDC            *KeyPlan `yaml:"oidc"`
-	Exporter        *KeyPlan `yaml:"exporter"`
+	CT              *KeyPlan `yaml:"ct,omitempty"`
+	Audit           *KeyPlan `yaml:"audit,omitempty"`
+	TUF             *KeyPlan `yaml:"tuf,omitempty"`
+	OIDC            *KeyPlan `yaml:"oidc,omitempty"`
+	Exporter        *KeyPlan `yaml:"exporter,omitempty"`
+	// Further keys of online roles, by ROLE-N.
+	Further map[string]*KeyPlan `yaml:",inline"`
 }
 
 // KeyPlan is one key to make.
@@ -85,12 +124,29 @@ type KeyPlan struct {
 	Algorithm hsm.Algorithm `yaml:"algorithm"`
 }
 
+// Authority is a key that exists already and signs what the plan makes.
+type Authority struct {
+	// URI of its key.
+	URI string `yaml:"uri"`
+	// Chain is its certificate, then those above it up to the root: PEM.
+	Chain string `yaml:"chain"`
+}
+
+// Subject is a certificate of somebody else's key.
+type Subject struct {
+	// Certificate is the self-signed root, PEM.
+	Certificate string `yaml:"certificate"`
+}
+
 // Certificates are those a ceremony issues.
 type Certificates struct {
-	Root            *CertificatePlan `yaml:"root"`
-	Issuing         *CertificatePlan `yaml:"issuing"`
+	Root            *CertificatePlan `yaml:"root,omitempty"`
+	Successor       *CertificatePlan `yaml:"root-successor,omitempty"`
+	Issuing         *CertificatePlan `yaml:"issuing,omitempty"`
 	TSAIntermediate *CertificatePlan `yaml:"tsa-intermediate,omitempty"`
-	TSA             *CertificatePlan `yaml:"tsa"`
+	TSA             *CertificatePlan `yaml:"tsa,omitempty"`
+	// Cross is the life of every cross certificate the kind implies.
+	Cross *CrossPlan `yaml:"cross,omitempty"`
 }
 
 // CertificatePlan is one certificate to issue.
@@ -100,6 +156,38 @@ type CertificatePlan struct {
 	// Days of validity from notBefore; never past the issuer's.
 	Days int `yaml:"days"`
 }
+
+// CrossPlan is the life of cross certificates, whose names are those of the keys they speak for.
+type CrossPlan struct {
+	// Days of validity from notBefore; never past the issuer's.
+	Days int `yaml:"days"`
+}
+
+// Backup declares a copy of keys that the token vendor's own means make.
+// Nothing here extracts a key: the declaration and the operator's statement are
+// recorded.
+type Backup struct {
+	// Profile is none, wrapped (an encrypted blob under the vendor's wrapping key)
+	// or cloned (a second token that holds the same keys).
+	Profile string `yaml:"profile"`
+	// Holders are the people who have it in their keeping.
+	Holders []string `yaml:"holders,omitempty"`
+	// Place is where it is kept.
+	Place string `yaml:"place,omitempty"`
+}
+
+// The backup profiles.
+const (
+	BackupNone    = "none"
+	BackupWrapped = "wrapped"
+	BackupCloned  = "cloned"
+)
+
+// The profiles of a plan.
+const (
+	Dev        = "dev"
+	Production = "production"
+)
 
 // Default is the plan of a new deployment: P-384 root, P-256 elsewhere (what
 // the unmodified clients verify), RSA-3072 for the built-in issuer (cosign
@@ -114,7 +202,7 @@ func Default(domain string, keyURI func(role string) string) Plan {
 		return nil
 	}
 	return Plan{
-		Version: planVersion, Domain: domain, Organization: domain, BackdateSeconds: 60,
+		Version: planVersion, Kind: Found, Domain: domain, Profile: Dev, Organization: domain, BackdateSeconds: 60,
 		Keys: Keys{
 			Root: key(RoleRoot, hsm.ECDSAP384), Issuing: key(RoleIssuing, hsm.ECDSAP256), TSA: key(RoleTSA, hsm.ECDSAP256),
 			Rekor: key(RoleRekor, hsm.ECDSAP256), Rekor2: key(RoleRekor2, hsm.ECDSAP256), CT: key(RoleCT, hsm.ECDSAP256), Audit: key(RoleAudit, hsm.ECDSAP256),
@@ -128,24 +216,32 @@ func Default(domain string, keyURI func(role string) string) Plan {
 	}
 }
 
+// Rotation is the plan of new keys for some roles of an existing deployment.
+// authority signs the certificates of issuing, tsa-intermediate and tsa; nil
+// when none of them is among keys, whose names are roles (or ROLE-N). The
+// certificates get the names and lives of Default, which the caller may change
+// before Run.
+func Rotation(domain string, authority *Authority, keys map[string]KeyPlan) Plan {
+	p := Plan{Version: planVersion, Kind: Rotate, Domain: domain, Profile: Dev, Organization: domain, BackdateSeconds: 60, Authority: authority}
+	def := Default(domain, func(string) string { return "" }).Certificates
+	for role, k := range keys {
+		p.Keys.set(role, &k)
+		switch role {
+		case RoleIssuing:
+			p.Certificates.Issuing = def.Issuing
+		case RoleTSAIntermediate:
+			p.Certificates.TSAIntermediate = &CertificatePlan{"Redoubt Time Stamping CA", 1826}
+		case RoleTSA:
+			p.Certificates.TSA = def.TSA
+		}
+	}
+	return p
+}
+
 // roleKey is a key with its role.
 type roleKey struct {
 	role string
 	KeyPlan
-}
-
-// all lists the roles in the order of generation; nil where absent.
-func (k *Keys) all() []struct {
-	role string
-	key  *KeyPlan
-} {
-	return []struct {
-		role string
-		key  *KeyPlan
-	}{
-		{RoleRoot, k.Root}, {RoleIssuing, k.Issuing}, {RoleTSAIntermediate, k.TSAIntermediate}, {RoleTSA, k.TSA}, {RoleRekor, k.Rekor}, {RoleRekor2, k.Rekor2},
-		{RoleCT, k.CT}, {RoleAudit, k.Audit}, {RoleTUF, k.TUF}, {RoleOIDC, k.OIDC}, {RoleExporter, k.Exporter},
-	}
 }
 
 // roles lists the keys to make.
@@ -162,185 +258,65 @@ func (p *Plan) roles() []roleKey {
 // certificate is a certificate to issue, with everything the plan implies.
 type certificate struct {
 	role, issuer string
+	of           string // role of the key that is certified
 	CertificatePlan
 	profile lint.Profile
 }
 
 // certificates lists the certificates to issue, parents first.
 func (p *Plan) certificates() []certificate {
-	out := []certificate{
-		{RoleRoot, RoleRoot, *p.Certificates.Root, lint.Root},
-		{RoleIssuing, RoleRoot, *p.Certificates.Issuing, lint.Issuing},
+	var out []certificate
+	c := &p.Certificates
+	add := func(plan *CertificatePlan, role, issuer string, profile lint.Profile) {
+		if plan != nil {
+			out = append(out, certificate{role, issuer, role, *plan, profile})
+		}
 	}
-	tsaIssuer := RoleRoot
-	if p.Certificates.TSAIntermediate != nil {
-		tsaIssuer = RoleTSAIntermediate
-		out = append(out, certificate{RoleTSAIntermediate, RoleRoot, *p.Certificates.TSAIntermediate, lint.TSAIntermediate})
+	cross := func(when bool, role, of, issuer string) {
+		if when && c.Cross != nil {
+			out = append(out, certificate{role, issuer, of, CertificatePlan{Days: c.Cross.Days}, lint.Cross})
+		}
 	}
-	return append(out, certificate{RoleTSA, tsaIssuer, *p.Certificates.TSA, lint.TSALeaf})
+	top := RoleRoot
+	if p.Kind == Rotate {
+		top = RoleAuthority
+	}
+	add(c.Root, RoleRoot, RoleRoot, lint.Root)
+	add(c.Successor, RoleSuccessor, RoleSuccessor, lint.Root)
+	cross(c.Successor != nil, CrossSuccessorByRoot, RoleSuccessor, RoleRoot)
+	cross(p.Kind == RotateRoot, CrossRootByAuthority, RoleRoot, RoleAuthority)
+	cross(p.Kind == RotateRoot, CrossAuthorityByRoot, RoleAuthority, RoleRoot)
+	cross(p.Kind == CrossSign, CrossSubjectAuthority, RoleSubject, RoleAuthority)
+	add(c.Issuing, RoleIssuing, top, lint.Issuing)
+	add(c.TSAIntermediate, RoleTSAIntermediate, top, lint.TSAIntermediate)
+	if c.TSAIntermediate != nil {
+		top = RoleTSAIntermediate
+	}
+	add(c.TSA, RoleTSA, top, lint.TSALeaf)
+	return out
 }
 
 // backdate is BackdateSeconds as a duration.
 func (p *Plan) backdate() time.Duration { return time.Duration(p.BackdateSeconds) * time.Second }
 
-var domainName = regexp.MustCompile(`^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
-
-// Validate says everything that is wrong with the plan, not only the first.
-func (p *Plan) Validate() error {
-	var bad []string
-	want := func(ok bool, format string, args ...any) {
-		if !ok {
-			bad = append(bad, fmt.Sprintf(format, args...))
-		}
+// chain parses the authority's certificates, its own first; nil without one.
+// Validate has parsed them before.
+func (p *Plan) chain() []*x509.Certificate {
+	if p.Authority == nil {
+		return nil
 	}
-	text := func(s string) bool {
-		return s != "" && len(s) <= 64 && strings.TrimSpace(s) == s && !strings.ContainsFunc(s, func(r rune) bool { return r < 0x20 || r == 0x7f || r == '�' })
-	}
-	want(p.Version == planVersion, "version is %d, expected %d", p.Version, planVersion)
-	want(len(p.Domain) <= 200 && domainName.MatchString(p.Domain), "domain %q is not a lower-case DNS name", p.Domain)
-	want(text(p.Organization), "organization %q is empty, longer than 64 octets or not plain text", p.Organization)
-	want(p.BackdateSeconds >= 0 && p.BackdateSeconds <= 86400, "backdateSeconds is %d, allowed are 0 to 86400", p.BackdateSeconds)
-	uris := map[string]string{}
-	for _, k := range p.Keys.all() {
-		if k.key == nil {
-			want(k.role == RoleTSAIntermediate || k.role == RoleRekor2, "keys.%s is missing", k.role)
-			continue
-		}
-		want(k.key.URI != "" && len(k.key.URI) <= 4096, "keys.%s.uri is empty or too long", k.role)
-		want(!strings.Contains(k.key.URI, "pin-value"), "keys.%s.uri holds a pin-value; expected pin-source, the plan goes into the transcript", k.role)
-		want(!strings.ContainsFunc(k.key.URI, func(r rune) bool { return r < 0x20 || r == 0x7f }), "keys.%s.uri holds control characters", k.role)
-		want(slices.Contains(hsm.Algorithms(), k.key.Algorithm), "keys.%s.algorithm is %q, known are %v", k.role, k.key.Algorithm, hsm.Algorithms())
-		other, dup := uris[k.key.URI]
-		want(!dup, "keys.%s and keys.%s have one URI; no key serves two roles", other, k.role)
-		uris[k.key.URI] = k.role
-	}
-	for _, role := range []string{RoleRekor, RoleRekor2, RoleCT, RoleTSA} {
-		for _, k := range p.roles() {
-			want(k.role != role || k.Algorithm == hsm.ECDSAP256, "keys.%s.algorithm is %s; clients verify only ecdsa-p256 there", role, k.Algorithm)
-		}
-	}
-	c := p.Certificates
-	for _, e := range []struct {
-		role string
-		plan *CertificatePlan
-	}{{RoleRoot, c.Root}, {RoleIssuing, c.Issuing}, {RoleTSAIntermediate, c.TSAIntermediate}, {RoleTSA, c.TSA}} {
-		if e.plan == nil {
-			want(e.role == RoleTSAIntermediate, "certificates.%s is missing", e.role)
-			continue
-		}
-		want(text(e.plan.CommonName), "certificates.%s.commonName %q is empty, longer than 64 octets or not plain text", e.role, e.plan.CommonName)
-		want(e.plan.Days >= 1 && e.plan.Days <= 36525, "certificates.%s.days is %d, allowed are 1 to 36525", e.role, e.plan.Days)
-		want(c.Root == nil || e.plan.Days <= c.Root.Days, "certificates.%s.days is longer than the root's", e.role)
-		want(c.Root == nil || e.role == RoleRoot || e.plan.CommonName != c.Root.CommonName, "certificates.%s has the root's commonName", e.role)
-	}
-	want((p.Keys.TSAIntermediate == nil) == (c.TSAIntermediate == nil), "tsa-intermediate needs a key and a certificate, or neither")
-	want(c.TSAIntermediate == nil || c.TSA == nil || c.TSA.Days <= c.TSAIntermediate.Days, "certificates.tsa.days is longer than its issuer's")
-	if len(bad) > 0 {
-		return fmt.Errorf("%w: %s", ErrPlan, strings.Join(bad, "; "))
-	}
-	return nil
+	chain, _ := parseChain(p.Authority.Chain)
+	return chain
 }
 
-// ParsePlan reads a plan strictly: one YAML document, no unknown or repeated
-// keys. Errors name the line.
-func ParsePlan(data []byte) (Plan, error) {
-	var p Plan
-	if len(data) > maxPlan {
-		return p, fmt.Errorf("%w: %d octets, limit %d", ErrPlan, len(data), maxPlan)
+// subject parses the certificate to be cross-signed; nil without one.
+func (p *Plan) subject() *x509.Certificate {
+	if p.Subject == nil {
+		return nil
 	}
-	d := yaml.NewDecoder(bytes.NewReader(data))
-	d.KnownFields(true)
-	if err := d.Decode(&p); err != nil {
-		return Plan{}, fmt.Errorf("%w: %s", ErrPlan, explain(err))
+	chain, err := parseChain(p.Subject.Certificate)
+	if err != nil {
+		return nil
 	}
-	if err := d.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
-		return Plan{}, fmt.Errorf("%w: more than one YAML document", ErrPlan)
-	}
-	p.text = bytes.Clone(data)
-	return p, p.Validate()
+	return chain[0]
 }
-
-// source is the text that goes into the transcript: the reviewed file, octet by
-// octet, when the plan was read from one and still says the same; else YAML.
-func (p *Plan) source() []byte {
-	if p.text != nil {
-		read, err := ParsePlan(p.text)
-		if err == nil && reflect.DeepEqual(read, *p) {
-			return p.text
-		}
-	}
-	return p.YAML()
-}
-
-var unknownField = regexp.MustCompile(`field (\S+) not found in type ceremony\.(\w+)`)
-
-// explain turns the YAML library's words into the operator's.
-func explain(err error) string {
-	var te *yaml.TypeError
-	if !errors.As(err, &te) {
-		return strings.TrimPrefix(err.Error(), "yaml: ")
-	}
-	var out []string
-	for _, e := range te.Errors {
-		out = append(out, unknownField.ReplaceAllStringFunc(e, func(m string) string {
-			part := unknownField.FindStringSubmatch(m)
-			return fmt.Sprintf("unknown key %q, known here are %s", part[1], strings.Join(knownKeys(part[2]), ", "))
-		}))
-	}
-	return strings.Join(out, "; ")
-}
-
-// knownKeys lists the YAML keys of one of the plan's types.
-func knownKeys(name string) []string {
-	for _, v := range []any{Plan{}, Keys{}, KeyPlan{}, Certificates{}, CertificatePlan{}} {
-		if t := reflect.TypeOf(v); t.Name() == name {
-			var keys []string
-			for i := range t.NumField() {
-				key, _, _ := strings.Cut(t.Field(i).Tag.Get("yaml"), ",")
-				keys = append(keys, key)
-			}
-			return keys
-		}
-	}
-	return nil
-}
-
-// YAML writes the plan as the commented file an operator edits and reviews.
-// ParsePlan reads it back to an equal plan.
-func (p *Plan) YAML() []byte {
-	var b strings.Builder
-	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
-	line("# Plan of a Redoubt key ceremony. It is the only input of `redoubt ceremony run`,")
-	line("# is copied into the signed transcript, and holds no secret.")
-	line("version: %d", p.Version)
-	line("# DNS domain of the deployment; part of every log's name for good.")
-	line("domain: %s", quote(p.Domain))
-	line("# O of every certificate.")
-	line("organization: %s", quote(p.Organization))
-	line("# notBefore lies this long before the ceremony, for clients whose clocks are late.")
-	line("backdateSeconds: %d", p.BackdateSeconds)
-	line("# One key per role, made in the token its URI names; no key serves two roles.")
-	line("# algorithm: ecdsa-p256, ecdsa-p384, rsa-3072, rsa-4096 or ed25519.")
-	line("keys:")
-	for _, k := range p.roles() {
-		line("  %s:", k.role)
-		line("    uri: %s", quote(k.URI))
-		line("    algorithm: %s", quote(string(k.Algorithm)))
-	}
-	line("# days of validity; nothing outlives its issuer.")
-	line("certificates:")
-	for _, c := range []struct {
-		role string
-		plan *CertificatePlan
-	}{{RoleRoot, p.Certificates.Root}, {RoleIssuing, p.Certificates.Issuing}, {RoleTSAIntermediate, p.Certificates.TSAIntermediate}, {RoleTSA, p.Certificates.TSA}} {
-		if c.plan != nil {
-			line("  %s:", c.role)
-			line("    commonName: %s", quote(c.plan.CommonName))
-			line("    days: %d", c.plan.Days)
-		}
-	}
-	return []byte(b.String())
-}
-
-// quote writes a YAML single-quoted scalar.
-func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }

@@ -34,14 +34,14 @@ func TestPlanRefusals(t *testing.T) {
 	p := Default("corp.internal", softURI)
 	text := string(p.YAML())
 	for name, c := range map[string]struct{ text, says string }{
-		"unknown key":      {strings.Replace(text, "domain:", "domian:", 1), `line 5: unknown key "domian", known here are version, domain`},
-		"unknown role":     {strings.Replace(text, "  rekor:", "  reckor:", 1), `unknown key "reckor", known here are root, issuing`},
+		"unknown key":      {strings.Replace(text, "domain:", "domian:", 1), `line 11: unknown key "domian", known here are version, kind, domain`},
+		"unknown role":     {strings.Replace(text, "  rekor:", "  reckor:", 1), `unknown key "reckor", known here are root, root-successor, issuing`},
 		"unknown key deep": {strings.Replace(text, "    days:", "    dayz:", 1), `unknown key "dayz", known here are commonName, days`},
 		"duplicate key":    {text + "domain: twice.internal\n", "already defined"},
 		"two documents":    {text + "---\nversion: 1\n", "more than one"},
 		"wrong type":       {strings.Replace(text, "days: 3653", "days: long", 1), "line "},
 		"empty":            {"", "EOF"},
-		"missing role":     {strings.Replace(text, "  exporter:\n    uri: 'soft:exporter.key'\n    algorithm: 'ecdsa-p256'\n", "", 1), "keys.exporter is missing"},
+		"missing role":     {strings.Replace(text, "  # parcels of the mirror\n  exporter:\n    uri: 'soft:exporter.key'\n    algorithm: 'ecdsa-p256'\n", "", 1), "keys.exporter is missing"},
 		"version":          {strings.Replace(text, "version: 1", "version: 2", 1), "version is 2"},
 		"domain":           {strings.Replace(text, "'corp.internal'", "'Corp Internal'", 1), "DNS name"},
 		"algorithm":        {strings.Replace(text, "'ecdsa-p384'", "'rsa-1024'", 1), `"rsa-1024"`},
@@ -71,12 +71,12 @@ func TestTranscriptHoldsTheReviewedFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	sum := sha256.Sum256(text)
-	if tr := run1(t, p); tr.Body.Plan != string(text) || tr.Body.PlanDigest != hex.EncodeToString(sum[:]) {
-		t.Errorf("plan of digest %s became\n%s", tr.Body.PlanDigest, tr.Body.Plan)
+	if tr := run1(t, p); tr.Body.Opening.Plan != string(text) || tr.Body.Opening.PlanDigest != hex.EncodeToString(sum[:]) {
+		t.Errorf("plan of digest %s became\n%s", tr.Body.Opening.PlanDigest, tr.Body.Opening.Plan)
 	}
 	p.Organization = "changed after reading"
-	if tr := run1(t, p); !strings.Contains(tr.Body.Plan, "changed after reading") || strings.Contains(tr.Body.Plan, "three people") {
-		t.Errorf("a changed plan kept its old text:\n%s", tr.Body.Plan)
+	if tr := run1(t, p); !strings.Contains(tr.Body.Opening.Plan, "changed after reading") || strings.Contains(tr.Body.Opening.Plan, "three people") {
+		t.Errorf("a changed plan kept its old text:\n%s", tr.Body.Opening.Plan)
 	}
 }
 

@@ -46,6 +46,8 @@ const (
 	Precertificate
 	// Leaf is the end-entity code-signing certificate with embedded SCTs.
 	Leaf
+	// Cross speaks for one root to those who know another: CA, pathlen 1, no EKU.
+	Cross
 )
 
 // String names the profile as transcripts and errors show it.
@@ -63,6 +65,8 @@ func (p Profile) String() string {
 		return "precertificate"
 	case Leaf:
 		return "leaf"
+	case Cross:
+		return "cross"
 	}
 	return fmt.Sprintf("profile(%d)", int(p))
 }

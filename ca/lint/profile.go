@@ -82,6 +82,11 @@ func checkProfile(cert *x509.Certificate, p Profile) ([]Finding, error) {
 	case Root:
 		r.authority(nil)
 		r.want(bytes.Equal(cert.RawSubject, cert.RawIssuer), "root_self_issued", "subject and issuer differ")
+	case Cross:
+		r.authority(nil)
+		r.want(cert.MaxPathLen == 1, "pathlen", "pathLenConstraint is not 1")
+		r.want(!bytes.Equal(cert.RawSubject, cert.RawIssuer), "intermediate_subject", "subject equals issuer")
+		r.want(len(cert.AuthorityKeyId) > 0, "aki", "no authority key identifier")
 	case Issuing:
 		r.authority([]x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning})
 		r.intermediate()

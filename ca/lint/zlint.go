@@ -111,7 +111,7 @@ var lints = sync.OnceValues(func() (map[Profile][]rule, error) {
 		}
 	}
 	sets := map[Profile][]rule{}
-	for _, p := range []Profile{Root, Issuing, TSAIntermediate, TSALeaf, Precertificate, Leaf} {
+	for _, p := range []Profile{Root, Issuing, TSAIntermediate, TSALeaf, Precertificate, Leaf, Cross} {
 		skip := Excluded(p)
 		for _, l := range all.Lints() {
 			if _, ok := skip[l.Name]; ok {
