@@ -8,7 +8,7 @@ func commands() []*cli.Command {
 		demoCommand(), initCommand(), serveCommand(), statusCommand(), doctorCommand(),
 		identityCommand(), clientCommand(), signCommand(), verifyCommand(),
 		keysCommand(), ceremonyCommand(), caCommand(), tsaCommand(), logCommand(), auditCommand(), trustCommand(), mirrorCommand(),
-		bundleCommand(), configCommand(), docsCommand(), completionCommand(), versionCommand(),
+		bundleCommand(), configCommand(), docsCommand(), completionCommand(), versionCommand(), workerCommand(),
 	})
 }
 

@@ -104,6 +104,20 @@ type Keys struct {
 	AllowedModules []string `yaml:"allowed-modules,omitempty"`
 	// Sessions is how many PKCS#11 sessions sign in parallel (default 8).
 	Sessions int `yaml:"sessions,omitempty"`
+	// Timeout bounds one signature in a PKCS#11 token (default 2s). A call its module still holds then is an error, and the
+	// process that holds the module is replaced.
+	Timeout Duration `yaml:"timeout,omitempty"`
+	// ModuleEnv lists the environment variables the PKCS#11 module is given; a name that ends in * stands for all that begin so.
+	// Left out: the variables of known modules, such as SOFTHSM2_CONF.
+	ModuleEnv []string `yaml:"module-env,omitempty"`
+	// LibraryParameters is handed to C_Initialize of modules that take it (NSS softoken: configdir='sql:DIR' ...).
+	LibraryParameters string `yaml:"library-parameters,omitempty"`
+	// AllowImported accepts PKCS#11 keys their token does not claim to have made itself, or that once could be extracted; NSS
+	// softoken claims it of no key.
+	AllowImported bool `yaml:"allow-imported,omitempty"`
+	// InProcess loads the PKCS#11 module into this process instead of a child of its own: for measurements. A module that hangs
+	// or crashes then takes the logs along.
+	InProcess bool `yaml:"in-process,omitempty"`
 	// AllowSoftware permits software keys in the production profile.
 	AllowSoftware bool `yaml:"allow-software,omitempty"`
 	// Roles maps each role (root, issuing, rekor, rekor-<n>, ct, audit, tsa, tuf, oidc, exporter) to a key URI.

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"redoubt.internal/log/rekor"
 )
@@ -85,6 +86,12 @@ func (c *Config) check() error {
 	if production && strings.HasPrefix(c.Keys.Token, "soft:") && !c.Keys.AllowSoftware {
 		bad("keys.token: software keys in the production profile need keys.allow-software: true")
 	}
+	if uriAttribute(c.Keys.Token, "pin-value") != "" {
+		bad("keys.token: holds a PIN (pin-value); a configuration is copied and read: put it into a file of mode 0600 and name that with pin-source")
+	}
+	if c.Keys.Timeout < 0 || time.Duration(c.Keys.Timeout) > time.Minute {
+		bad("keys.timeout: %s is not between 0 and 1m", time.Duration(c.Keys.Timeout))
+	}
 	owner := map[string]string{}
 	for _, role := range slices.Sorted(maps.Keys(c.Keys.Roles)) {
 		uri := c.Keys.Roles[role]
@@ -95,6 +102,9 @@ func (c *Config) check() error {
 			bad("keys.roles.%s: the same key as %s; no key may serve two roles", role, other)
 		}
 		owner[uri] = role
+		if uriAttribute(uri, "pin-value") != "" {
+			bad("keys.roles.%s: holds a PIN (pin-value); name its file with pin-source", role)
+		}
 	}
 	for _, err := range c.Log.check() {
 		bad("log.artifact: %w", err)

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"time"
 
 	"redoubt.internal/hsm"
 	"redoubt.internal/hsm/pkcs11"
@@ -48,7 +49,7 @@ func (k *keyring) token(uri string) (hsm.Token, error) {
 	case "soft":
 		t, err = soft.Open(soft.Config{Dir: orDefault(k.softDir, k.dir.keys()), PassphraseFile: k.dir.resolve(k.cfg.PassphraseFile), Logger: k.logger})
 	case "pkcs11":
-		t, err = pkcs11.Open(pkcs11.Config{URI: at, PINFile: k.dir.resolve(k.cfg.PINFile), LatchDir: k.dir.keys(), AllowedModules: k.modules(at), Sessions: k.cfg.Sessions, Logger: k.logger})
+		t, err = k.openPKCS11(at)
 	default:
 		return nil, fmt.Errorf("%w: %q; want soft: or pkcs11:", errScheme, scheme)
 	}
@@ -57,6 +58,52 @@ func (k *keyring) token(uri string) (hsm.Token, error) {
 	}
 	k.tokens[at] = t
 	return t, nil
+}
+
+// openPKCS11 opens a PKCS#11 token in a child process, or in this one where the configuration says so.
+func (k *keyring) openPKCS11(uri string) (hsm.Token, error) {
+	s := pkcs11Settings{
+		URI: uri, PINFile: k.dir.resolve(k.cfg.PINFile), LatchDir: k.dir.keys(), AllowedModules: k.modules(uri), LibraryParameters: k.cfg.LibraryParameters,
+		AllowImported: k.cfg.AllowImported, Sessions: k.cfg.Sessions,
+	}
+	if !k.cfg.InProcess {
+		return openWorker(workerSettings{PKCS11: &s}, k.cfg, orDefaultList(k.cfg.ModuleEnv, pkcs11.Environment()), k.logger)
+	}
+	t, err := pkcs11.Open(s.config(k.logger))
+	if err != nil {
+		return nil, err // not t, which is a nil pointer and no nil Token
+	}
+	return t, nil
+}
+
+// pkcs11Settings is what a child is told of a PKCS#11 token; the PIN itself stays in its file.
+type pkcs11Settings struct {
+	URI               string   `json:"uri"`
+	PINFile           string   `json:"pinFile,omitempty"`
+	LatchDir          string   `json:"latchDir,omitempty"`
+	AllowedModules    []string `json:"allowedModules,omitempty"`
+	LibraryParameters string   `json:"libraryParameters,omitempty"`
+	AllowImported     bool     `json:"allowImported,omitempty"`
+	Sessions          int      `json:"sessions,omitempty"`
+}
+
+func (s *pkcs11Settings) config(logger *slog.Logger) pkcs11.Config {
+	return pkcs11.Config{
+		URI: s.URI, PINFile: s.PINFile, LatchDir: s.LatchDir, AllowedModules: s.AllowedModules, LibraryParameters: s.LibraryParameters,
+		AllowImported: s.AllowImported, Sessions: s.Sessions, Logger: logger,
+	}
+}
+
+// openSettings opens a token in the child; ctx bounds it.
+func openSettings(ctx context.Context, s workerSettings, logger *slog.Logger) (hsm.Token, error) {
+	if s.PKCS11 == nil {
+		return nil, fmt.Errorf("%w: nothing to open", errScheme)
+	}
+	c := s.PKCS11.config(logger)
+	if deadline, ok := ctx.Deadline(); ok {
+		c.ConnectTimeout = time.Until(deadline)
+	}
+	return pkcs11.Open(c)
 }
 
 // modules are the PKCS#11 modules that may be loaded: the configured list, else the one the configuration's own URI names.

@@ -83,3 +83,14 @@ func DefaultModules() []string {
 		"/usr/lib/x86_64-linux-gnu/softhsm/", "/usr/lib/aarch64-linux-gnu/softhsm/",
 	}
 }
+
+// Environment returns the variables by which modules known here are configured,
+// for a process that is to have no others; a name that ends in "*" stands for all
+// that begin so.
+func Environment() []string {
+	return []string{
+		"SOFTHSM2_CONF", "OPENCRYPTOKI_*", "PKCSLIB", "NSS_*", "KRYOPTIC_CONF", "P11_KIT_*", "OPENSC_*",
+		"TPM2_PKCS11_*", "TSS2_*", "DBUS_SESSION_BUS_ADDRESS", "DBUS_SYSTEM_BUS_ADDRESS",
+		"YUBIHSM_PKCS11_*", "CS_PKCS11_*", "ChrystokiConfigurationPath", "CKNFAST_*", "NFAST_*", "ET_PTKC_*", "CLOUDHSM_*", "AWSNITRO*",
+	}
+}

@@ -77,7 +77,7 @@ func parent(dir string) int {
 	self, err := os.Executable()
 	if err == nil {
 		config, _ := json.Marshal(testConfig{Dir: dir})
-		_, err = Open(Config{Command: []string{self, childArg}, Config: config})
+		_, err = Open(Config{Path: self, Args: []string{"worker.test", childArg}, Config: config})
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -88,7 +88,7 @@ func parent(dir string) int {
 
 func startParent(t testing.TB, b *bench) *exec.Cmd {
 	t.Helper()
-	cmd := exec.Command(b.config.Command[0], parentArg, b.dir)
+	cmd := exec.Command(b.config.Path, parentArg, b.dir)
 	cmd.Stderr = os.Stderr
 	must(t, cmd.Start())
 	return cmd
@@ -238,7 +238,7 @@ func newFake(t testing.TB) *bench {
 	dir := t.TempDir()
 	config, err := json.Marshal(testConfig{Dir: dir})
 	must(t, err)
-	return &bench{dir, Config{Command: []string{self, childArg}, Config: config, Timeout: 400 * time.Millisecond, Logger: newLogger(&testLog{t: t})}}
+	return &bench{dir, Config{Path: self, Args: []string{"worker.test", childArg}, Config: config, Timeout: 400 * time.Millisecond, Logger: newLogger(&testLog{t: t})}}
 }
 
 // testLog passes the logger's lines to the test while it runs.

@@ -48,7 +48,7 @@ type process struct {
 // launch starts the child. Its environment is env and nothing else, its
 // descriptors are the pipe and a pipe for what it prints, and it dies with this
 // process.
-func launch(command, env []string, logger *slog.Logger) (*process, error) {
+func launch(path string, args, env []string, logger *slog.Logger) (*process, error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("making the worker's pipe: %w", err)
@@ -68,7 +68,7 @@ func launch(command, env []string, logger *slog.Logger) (*process, error) {
 	defer output.Close()
 	p := &process{conn: conn, logger: logger, pending: map[uint32]chan frame{}, dead: make(chan struct{}), reaped: make(chan struct{}), keys: map[string]uint32{}}
 	p.cmd = &exec.Cmd{
-		Path: command[0], Args: command, Env: append([]string{}, env...), Dir: "/",
+		Path: path, Args: args, Env: append([]string{}, env...), Dir: "/",
 		Stdout: output, Stderr: output, ExtraFiles: []*os.File{theirs},
 		// A group of its own: an interrupt at the terminal is for the service, which still wants to sign.
 		SysProcAttr: &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true},
@@ -77,7 +77,7 @@ func launch(command, env []string, logger *slog.Logger) (*process, error) {
 	go p.reap(started)
 	if err := <-started; err != nil {
 		_, _ = conn.Close(), printed.Close()
-		return nil, fmt.Errorf("starting worker %s: %w", command[0], err)
+		return nil, fmt.Errorf("starting worker %s: %w", path, err)
 	}
 	go p.relay(printed)
 	go p.receive()
@@ -286,7 +286,11 @@ func (p *process) relay(r *os.File) {
 		text := strings.TrimSpace(strings.ToValidUTF8(string(line[:min(len(line), 512)]), "?"))
 		if text != "" && n < 32 {
 			p.tail.add(text)
-			p.logger.Warn("token worker says", "pid", p.cmd.Process.Pid, "line", text)
+			level := slog.LevelWarn
+			if strings.HasPrefix(text, "level=INFO") || strings.HasPrefix(text, "level=DEBUG") {
+				level = slog.LevelInfo
+			}
+			p.logger.Log(context.Background(), level, "token worker says", "pid", p.cmd.Process.Pid, "line", text)
 		}
 		if err != nil {
 			_, _ = io.Copy(io.Discard, in)

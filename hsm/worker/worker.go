@@ -53,9 +53,12 @@ const (
 
 // Config says how a child is started and what it is told.
 type Config struct {
-	// Command is the program, an absolute path, and its arguments. It calls Serve
-	// on the connection ChildConn returns.
-	Command []string
+	// Path is the program; it must be absolute. It calls Serve on the connection
+	// ChildConn returns. "/proc/self/exe" is this program, also after its file was
+	// replaced by another version.
+	Path string
+	// Args are its arguments, the first of them its name.
+	Args []string
 	// Config is handed to the open function of Serve, over the pipe.
 	Config []byte
 	// Env lists the variables of this process's environment the child gets; a
@@ -87,8 +90,8 @@ type Token struct {
 // Open starts a child and opens the token in it. Its errors are those of the
 // child's open function, and hsm.ErrUnavailable when the child cannot run.
 func Open(c Config) (*Token, error) {
-	if len(c.Command) == 0 || !strings.HasPrefix(c.Command[0], "/") {
-		return nil, errors.New("worker without the absolute path of a program")
+	if !strings.HasPrefix(c.Path, "/") || len(c.Args) == 0 {
+		return nil, errors.New("worker without the absolute path and the name of a program")
 	}
 	if c.Timeout < 0 || c.Timeout > maxTime {
 		return nil, fmt.Errorf("time of %s for a signature, allowed is up to %s", c.Timeout, maxTime)
@@ -217,7 +220,7 @@ func (t *Token) start(lost *process) {
 
 // launch starts a child and has it open its token.
 func (t *Token) launch(bound time.Duration) (*process, error) {
-	p, err := launch(t.config.Command, t.env, t.config.Logger)
+	p, err := launch(t.config.Path, t.config.Args, t.env, t.config.Logger)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", hsm.ErrUnavailable, err)
 	}

@@ -165,9 +165,9 @@ func TestOpenErrors(t *testing.T) {
 	b.faults(t, "")
 	heals(t, key)
 
-	for name, command := range map[string][]string{"nothing": nil, "relative": {"redoubt"}, "absent": {"/nonexistent/redoubt"}, "one that says nothing": {"/bin/true"}} {
+	for name, path := range map[string]string{"nothing": "", "relative": "redoubt", "absent": "/nonexistent/redoubt", "one that says nothing": "/bin/true"} {
 		c := b.config
-		c.Command = command
+		c.Path = path
 		if _, err := Open(c); err == nil {
 			t.Errorf("started %s", name)
 		} else {
