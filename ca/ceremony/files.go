@@ -82,6 +82,13 @@ func (t *Transcript) files() ([]file, error) {
 			}
 		}
 	}
+	if t.after != nil {
+		data, err := t.after.Encode()
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, file{RegisterFile, data})
+	}
 	for _, k := range t.Keys() {
 		if k.Attestation != nil {
 			data, err := encode(k.Attestation)

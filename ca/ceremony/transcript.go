@@ -53,7 +53,8 @@ type Transcript struct {
 	requests  *Transcript // of the part that made the requests, when this part used them
 	issued    *Transcript // of the part that made the certificates, when this part took them in
 	authority []*x509.Certificate
-	register  *Register
+	register  *Register // before the change, of kind custodians; else as the plan names it
+	after     *Register // after the change
 	checked   []string
 }
 
@@ -179,6 +180,10 @@ type TrustChange struct {
 
 // Encode writes the transcript as indented JSON, the one spelling Verify reads.
 func (t *Transcript) Encode() ([]byte, error) { return encode(t) }
+
+// Register returns the register of custodians as this ceremony leaves it; nil
+// when it changes none.
+func (t *Transcript) Register() *Register { return t.after }
 
 // Digest is the SHA-256 of the transcript's file in hex: how the other side's
 // transcript and the operators name it.
