@@ -148,7 +148,7 @@ func (c *commands) clock() (*tpm2.TPMSClockInfo, error) {
 // wasReset tells after a failed operation whether the TPM was reset beneath it.
 func (c *commands) wasReset(err error) bool {
 	var rc tpm2.TPMRC
-	if !errors.As(err, &rc) || c.t.state.clock == nil {
+	if !errors.As(err, &rc) && !errors.Is(err, errStale) || c.t.state.clock == nil {
 		return false
 	}
 	clock, err := c.clock()

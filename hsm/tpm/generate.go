@@ -15,8 +15,7 @@ import (
 // somebody else's wrong tries lock the TPM.
 const strongAuth = 16
 
-// template is the public area asked for. withAuth and long describe the
-// authorisation value.
+// template is the public area asked for.
 func template(alg hsm.Algorithm, noDA bool) (tpm2.TPMTPublic, error) {
 	t := tpm2.TPMTPublic{NameAlg: tpm2.TPMAlgSHA256, ObjectAttributes: tpm2.TPMAObject{
 		FixedTPM: true, FixedParent: true, SensitiveDataOrigin: true, UserWithAuth: true, SignEncrypt: true, NoDA: noDA}}
@@ -154,10 +153,6 @@ func (t *Token) generate(ctx context.Context, u *uri, alg hsm.Algorithm) (*keyRe
 // create makes a key under the storage root key; the authorisation value travels
 // encrypted.
 func (c *commands) create(alg hsm.Algorithm, auth []byte) (*keyFile, error) {
-	session, err := c.session(false, false)
-	if err != nil {
-		return nil, err
-	}
 	p, err := c.srk()
 	if err != nil {
 		return nil, err
@@ -166,6 +161,11 @@ func (c *commands) create(alg hsm.Algorithm, auth []byte) (*keyFile, error) {
 	if err != nil {
 		return nil, err
 	}
+	session, err := c.salted(p, nil, c.encryption(true, false)...)
+	if err != nil {
+		return nil, err
+	}
+	defer c.w.slowly()()
 	r, err := tpm2.Create{
 		ParentHandle: p.auth(session), InPublic: tpm2.New2B(t),
 		InSensitive: tpm2.TPM2BSensitiveCreate{Sensitive: &tpm2.TPMSSensitiveCreate{UserAuth: tpm2.TPM2BAuth{Buffer: auth}}},

@@ -239,16 +239,12 @@ func (c *commands) load(r *keyRef) (tpm2.TPMHandle, error) {
 // loadFile loads a key file under its parent and compares the name the TPM
 // computed with the expected one.
 func (c *commands) loadFile(f *keyFile, name tpm2.TPM2BName) (tpm2.TPMHandle, error) {
-	session, err := c.session(false, false)
-	if err != nil {
-		return 0, err
-	}
 	p, err := c.parentOf(f.parent)
 	if err != nil {
 		return 0, err
 	}
 	c.expect(name)
-	l, err := tpm2.Load{ParentHandle: p.auth(session), InPrivate: tpm2.TPM2BPrivate{Buffer: f.private}, InPublic: tpm2.BytesAs2B[tpm2.TPMTPublic](f.public)}.Execute(c.w)
+	l, err := tpm2.Load{ParentHandle: p.auth(tpm2.PasswordAuth(nil)), InPrivate: tpm2.TPM2BPrivate{Buffer: f.private}, InPublic: tpm2.BytesAs2B[tpm2.TPMTPublic](f.public)}.Execute(c.w)
 	if err != nil {
 		c.keep(0, tpm2.TPM2BName{}, err)
 		if errors.Is(err, tpm2.TPMRCIntegrity) {

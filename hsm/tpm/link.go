@@ -21,7 +21,7 @@ const (
 	// answerTime is how long a TPM may take for one command before it counts as
 	// hung. The slowest chips sign RSA-3072 in about a second.
 	answerTime = 1800 * time.Millisecond
-	// makeTime is the same for commands that make keys: RSA in a chip takes minutes.
+	// makeTime is the same for commands that make RSA keys, and keys to stay: RSA in a chip takes minutes.
 	makeTime = 5 * time.Minute
 	// retryAfter is how long a failed contact answers for the next callers, so that
 	// each of many waiting signers does not wait for a dead TPM in turn.
@@ -163,6 +163,14 @@ func (l *link) lose(err error) error {
 type wire struct {
 	l    *link
 	lost error
+	slow bool
+}
+
+// slowly lets commands take as long as making a key does, until the function it
+// returns is called.
+func (w *wire) slowly() func() {
+	w.slow = true
+	return func() { w.slow = false }
 }
 
 // Send hands one command to the TPM and returns its response.
@@ -171,11 +179,8 @@ func (w *wire) Send(command []byte) ([]byte, error) {
 		return nil, w.lost
 	}
 	limit := answerTime
-	if len(command) >= 10 {
-		switch tpm2.TPMCC(binary.BigEndian.Uint32(command[6:])) {
-		case tpm2.TPMCCCreate, tpm2.TPMCCCreatePrimary:
-			limit = makeTime
-		}
+	if w.slow {
+		limit = makeTime
 	}
 	deadline := time.Now().Add(limit)
 	for pause := 2 * time.Millisecond; ; pause *= 2 {

@@ -45,7 +45,8 @@ type parent struct {
 	reference uint32 // as key files name it
 }
 
-// auth is the parent with its (empty) authorisation in a session.
+// auth is the parent with its authorisation, which is empty: nothing secret, so a
+// password session does where no other secret travels.
 func (p *parent) auth(s tpm2.Session) tpm2.AuthHandle {
 	return tpm2.AuthHandle{Handle: p.handle, Name: p.name, Auth: s}
 }
