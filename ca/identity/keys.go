@@ -2,6 +2,7 @@ package identity
 
 import (
 	"context"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
@@ -9,6 +10,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"math/big"
 	"strings"
 	"sync"
 	"time"
@@ -32,7 +35,8 @@ type verifiedSet struct {
 }
 
 // VerifySignature checks the one signature with a key of the issuer and returns
-// the signed claims.
+// the signed claims. Both are those parseToken cut out of the token before
+// go-oidc saw it; go-oidc hands over the same text.
 func (s *verifiedSet) VerifySignature(ctx context.Context, raw string) ([]byte, error) {
 	payload, err := s.verify(ctx, raw)
 	s.err = err
@@ -40,25 +44,54 @@ func (s *verifiedSet) VerifySignature(ctx context.Context, raw string) ([]byte, 
 }
 
 func (s *verifiedSet) verify(ctx context.Context, raw string) ([]byte, error) {
-	h := s.token.header
-	jws, err := jose.ParseSignedCompact(raw, []jose.SignatureAlgorithm{jose.SignatureAlgorithm(h.Alg)})
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrToken, err)
+	t := s.token
+	if raw != t.raw {
+		return nil, fmt.Errorf("%w: another token than the one that was parsed", ErrToken)
 	}
-	keys, err := s.keys(ctx, h.Kid)
+	keys, err := s.keys(ctx, t.header.Kid)
 	if err != nil {
 		return nil, err
 	}
 	for i := range keys {
-		k := &keys[i]
-		if !usable(k, h) {
-			continue
-		}
-		if payload, err := jws.Verify(k.Key); err == nil {
-			return payload, nil
+		if k := &keys[i]; usable(k, t.header) && signed(k.Key, t.header.Alg, t.input(), t.signature) {
+			return t.payload, nil
 		}
 	}
 	return nil, fmt.Errorf("%w: no key of the issuer verifies the signature", ErrToken)
+}
+
+// signed reports whether sig is key's signature of input under a JWS algorithm
+// (RFC 7518, 3.3 to 3.5; RFC 8037, 3.1).
+func signed(key any, alg, input string, sig []byte) bool {
+	if pub, ok := key.(ed25519.PublicKey); ok {
+		return alg == "EdDSA" && ed25519.Verify(pub, []byte(input), sig)
+	}
+	var hash crypto.Hash
+	family, size, _ := strings.Cut(alg, "S") // ES256: E, 256
+	switch size {
+	case "256":
+		hash = crypto.SHA256
+	case "384":
+		hash = crypto.SHA384
+	case "512":
+		hash = crypto.SHA512
+	default:
+		return false
+	}
+	h := hash.New()
+	io.WriteString(h, input)
+	digest := h.Sum(nil)
+	switch pub := key.(type) {
+	case *rsa.PublicKey:
+		if family == "P" {
+			return rsa.VerifyPSS(pub, hash, digest, sig, nil) == nil
+		}
+		return family == "R" && rsa.VerifyPKCS1v15(pub, hash, digest, sig) == nil
+	case *ecdsa.PublicKey: // two numbers of the curve's size, no more and no less
+		n := (pub.Curve.Params().BitSize + 7) / 8
+		return family == "E" && len(sig) == 2*n && ecdsa.Verify(pub, digest, new(big.Int).SetBytes(sig[:n]), new(big.Int).SetBytes(sig[n:]))
+	}
+	return false
 }
 
 // usable reports whether key k may verify a token with header h: the key id

@@ -57,7 +57,12 @@ type token struct {
 	header  header
 	claims  claims
 	payload []byte
+	// signature is the third part.
+	signature []byte
 }
+
+// input is what is signed: header and payload as they stand (RFC 7515, 5.2).
+func (t *token) input() string { return t.raw[:strings.LastIndexByte(t.raw, '.')] }
 
 // parseToken takes a compact JWS apart. It is the whole of what runs on input
 // nobody has vouched for, so its cost is bounded by maxToken.
@@ -92,8 +97,9 @@ func parseToken(raw string) (*token, error) {
 		}
 		bin[i] = b
 	}
-	sum := sha256.Sum256([]byte(raw[:len(raw)-len(parts[2])-1]))
-	t := &token{raw: raw, payload: bin[1], id: hex.EncodeToString(sum[:])}
+	t := &token{raw: raw, payload: bin[1], signature: bin[2]}
+	sum := sha256.Sum256([]byte(t.input()))
+	t.id = hex.EncodeToString(sum[:])
 	var err error
 	if t.header, err = parseHeader(bin[0]); err != nil {
 		return nil, fmt.Errorf("header: %w", err)
