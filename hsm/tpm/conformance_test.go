@@ -2,6 +2,7 @@ package tpm
 
 import (
 	"fmt"
+	"sync"
 	"testing"
 
 	"redoubt.internal/hsm"
@@ -28,10 +29,12 @@ func TestConformanceFile(t *testing.T) {
 func TestConformanceHandle(t *testing.T) {
 	e := startTPM(t)
 	e.persistSRK()
-	handles := map[string]int{}
+	handles, mu := map[string]int{}, sync.Mutex{}
 	hsmtest.Run(t, hsmtest.Kind{
 		Open: func(t testing.TB) hsm.Token { return open(t, e.config()) },
 		URI: func(name string) string {
+			mu.Lock()
+			defer mu.Unlock()
 			if _, ok := handles[name]; !ok {
 				handles[name] = len(handles)
 			}
