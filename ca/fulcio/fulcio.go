@@ -53,12 +53,13 @@ type api struct {
 	authority *ca.Authority
 	identity  *identity.Verifier
 	chains    [][]*x509.Certificate
+	above     []string // what stands above every certificate, PEM, issuing certificate first
 	logger    *slog.Logger
 }
 
-// processSigningCert issues one certificate. A token in the request wins over
-// the one beside it (header, metadata).
-func (s *api) processSigningCert(ctx context.Context, token string, r *fulciogrpc.CreateSigningCertificateRequest) (*fulciogrpc.SigningCertificate, error) {
+// processSigningCert issues one certificate and returns it in PEM. A token in
+// the request wins over the one beside it (header, metadata).
+func (s *api) processSigningCert(ctx context.Context, token string, r *fulciogrpc.CreateSigningCertificateRequest) (string, error) {
 	if inBody := r.GetCredentials().GetOidcIdentityToken(); inBody != "" {
 		token = inBody
 	}
@@ -69,17 +70,30 @@ func (s *api) processSigningCert(ctx context.Context, token string, r *fulciogrp
 		CSR:       r.GetCertificateSigningRequest(),
 	})
 	if err != nil {
-		return nil, s.status(ctx, err)
+		return "", s.status(ctx, err)
 	}
-	certs := []string{pemOf(issued.Leaf)}
-	for _, c := range issued.Chain {
-		certs = append(certs, pemOf(c))
-	}
+	return pemOf(issued.Leaf), nil
+}
+
+// signingCertificate is the answer to a signing request.
+func (s *api) signingCertificate(leaf string) *fulciogrpc.SigningCertificate {
 	return &fulciogrpc.SigningCertificate{Certificate: &fulciogrpc.SigningCertificate_SignedCertificateEmbeddedSct{
 		SignedCertificateEmbeddedSct: &fulciogrpc.SigningCertificateEmbeddedSCT{
-			Chain: &fulciogrpc.CertificateChain{Certificates: certs},
+			Chain: &fulciogrpc.CertificateChain{Certificates: append([]string{leaf}, s.above...)},
 		},
-	}}, nil
+	}}
+}
+
+// signingCertificateJSON is signingCertificate in proto-JSON: PEM needs no
+// escapes but those of its line ends.
+func (s *api) signingCertificateJSON(leaf string) []byte {
+	b := append(make([]byte, 0, 8<<10), `{"signedCertificateEmbeddedSct":{"chain":{"certificates":["`...)
+	b = append(b, strings.ReplaceAll(leaf, "\n", `\n`)...)
+	for _, c := range s.above {
+		b = append(b, `","`...)
+		b = append(b, strings.ReplaceAll(c, "\n", `\n`)...)
+	}
+	return append(b, `"]}}}`...)
 }
 
 // processTrustBundle names the chains, the current one first.

@@ -47,7 +47,11 @@ func (s *api) CreateSigningCertificate(ctx context.Context, r *fulciogrpc.Create
 			}
 		}
 	}
-	return s.processSigningCert(ctx, token, r)
+	leaf, err := s.processSigningCert(ctx, token, r)
+	if err != nil {
+		return nil, err
+	}
+	return s.signingCertificate(leaf), nil
 }
 
 // GetTrustBundle implements fulciogrpc.CAServer.

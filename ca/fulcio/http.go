@@ -1,12 +1,14 @@
 package fulcio
 
 import (
+	"bytes"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -39,6 +41,9 @@ func Handler(a *ca.Authority, v *identity.Verifier, o Options) http.Handler {
 	s := &api{authority: a, identity: v, chains: append([][]*x509.Certificate{a.Chain()}, o.FormerChains...), logger: o.Logger}
 	if s.logger == nil {
 		s.logger = slog.New(slog.DiscardHandler)
+	}
+	for _, c := range a.Chain() {
+		s.above = append(s.above, pemOf(c.Raw))
 	}
 	routes := map[string]struct {
 		method string
@@ -87,11 +92,15 @@ func (s *api) serveSigningCert(w http.ResponseWriter, r *http.Request) error {
 	if err := readJSON(w, r, &request); err != nil {
 		return err
 	}
-	answer, err := s.processSigningCert(r.Context(), bearer(r), &request)
+	leaf, err := s.processSigningCert(r.Context(), bearer(r), &request)
 	if err != nil {
 		return err
 	}
-	return serveJSON(w, answer)
+	body := s.signingCertificateJSON(leaf)
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	_, _ = w.Write(body)
+	return nil
 }
 
 // serveLegacySigningCert answers version 1: 201 and PEM, leaf first.
@@ -100,13 +109,13 @@ func (s *api) serveLegacySigningCert(w http.ResponseWriter, r *http.Request) err
 	if err := readJSON(w, r, &old); err != nil {
 		return err
 	}
-	answer, err := s.processSigningCert(r.Context(), bearer(r), upgrade(&old))
+	leaf, err := s.processSigningCert(r.Context(), bearer(r), upgrade(&old))
 	if err != nil {
 		return err
 	}
 	w.Header().Set("Content-Type", pemChain)
 	w.WriteHeader(http.StatusCreated)
-	_, _ = io.WriteString(w, strings.Join(answer.GetSignedCertificateEmbeddedSct().GetChain().GetCertificates(), ""))
+	_, _ = io.WriteString(w, leaf+strings.Join(s.above, ""))
 	return nil
 }
 
@@ -170,8 +179,9 @@ func readJSON(w http.ResponseWriter, r *http.Request, m proto.Message) error {
 	}
 	// A server that cannot set deadlines bounds reading itself.
 	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTime))
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
-	if err != nil {
+	var body bytes.Buffer
+	body.Grow(int(min(max(r.ContentLength, 0), 64<<10)) + bytes.MinRead) // one read for an honest request; nothing much for a promised one
+	if _, err := body.ReadFrom(http.MaxBytesReader(w, r.Body, maxBody)); err != nil {
 		var tooLarge *http.MaxBytesError
 		if errors.As(err, &tooLarge) {
 			return status.Errorf(codes.InvalidArgument, "request body is larger than %d bytes", maxBody)
@@ -179,7 +189,7 @@ func readJSON(w http.ResponseWriter, r *http.Request, m proto.Message) error {
 		return status.Error(codes.InvalidArgument, "request body could not be read")
 	}
 	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
-	if err := (protojson.UnmarshalOptions{DiscardUnknown: true, RecursionLimit: 32}).Unmarshal(body, m); err != nil {
+	if err := (protojson.UnmarshalOptions{DiscardUnknown: true, RecursionLimit: 32}).Unmarshal(body.Bytes(), m); err != nil {
 		return status.Error(codes.InvalidArgument, "request body is not the JSON of a signing request: "+reason(err))
 	}
 	return nil
