@@ -22,11 +22,30 @@ type authorityChain struct {
 	chain []*x509.Certificate
 }
 
-// openChains reads the chain of every issuing and timestamp certificate there was, and checks those in use against their keys.
-func (in *instance) openChains(context.Context) error {
-	in.authorities = map[string][]authorityChain{}
+// openChains opens the chains there are and takes those in use.
+func (in *instance) openChains(context.Context) (err error) {
+	if in.authorities, err = in.readAuthorities(in.history); err != nil {
+		return err
+	}
+	for role, to := range map[string]*[]*x509.Certificate{roleIssuing: &in.caChain, roleTSA: &in.tsaChain} {
+		for _, a := range in.authorities[role] {
+			if a.State != stateActive {
+				continue
+			}
+			if err := matches(a.chain[0], in.active(role), in.dir.resolve(a.Chain), in.dir.config(), a.Name); err != nil {
+				return err
+			}
+			*to = a.chain
+		}
+	}
+	return nil
+}
+
+// readAuthorities reads the chain of every issuing and timestamp certificate on record, by role.
+func (in *instance) readAuthorities(h *history) (map[string][]authorityChain, error) {
+	all := map[string][]authorityChain{}
 	for role, first := range map[string]string{roleIssuing: orDefault(in.cfg.CA.Chain, "pki/ca-chain.pem"), roleTSA: orDefault(in.cfg.TSA.Chain, "pki/tsa-chain.pem")} {
-		instances := in.history.of(role)
+		instances := h.of(role)
 		if len(instances) == 0 {
 			instances = []keyInstance{{Name: role, Role: role, State: stateActive, URI: in.cfg.Keys.Roles[role], Chain: first}}
 		}
@@ -34,26 +53,14 @@ func (in *instance) openChains(context.Context) error {
 			if k.State == statePlanned {
 				continue
 			}
-			path := in.dir.resolve(k.Chain)
-			chain, err := readChain(path)
+			chain, err := readChain(in.dir.resolve(k.Chain))
 			if err != nil {
-				return err
+				return nil, err
 			}
-			in.authorities[role] = append(in.authorities[role], authorityChain{k, chain})
-			if k.State != stateActive {
-				continue
-			}
-			if err := matches(chain[0], in.active(role), path, in.dir.config(), k.Name); err != nil {
-				return err
-			}
-			if role == roleIssuing {
-				in.caChain = chain
-			} else {
-				in.tsaChain = chain
-			}
+			all[role] = append(all[role], authorityChain{k, chain})
 		}
 	}
-	return nil
+	return all, nil
 }
 
 var errOtherKey = errors.New("a certificate is not of the key that should sign under it")

@@ -214,7 +214,7 @@ type peerKey struct{}
 
 // controlServer answers verbs on the control socket. The run directory is 0700, so nobody reaches the socket between bind
 // and chmod; the kernel names the peer and that name is the actor in the audit log.
-func controlServer(in *instance) *http.Server {
+func controlServer(s *server) *http.Server {
 	table := map[string]operation{}
 	for _, o := range operations() {
 		table[o.name] = o
@@ -231,7 +231,7 @@ func controlServer(in *instance) *http.Server {
 			return
 		}
 		actor, _ := r.Context().Value(peerKey{}).(string)
-		result, err := o.run(r.Context(), in, actor, args)
+		result, err := s.operate(r.Context(), o, actor, args)
 		if err != nil {
 			writeFailure(w, err)
 			return

@@ -16,6 +16,11 @@ func (s *server) guard(service string, room http.Handler) http.Handler {
 		limit = defaultBodyBytes
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		leave, err := s.gate.enter(r.Context())
+		if err != nil {
+			return // the client is gone
+		}
+		defer leave()
 		started, out := time.Now(), &recorder{ResponseWriter: w, status: http.StatusOK}
 		defer func() {
 			if p := recover(); p != nil {

@@ -97,18 +97,29 @@ func (in *instance) clockSane() error {
 	return nil
 }
 
-// registerGauges adds what is read from the instance when the metrics page is fetched.
-func (in *instance) registerGauges(m *metrics) {
-	for _, l := range in.logs() {
+// registerGauges adds what is read from the instance when the metrics page is fetched. It may be called again when there are more logs.
+func (s *server) registerGauges() {
+	for _, l := range s.instance().logs() {
 		name := "redoubt_" + strings.ReplaceAll(l.role, "-", "_")
-		m.gauge(name+"_log_size", "Entries under the last signed head.", func() float64 { return float64(l.log.Head().Size) })
-		m.gauge(name+"_log_writable", "1 when the log takes entries.", func() float64 {
-			if l.log.Err() != nil {
+		s.metrics.gauge(name+"_log_size", "Entries under the last signed head.", func() float64 {
+			if now, err := s.instance().pick(l.role); err == nil {
+				return float64(now.Head().Size)
+			}
+			return 0
+		})
+		s.metrics.gauge(name+"_log_writable", "1 when the log takes entries.", func() float64 {
+			if now, err := s.instance().pick(l.role); err != nil || now.Err() != nil || s.instance().frozen(l.role) {
 				return 0
 			}
 			return 1
 		})
 	}
+}
+
+// frozen reports whether the log called name takes no more entries.
+func (in *instance) frozen(name string) bool {
+	k := in.history.find(name)
+	return k != nil && k.State == stateRetired || slices.ContainsFunc(in.cfg.Log.Artifact, func(a ArtifactLog) bool { return a.Name == name && a.Frozen })
 }
 
 // ready reports whether every check holds, warnings aside.

@@ -316,8 +316,11 @@ func (c *Config) inForce() (*Config, *history, error) {
 	return next, h, err
 }
 
-// redactURI cuts the query off a key URI: module paths and where PINs are read from are nobody's business in a message.
+// redactURI cuts the query off the URI of a PKCS#11 key: module paths and where PINs are read from are nobody's business in a message.
 func redactURI(uri string) string {
+	if !strings.HasPrefix(uri, "pkcs11:") {
+		return uri
+	}
 	path, _, _ := strings.Cut(uri, "?")
 	return path
 }

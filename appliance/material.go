@@ -22,31 +22,35 @@ import (
 // its end, what is announced with its start. Logs that were made by the first ceremony count from the moment the first issuing
 // certificate does.
 func (in *instance) material() (trust.Material, error) {
-	m := trust.Material{Domain: in.cfg.Domain}
+	m, h := trust.Material{Domain: in.cfg.Domain}, in.onRecord()
+	authorities, err := in.readAuthorities(h)
+	if err != nil {
+		return m, err
+	}
 	for role, to := range map[string]*[]trust.Authority{roleIssuing: &m.CAs, roleTSA: &m.TSAs} {
-		for _, a := range in.authorities[role] {
+		for _, a := range authorities[role] {
 			*to = append(*to, trust.Authority{Chain: a.chain, End: a.End, Next: a.State == stateAnnounced})
 		}
 	}
 	for _, a := range in.cfg.Log.Artifact {
-		l, err := in.publishedLog(a.Name, !slices.Contains(a.Serves, rekor.V1))
+		l, err := in.publishedLog(h, a.Name, !slices.Contains(a.Serves, rekor.V1))
 		if err != nil {
 			return m, err
 		}
 		m.Rekor = append(m.Rekor, l)
 	}
 	for _, name := range in.cfg.certificateLogs() {
-		l, err := in.publishedLog(name, false)
+		l, err := in.publishedLog(h, name, false)
 		if err != nil {
 			return m, err
 		}
 		m.CTLogs = append(m.CTLogs, l)
 	}
-	for _, k := range in.history.Instances {
+	for _, k := range h.Instances {
 		if k.State != stateAnnounced || k.Role != roleCT && shardNumber(k.Role) == 0 {
 			continue
 		}
-		l, err := in.publishedLog(k.Name, !slices.Contains(k.Serves, rekor.V1))
+		l, err := in.publishedLog(h, k.Name, !slices.Contains(k.Serves, rekor.V1))
 		if err != nil {
 			return m, err
 		}
@@ -60,7 +64,6 @@ func (in *instance) material() (trust.Material, error) {
 	urls := in.cfg.urls()
 	m.URLs = trust.URLs{Fulcio: urls["fulcio"], Rekor: urls["rekor"], TSA: urls["tsa"], TUF: urls["tuf"], CT: urls["ct"], OIDC: urls["oidc"]}
 	if in.cfg.TLS.CA != "" {
-		var err error
 		if m.TLSRoots, err = readChain(in.dir.resolve(in.cfg.TLS.CA)); err != nil {
 			return m, err
 		}
@@ -69,14 +72,16 @@ func (in *instance) material() (trust.Material, error) {
 }
 
 // publishedLog is the log called name as clients know it.
-func (in *instance) publishedLog(name string, v2 bool) (l trust.Log, err error) {
+func (in *instance) publishedLog(h *history, name string, v2 bool) (l trust.Log, err error) {
 	l = trust.Log{Host: in.cfg.origin(name), Start: in.firstTrust(), V2: v2}
 	var public crypto.PublicKey
-	if s := in.signer(name); s != nil {
-		public = s.Public()
-	}
-	if k := in.history.find(name); k != nil {
+	if k := h.find(name); k != nil {
 		l.Start, l.End = k.Start, k.End
+		if public, err = k.public(); err != nil {
+			return l, err
+		}
+	} else if s := in.signer(name); s != nil {
+		public = s.Public()
 	}
 	ok := false
 	if l.Key, ok = public.(*ecdsa.PublicKey); !ok {

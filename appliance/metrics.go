@@ -14,6 +14,7 @@ import (
 // configuration, status classes, known methods. Paths never become labels.
 type metrics struct {
 	registry *prometheus.Registry
+	gauges   map[string]bool          // registered by gauge
 	requests *prometheus.CounterVec   // by service, method, status class
 	latency  *prometheus.HistogramVec // by service
 
@@ -24,6 +25,7 @@ type metrics struct {
 func newMetrics() *metrics {
 	m := &metrics{
 		registry:     prometheus.NewRegistry(),
+		gauges:       map[string]bool{},
 		requests:     prometheus.NewCounterVec(prometheus.CounterOpts{Name: "redoubt_http_requests_total", Help: "Requests by service, method and status class."}, []string{"service", "method", "class"}),
 		latency:      prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "redoubt_http_request_seconds", Help: "Time to answer by service.", Buckets: prometheus.ExponentialBuckets(0.001, 2, 14)}, []string{"service"}),
 		newCerts:     prometheus.NewCounter(prometheus.CounterOpts{Name: "fulcio_new_certs", Help: "Certificates issued."}),
@@ -36,8 +38,12 @@ func newMetrics() *metrics {
 	return m
 }
 
-// gauge adds a number that is read when the page is fetched.
+// gauge adds a number that is read when the page is fetched; one of that name that is there stays.
 func (m *metrics) gauge(name, help string, read func() float64) {
+	if m.gauges[name] {
+		return
+	}
+	m.gauges[name] = true
 	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, read))
 }
 

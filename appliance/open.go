@@ -43,8 +43,9 @@ type instance struct {
 	roleKeys  map[string]*hsm.Key // every role the running process signs with; not root
 	highWater []*log.File
 
-	history  *history   // which keys each role had; replaced whole, under rotating
-	rotating sync.Mutex // held by the verb that rotates a key
+	history  *history                // which keys each role had when this instance was opened
+	latest   atomic.Pointer[history] // and as a rotation left the record since; nil before one
+	rotating sync.Mutex              // held by the verb that rotates a key
 
 	artifacts         []*artifactLog // as configured
 	certificateLogs   []*certificateLog
@@ -63,6 +64,9 @@ type instance struct {
 
 	failed  chan error // a writer that stopped by itself
 	closing []func()   // undone in reverse order
+	held    []func()   // undone after those: the tokens and the directory's lock, which the next instance of a server takes over
+
+	superseded atomic.Bool // a rotation changed what is in force: this instance must be opened anew
 }
 
 // issuance is what a reload of the issuers replaces in one step.
@@ -110,12 +114,30 @@ func openInstance(ctx context.Context, cfg *Config, logger *slog.Logger) (*insta
 		keys.close()
 		return nil, err
 	}
-	in.closing = append([]func(){func() { keys.close() }}, in.closing...)
+	in.held = append([]func(){func() { keys.close() }}, in.held...)
 	return in, nil
 }
 
 // openWith is openInstance with a keyring the caller closes.
-func openWith(ctx context.Context, cfg *Config, logger *slog.Logger, keys *keyring) (in *instance, err error) {
+func openWith(ctx context.Context, cfg *Config, logger *slog.Logger, keys *keyring) (*instance, error) {
+	if _, err := os.Stat(layout{cfg.Dir}.authorityDB()); err != nil {
+		return nil, hinted(fmt.Errorf("opening the state directory: %w", err), "`redoubt init --dir %s --domain D` makes one", cfg.Dir)
+	}
+	release, err := layout{cfg.Dir}.acquireSoon(ctx)
+	if err != nil {
+		return nil, err
+	}
+	in, err := openLocked(ctx, cfg, logger, keys)
+	if err != nil {
+		release()
+		return nil, err
+	}
+	in.held = []func(){release}
+	return in, nil
+}
+
+// openLocked is openWith for a caller that has the directory's lock, and keeps it.
+func openLocked(ctx context.Context, cfg *Config, logger *slog.Logger, keys *keyring) (in *instance, err error) {
 	in = &instance{cfg: cfg, dir: layout{cfg.Dir}, logger: logger, now: time.Now, keys: keys, roleKeys: map[string]*hsm.Key{}, failed: make(chan error, 4)}
 	defer func() {
 		if err != nil {
@@ -123,14 +145,6 @@ func openWith(ctx context.Context, cfg *Config, logger *slog.Logger, keys *keyri
 			in = nil
 		}
 	}()
-	if _, err := os.Stat(in.dir.authorityDB()); err != nil {
-		return in, hinted(fmt.Errorf("opening the state directory: %w", err), "`redoubt init --dir %s --domain D` makes one", cfg.Dir)
-	}
-	release, err := in.dir.acquireSoon(ctx)
-	if err != nil {
-		return in, err
-	}
-	in.onClose(release)
 	if in.cfg, in.history, err = cfg.inForce(); err != nil {
 		return in, err
 	}
@@ -146,6 +160,15 @@ func (in *instance) onClose(f func()) { in.closing = append(in.closing, f) }
 
 // close stops the writers and lets everything go, last opened first. It may be called more than once.
 func (in *instance) close() {
+	in.letGo()
+	for _, f := range slices.Backward(in.held) {
+		f()
+	}
+	in.held = nil
+}
+
+// letGo is close but for what is held.
+func (in *instance) letGo() {
 	for _, f := range slices.Backward(in.closing) {
 		f()
 	}

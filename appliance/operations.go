@@ -4,7 +4,7 @@ package main
 func operations() []operation {
 	return []operation{
 		mintToken.operation(),
-		listKeys.operation(), checkKeys.operation(),
+		listKeys.operation(), checkKeys.operation(), rotateKey.operation(), finishRotation.operation(), attestKey.operation(),
 		logInfos.operation(), logGet.operation(), logSearch.operation(), logProve.operation(), logFsck.operation(), logCopy.operation(),
 		auditList.operation(), auditVerify.operation(),
 		chains.operation(), tsaStatus.operation(),

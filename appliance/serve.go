@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -53,8 +54,8 @@ func serveCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			defer in.close()
 			s := &server{in: in, cfg: in.cfg, logger: logger, configPath: configPath(c)}
+			defer func() { s.instance().close() }()
 			return s.run(c.Context, c.String("ready-file"))
 		},
 	}
@@ -74,7 +75,18 @@ func relisten(cfg *Config, host string) error {
 
 // server is one serving process: the opened instance and its listeners.
 type server struct {
-	in         *instance
+	swap sync.RWMutex // guards in and issuers
+	in   *instance    // replaced while the gate is closed
+	// issuers is the configuration whose issuers were loaded last; nil before the first reload.
+	issuers *Config
+
+	gate       gate
+	rooms      atomic.Pointer[map[string]http.Handler] // by service name
+	background context.Context                         // of what the server does by itself
+	pause      func()                                  // ends that, until resume
+	lost       chan error                              // a state that could not be opened again
+	swapped    chan struct{}                           // the instance is another one
+
 	cfg        *Config
 	logger     *slog.Logger
 	configPath string
@@ -86,8 +98,14 @@ type server struct {
 // run serves until ctx ends, then drains: no new connections, requests under way finish within limits.drain, the control
 // socket goes last. It returns nil after a clean drain.
 func (s *server) run(ctx context.Context, readyFile string) error {
-	s.metrics, s.health = newMetrics(), &health{checks: s.in.checks}
-	s.in.registerGauges(s.metrics)
+	s.metrics, s.health = newMetrics(), &health{checks: func(ctx context.Context) []check { return s.instance().checks(ctx) }}
+	s.lost, s.swapped = make(chan error, 1), make(chan struct{}, 1)
+	var stop context.CancelFunc
+	s.background, stop = context.WithCancel(ctx)
+	defer stop()
+	if err := s.instance().finish(ctx); err != nil {
+		s.logger.Error("publishing what a rotation changed; the next start tries again", "error", err)
+	}
 	if err := s.loadTLS(s.cfg.TLS); err != nil {
 		return err
 	}
@@ -103,8 +121,7 @@ func (s *server) run(ctx context.Context, readyFile string) error {
 			}
 		}()
 	}
-	go s.maintain(ctx)
-	go s.in.reconcileEvery(ctx)
+	s.take(s.instance())
 	ready := s.readiness()
 	if readyFile != "" {
 		if err := writeReadyFile(readyFile, ready); err != nil {
@@ -125,7 +142,9 @@ func (s *server) run(ctx context.Context, readyFile string) error {
 		case <-hangups:
 			s.reload()
 		case err = <-failed:
-		case err = <-s.in.failed:
+		case err = <-s.instance().failed:
+		case err = <-s.lost:
+		case <-s.swapped: // another instance's failures from here on
 		case <-ctx.Done():
 			err = ctx.Err()
 		}
@@ -142,13 +161,13 @@ func (s *server) run(ctx context.Context, readyFile string) error {
 const renewInterval = 12 * time.Hour
 
 // maintain does what a server owes its clients without being asked: a trust repository that does not run out.
-func (s *server) maintain(ctx context.Context) {
+func (s *server) maintain(ctx context.Context, in *instance) {
 	ticker := time.NewTicker(renewInterval)
 	defer ticker.Stop()
 	for {
-		if err := s.in.olderCopy(); err != nil {
+		if err := in.olderCopy(); err != nil {
 			s.logger.Error("trust metadata and timestamps are held back", "error", err)
-		} else if err := s.in.tuf.Renew(ctx); err != nil && ctx.Err() == nil {
+		} else if err := in.tuf.Renew(ctx); err != nil && ctx.Err() == nil {
 			s.logger.Error("renewing the trust repository", "error", err)
 		}
 		select {
@@ -175,12 +194,12 @@ func (s *server) listen() (bound []boundListener, err error) {
 			}
 		}
 	}()
-	handlers := s.in.handlers(s)
+	rooms := s.instance().handlers(s)
+	s.rooms.Store(&rooms)
 	addresses := map[string]map[string]http.Handler{} // listen address -> host name -> handler
 	encrypted := map[string]bool{}                    // listen address -> speaks TLS
 	for name, svc := range s.cfg.Services.all() {
-		h, ok := handlers[name]
-		if !ok {
+		if rooms[name] == nil {
 			return bound, fmt.Errorf("services.%s: this build does not serve it", name)
 		}
 		u, err := url.Parse(svc.URL)
@@ -194,7 +213,7 @@ func (s *server) listen() (bound []boundListener, err error) {
 		if _, taken := addresses[svc.Listen][u.Hostname()]; taken {
 			return bound, fmt.Errorf("services.%s: another service has the same listen address and host name", name)
 		}
-		addresses[svc.Listen][u.Hostname()] = s.guard(name, h)
+		addresses[svc.Listen][u.Hostname()] = s.guard(name, s.room(name))
 	}
 	s.aliasArtifactLogs(addresses)
 	for address, hosts := range addresses {
@@ -212,7 +231,7 @@ func (s *server) listen() (bound []boundListener, err error) {
 	if err != nil {
 		return bound, err
 	}
-	return append(bound, boundListener{"control socket", control, controlServer(s.in)}), nil
+	return append(bound, boundListener{"control socket", control, controlServer(s)}), nil
 }
 
 // aliasArtifactLogs answers to the names of all artifact logs where services are told apart by host name.
@@ -271,7 +290,7 @@ func (s *server) drain(servers []boundListener) error {
 // readiness is the content of the ready file.
 func (s *server) readiness() map[string]any {
 	ready := map[string]any{"pid": os.Getpid(), "version": versionString()}
-	if err := s.in.olderCopy(); err != nil {
+	if err := s.instance().olderCopy(); err != nil {
 		ready["notReady"] = err.Error() // reads are served all the same
 	}
 	for name, svc := range s.cfg.Services.all() {
@@ -315,9 +334,9 @@ func (s *server) reload() {
 	if err := s.loadTLS(next.TLS); err != nil {
 		s.logger.Error("reloading the TLS certificate; the old one stays", "error", err)
 	}
-	if err := s.in.reloadIssuers(next); err != nil {
+	if err := s.reloadInstance(next); err != nil {
 		s.logger.Error("reloading the issuers; the old ones stay", "error", err)
 		return
 	}
-	s.logger.Info("reloaded", "restart needed for", restartNeeded(s.cfg, next))
+	s.logger.Info("reloaded", "restart needed for", restartNeeded(s.instance().cfg, next))
 }

@@ -103,7 +103,7 @@ func (r *statusReport) print(w io.Writer) {
 func (s *server) consoleHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) {
-		report, err := readStatus.run(r.Context(), s.in, "console", struct{}{})
+		report, err := readStatus.run(r.Context(), s.instance(), "console", struct{}{})
 		if err != nil {
 			http.Error(w, "the status cannot be read", http.StatusInternalServerError)
 			return

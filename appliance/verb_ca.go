@@ -18,6 +18,7 @@ func caCommand() *cli.Command {
 		Name: "ca", Usage: "the certificate authority",
 		Subcommands: []*cli.Command{
 			chainSubcommand("ca"),
+			rotateCommand("rotate", "a new issuing key and certificate below the same root", func(*cli.Context) (string, error) { return roleIssuing, nil }, chainFlag()),
 		},
 	}
 }
@@ -27,6 +28,7 @@ func tsaCommand() *cli.Command {
 		Name: "tsa", Usage: "the timestamp authority",
 		Subcommands: []*cli.Command{
 			chainSubcommand("tsa"),
+			rotateCommand("rotate", "a new timestamp key and certificate below the same root", func(*cli.Context) (string, error) { return roleTSA, nil }, chainFlag()),
 			{Name: "status", Usage: "its clock and the floor it never goes below", Flags: append(stateFlags(), outputFlag()), Action: func(c *cli.Context) error {
 				status, err := tsaStatus.call(c, struct{}{})
 				if err != nil {

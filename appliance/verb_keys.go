@@ -13,6 +13,8 @@ import (
 )
 
 func keysCommand() *cli.Command {
+	rotate := rotateCommand("rotate", "give a role a new key, with an overlap in which the signatures of both count", rotatedRole, chainFlag())
+	rotate.ArgsUsage = "ROLE"
 	return &cli.Command{
 		Name: "keys", Usage: "every key: where it lives, what it is for, whether it signs",
 		Subcommands: []*cli.Command{
@@ -44,6 +46,8 @@ func keysCommand() *cli.Command {
 				}
 				return nil
 			}},
+			attestCommand(),
+			rotate,
 		},
 	}
 }

@@ -32,6 +32,7 @@ func trustCommand() *cli.Command {
 		Subcommands: []*cli.Command{
 			{Name: "publish", Usage: "publish the trusted root and signing configs of the present configuration", Flags: flags, Action: show(trustPublish)},
 			{Name: "renew", Usage: "sign a fresh timestamp, and roles that are about to expire", Flags: flags, Action: show(trustRenew)},
+			rotateCommand("rotate", "a new key of the trust repository", func(*cli.Context) (string, error) { return roleTUF, nil }),
 			{Name: "status", Usage: "version and expiry of every role", Flags: flags, Action: show(trustStatus)},
 		},
 	}

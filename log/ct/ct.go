@@ -8,7 +8,8 @@
 // Not promised: anything about the names in a certificate, or that it is valid now; a log records what an authority signed. Final
 // certificates (add-chain) and precertificate signing certificates are refused: the appliance's authorities need neither.
 //
-// Start at Log.AddPreChain, which package ca calls directly, and Log.Handler, which serves clients and auditors.
+// Start at Log.AddPreChain and its numbered steps; Issuer.Add is the same for the authority in this process, which verified the chain above its
+// certificates beforehand. Log.Handler serves clients and auditors.
 package ct
 
 import (
@@ -123,6 +124,11 @@ func (l *Log) AddPreChain(ctx context.Context, chain [][]byte) (SCT, error) {
 	if err != nil {
 		return SCT{}, err
 	}
+	return l.add(ctx, p)
+}
+
+// add logs a verified submission and returns its timestamp.
+func (l *Log) add(ctx context.Context, p *submission) (SCT, error) {
 	// 2. One submission of an identity at a time, so that two of them can't become two entries.
 	release, sct, err := l.claim(ctx, p.identity)
 	if err != nil || release == nil {

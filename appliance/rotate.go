@@ -1,0 +1,383 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"redoubt.internal/ca/ceremony"
+	"redoubt.internal/hsm"
+)
+
+// rotateArgs are those of `redoubt keys rotate`.
+type rotateArgs struct {
+	Role      string        `json:"role"`
+	Key       string        `json:"key,omitempty"`       // URI of the new key; "" is the next name in keys.token
+	Algorithm hsm.Algorithm `json:"algorithm,omitempty"` // "" is that of the key before
+	Chain     string        `json:"chain,omitempty"`     // PEM of certificates a ceremony made over the key that exists at Key
+	Announce  bool          `json:"announce,omitempty"`  // stop before the new key signs
+	Overlap   time.Duration `json:"overlap"`
+}
+
+// rotateResult is the JSON of `redoubt keys rotate -o json`.
+type rotateResult struct {
+	Role  string    `json:"role"`
+	From  string    `json:"from"` // name of the key before
+	To    string    `json:"to"`
+	URI   string    `json:"uri"`
+	State string    `json:"state"`        // announced or active
+	Start time.Time `json:"start"`        // signatures of the new key count from here on
+	End   time.Time `json:"end,omitzero"` // those of the one before until here
+	Chain string    `json:"chain,omitempty"`
+	Next  string    `json:"next,omitempty"` // what is left to do
+}
+
+const (
+	// defaultOverlap is how long signatures of the key before count after the new one took over. A certificate lives ten minutes, and
+	// its holder may sign until then.
+	defaultOverlap = 15 * time.Minute
+	maxOverlap     = 366 * 24 * time.Hour
+	// backdate lets clients whose clocks are late accept a new log's first entry.
+	backdate = time.Minute
+)
+
+var (
+	errRotation      = errors.New("this key is not rotated here")
+	errRotating      = errors.New("another rotation is under way")
+	errNotDescendant = errors.New("a rotation of this key is under way")
+)
+
+// whyNot says for each role that is not rotated by this verb what to do instead.
+var whyNot = map[string]string{
+	roleRoot:     "a new root is a ceremony of its own: `redoubt ceremony plan`, kind rotate-root, with cross-signing",
+	roleAudit:    "its tree is the record of this instance, and a second tree would part the record of what is recorded now from the intents before it; seal it by `redoubt audit verify` and start a new instance",
+	roleExporter: "parcels name their exporter's key and have no place for the next one; give the inside the new key's line (`redoubt mirror key`) under mirror.exporters, then change keys.roles.exporter",
+}
+
+// rotateKey gives a role a new key. Each step is durable before the next begins, and the same verb again goes on where one stopped:
+//
+//	1 planned    the new key's name and place are on record
+//	2            the key, its certificate or its empty log exist; the trust repository's root names it
+//	3 announced  on record with its public key
+//	4            the trusted root that lists it is published; clients who fetch it now know it before it signs
+//	5 active     on record, the key before retired with its end: one rename
+//	6            opened anew, and the trusted root published again: finish, in the same server or at the next start
+var rotateKey = verb[rotateArgs, rotateResult]{"keys.rotate", func(ctx context.Context, in *instance, actor string, a rotateArgs) (rotateResult, error) {
+	if !in.rotating.TryLock() {
+		return rotateResult{}, errRotating
+	}
+	defer in.rotating.Unlock()
+	if in.superseded.Load() {
+		return rotateResult{}, unavailable(errRotating)
+	}
+	role, err := in.rotatable(a)
+	if err != nil {
+		return rotateResult{}, err
+	}
+	if err := in.mayPublish(); err != nil {
+		return rotateResult{}, err
+	}
+	// 1
+	next, err := in.plan(ctx, actor, role, a)
+	if err != nil {
+		return rotateResult{}, err
+	}
+	if next.State == statePlanned {
+		// 2
+		made, err := in.make(ctx, next, a.Chain)
+		if err != nil {
+			return rotateResult{}, in.unplan(ctx, next, err)
+		}
+		atPoint("made")
+		// 3
+		if err := in.announce(ctx, actor, made); err != nil {
+			return rotateResult{}, err
+		}
+		next = *in.onRecord().find(next.Name)
+	}
+	// 4
+	if err := in.publish(ctx); err != nil {
+		return rotateResult{}, fmt.Errorf("publishing the announcement: %w", err)
+	}
+	atPoint("announced")
+	result := rotateResult{Role: role, From: in.onRecord().active(role), To: next.Name, URI: redactURI(next.URI), State: stateAnnounced, Start: next.Start, Chain: next.Chain}
+	if a.Announce {
+		result.Next = "once every client has the new trusted root, `redoubt keys rotate " + role + "` lets the new key sign"
+		return result, nil
+	}
+	// 5
+	if result.End, err = in.activate(ctx, actor, role, next.Name, a.Overlap); err != nil {
+		return rotateResult{}, err
+	}
+	atPoint("active")
+	result.State = stateActive
+	result.Next = "give clients the new trusted root: those of the trust repository fetch it, others need `redoubt client setup`"
+	return result, nil
+}}
+
+// rotatable returns the role a means, or why it has no new key here.
+func (in *instance) rotatable(a rotateArgs) (string, error) {
+	role := a.Role
+	if k := in.onRecord().find(role); k != nil {
+		role = k.Role // by the name of one of its keys
+	}
+	if _, ok := in.cfg.Keys.Roles[role]; !ok {
+		return "", usage("%q: no such role; roles are %s", a.Role, strings.Join(slices.Sorted(maps.Keys(in.cfg.Keys.Roles)), ", "))
+	}
+	if why, ok := whyNot[role]; ok {
+		return "", hinted(fmt.Errorf("%w: %s", errRotation, role), "%s", why)
+	}
+	if a.Overlap < 0 || a.Overlap > maxOverlap {
+		return "", usage("--overlap: want between 0s and %s", maxOverlap)
+	}
+	if role == roleOIDC && !in.cfg.Issuer.Enabled {
+		return "", fmt.Errorf("%w: the built-in issuer is off", errRotation)
+	}
+	if a.Chain != "" && (role != roleIssuing && role != roleTSA || a.Key == "") {
+		return "", usage("--chain goes with --key, for issuing and tsa")
+	}
+	if in.frozen(role) && in.onRecord().find(role) == nil {
+		return "", usage("%s is frozen by redoubt.yaml", role)
+	}
+	if allowed := ceremony.AllowedAlgorithms(role); a.Algorithm != "" && !slices.Contains(allowed, a.Algorithm) {
+		return "", usage("--algorithm %s: the role %s allows %v, because clients verify nothing else there", a.Algorithm, role, allowed)
+	}
+	return role, nil
+}
+
+// plan puts the next key of role on record, or finds the one an interrupted rotation left there.
+func (in *instance) plan(ctx context.Context, actor, role string, a rotateArgs) (keyInstance, error) {
+	if p := in.onRecord().pending(role); p != nil {
+		if a.Key != "" && a.Key != p.URI {
+			return keyInstance{}, hinted(fmt.Errorf("%w: to %s", errNotDescendant, redactURI(p.URI)), "without --key, the verb goes on with that one")
+		}
+		return *p, nil
+	}
+	name := in.nextName(role)
+	next := keyInstance{Name: name, Role: role, State: statePlanned, URI: orDefault(a.Key, keyURI(in.cfg.Keys.Token, name)), Algorithm: a.Algorithm, Made: in.now().UTC().Truncate(time.Second)}
+	before, err := in.keys.signer(ctx, in.cfg.Keys.Roles[in.onRecord().active(role)])
+	if err == nil && next.Algorithm == "" {
+		next.Algorithm = before.Info().Algorithm
+	}
+	if next.Algorithm == "" {
+		return keyInstance{}, hinted(fmt.Errorf("the key before does not open: %w", err), "--algorithm says what the new one is to be")
+	}
+	if err := in.checkPlace(ctx, next.URI, a.Chain != ""); err != nil {
+		return keyInstance{}, err
+	}
+	if shardNumber(role) > 0 {
+		if next.TreeID, err = newTreeID(); err != nil {
+			return keyInstance{}, err
+		}
+		for _, l := range in.cfg.Log.Artifact {
+			if l.Name == in.onRecord().active(role) {
+				next.Serves = l.Serves
+			}
+		}
+	}
+	if err := in.record(ctx, actor, "keys.rotate", role, map[string]string{"step": statePlanned, "name": name, "uri": redactURI(next.URI)}); err != nil {
+		return keyInstance{}, err
+	}
+	h := in.onRecord().clone()
+	if len(h.of(role)) == 0 {
+		first, err := in.firstKey(role)
+		if err != nil {
+			return keyInstance{}, err
+		}
+		h.Instances = append(h.Instances, first)
+	}
+	h.Instances = append(h.Instances, next)
+	if err := in.keep(h); err != nil {
+		return keyInstance{}, err
+	}
+	atPoint("planned")
+	return next, nil
+}
+
+// checkPlace refuses the URI of a key that has a role or had one, of a key that exists and is nobody's, and, where a ceremony made it
+// already, of one that does not exist.
+func (in *instance) checkPlace(ctx context.Context, uri string, exists bool) error {
+	for name, other := range in.cfg.Keys.Roles {
+		if other == uri {
+			return usage("--key %s is the key of %s; no key serves two roles", redactURI(uri), name)
+		}
+	}
+	for _, k := range in.onRecord().Instances {
+		if k.URI == uri {
+			return usage("--key %s was the key of %s; a key that was retired stays so", redactURI(uri), k.Name)
+		}
+	}
+	if strings.HasPrefix(uri, "soft:") && in.cfg.Profile == profileProduction && !in.cfg.Keys.AllowSoftware {
+		return usage("--key %s: software keys in the production profile need keys.allow-software: true", redactURI(uri))
+	}
+	_, err := in.keys.signer(ctx, uri)
+	switch {
+	case exists:
+		return err
+	case errors.Is(err, hsm.ErrNotFound):
+		return nil
+	case err == nil, errors.Is(err, hsm.ErrAmbiguous), errors.Is(err, hsm.ErrInsecureKey):
+		return hinted(fmt.Errorf("making a key at %s: %w", redactURI(uri), hsm.ErrExists), "--key names another place; a key that a ceremony certified goes with --chain")
+	default:
+		return fmt.Errorf("looking for a key at %s: %w", redactURI(uri), err)
+	}
+}
+
+// firstKey is the record of the key the configuration names, which signs for role until the rotation that is being planned.
+func (in *instance) firstKey(role string) (keyInstance, error) {
+	k := keyInstance{Name: role, Role: role, State: stateActive, URI: in.cfg.Keys.Roles[role], Start: in.firstTrust(), Made: in.firstTrust()}
+	public, err := x509.MarshalPKIXPublicKey(in.roleKeys[role].Public())
+	if err != nil {
+		return k, err
+	}
+	k.PublicKey, k.Algorithm = public, in.roleKeys[role].Info().Algorithm
+	switch role {
+	case roleIssuing, roleTSA:
+		k.Chain, k.Start = in.authorities[role][0].Chain, time.Time{}
+	}
+	for _, l := range in.cfg.Log.Artifact {
+		if l.Name == role {
+			k.TreeID, k.Serves = l.TreeID, l.Serves
+		}
+	}
+	return k, nil
+}
+
+// nextName is role-n with the first n after those that were given out. Artifact logs share one row of numbers.
+func (in *instance) nextName(role string) string {
+	row, last := role, 1
+	if shardNumber(role) > 0 {
+		row = roleRekor
+	}
+	note := func(name string) {
+		if successorOf(name, row) {
+			last = max(last, instanceNumber(name))
+		}
+	}
+	for _, k := range in.onRecord().Instances {
+		note(k.Name)
+	}
+	for name := range in.cfg.Keys.Roles {
+		note(name)
+	}
+	return fmt.Sprintf("%s-%d", row, last+1)
+}
+
+// unplan takes a key that could not be made off the record, unless something of it exists, and returns why.
+func (in *instance) unplan(ctx context.Context, k keyInstance, why error) error {
+	if _, err := in.keys.signer(ctx, k.URI); !errors.Is(err, hsm.ErrNotFound) {
+		return hinted(why, "the same verb again goes on from here")
+	}
+	h := in.onRecord().clone()
+	if h.drop(k.Name); len(h.of(k.Role)) == 1 {
+		h.drop(k.Role)
+	}
+	if err := in.keep(h); err != nil {
+		return errors.Join(why, err)
+	}
+	return why
+}
+
+// announce puts the public key, and the start of trust in it, on record.
+func (in *instance) announce(ctx context.Context, actor string, made keyInstance) error {
+	made.State = stateAnnounced
+	if made.Chain == "" {
+		made.Start = in.now().Add(-backdate).UTC().Truncate(time.Second)
+	}
+	detail := map[string]string{"step": stateAnnounced, "name": made.Name, "uri": redactURI(made.URI), "fingerprint": fmt.Sprintf("%x", sha256.Sum256(made.PublicKey))}
+	if err := in.record(ctx, actor, "keys.rotate", made.Role, detail); err != nil {
+		return err
+	}
+	h := in.onRecord().clone()
+	*h.find(made.Name) = made
+	h.Unpublished = true
+	return in.keep(h)
+}
+
+// activate lets the key called name sign for role and retires the one before.
+func (in *instance) activate(ctx context.Context, actor, role, name string, overlap time.Duration) (end time.Time, err error) {
+	before := in.onRecord().active(role)
+	end = in.now().Add(overlap).UTC().Truncate(time.Second)
+	detail := map[string]string{"step": stateActive, "name": name, "retires": before, "end": end.Format(time.RFC3339)}
+	if err := in.record(ctx, actor, "keys.rotate", role, detail); err != nil {
+		return end, err
+	}
+	atPoint("recorded")
+	h := in.onRecord().clone()
+	old, next := h.find(before), h.find(name)
+	old.State, old.End = stateRetired, end
+	if floor := old.Start; end.Before(floor) {
+		old.End = floor
+	}
+	next.State, h.Unpublished = stateActive, true
+	if _, err := in.cfg.with(h); err != nil {
+		return end, err
+	}
+	if err := in.keep(h); err != nil {
+		return end, err
+	}
+	in.superseded.Store(true)
+	return old.End, nil
+}
+
+// keep makes h the record of keys. What this process serves stays what it was until it is opened anew.
+func (in *instance) keep(h *history) error {
+	if err := h.write(in.dir); err != nil {
+		return err
+	}
+	in.latest.Store(h)
+	return nil
+}
+
+// onRecord is the record of keys as it is now; in.history is what this instance was opened with.
+func (in *instance) onRecord() *history {
+	if h := in.latest.Load(); h != nil {
+		return h
+	}
+	return in.history
+}
+
+// publish makes the trust repository show what is on record now.
+func (in *instance) publish(ctx context.Context) error {
+	m, err := in.material() // with chains read anew: an announced certificate is published with the others
+	if err != nil {
+		return err
+	}
+	targets, err := m.Targets()
+	if err != nil {
+		return err
+	}
+	return in.tuf.Publish(ctx, targets)
+}
+
+// finish ends what a rotation began: everything published is signed by the key in use, the trusted root shows the record. It does
+// nothing where that is so.
+func (in *instance) finish(ctx context.Context) error {
+	in.rotating.Lock()
+	defer in.rotating.Unlock()
+	if !in.onRecord().Unpublished || in.superseded.Load() {
+		return nil
+	}
+	if err := in.olderCopy(); err != nil {
+		return err
+	}
+	if in.onRecord().pending(roleTUF) == nil {
+		if err := in.tuf.Settle(ctx); err != nil {
+			return err
+		}
+	}
+	atPoint("settled")
+	if err := in.publish(ctx); err != nil {
+		return err
+	}
+	atPoint("published")
+	h := in.onRecord().clone()
+	h.Unpublished = false
+	return in.keep(h)
+}
