@@ -169,7 +169,15 @@ func (r *Register) next(e Entry) (*Register, error) {
 	if err := checkApprovals(&plan, hexSum([]byte(e.Plan)), r.approvers(c), e.Approvals); err != nil {
 		return nil, err
 	}
-	if err := s.apply(c, e.Time); err != nil {
+	at := e.Time
+	if c.Action == ActionClaim { // the waiting period begins when the last of them signed, whatever the entry says
+		for _, a := range e.Approvals {
+			if a.Statement.Time.After(at) {
+				at = a.Statement.Time
+			}
+		}
+	}
+	if err := s.apply(c, at); err != nil {
 		return nil, err
 	}
 	s.domain, s.last = plan.Domain, e.Time

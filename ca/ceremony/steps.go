@@ -51,7 +51,11 @@ func planned(p *Plan, part string) (steps []plannedStep) {
 			add(actTakeKey, fmt.Sprintf("taking in the record of the %s key", k.role)).key = k
 		}
 		for _, c := range certificates {
-			add(actTakeCertificate, fmt.Sprintf("taking in %s certificate", c.role)).cert = c
+			if offline(c.issuer) {
+				add(actTakeCertificate, fmt.Sprintf("taking in %s certificate", c.role)).cert = c
+			} else { // below an intermediate authority of this side
+				add(actIssue, fmt.Sprintf("issuing %s certificate", c.role)).cert = c
+			}
 		}
 	} else {
 		add(actAbsent, "checking that no key exists")
@@ -63,9 +67,12 @@ func planned(p *Plan, part string) (steps []plannedStep) {
 			add(actGenerate, fmt.Sprintf("generating %s key (%s)", k.role, k.Algorithm)).key = k
 		}
 		for _, c := range certificates {
+			if part == PartCertificates && !offline(c.issuer) {
+				continue
+			}
 			if part != PartRequests {
 				add(actIssue, fmt.Sprintf("issuing %s certificate", c.role)).cert = c
-			} else if c.of == c.role && has(mine, c.role) {
+			} else if has(mine, c.role) && offline(c.issuer) {
 				add(actRequest, fmt.Sprintf("requesting %s certificate", c.role)).cert = c
 			}
 		}
@@ -84,13 +91,15 @@ func planned(p *Plan, part string) (steps []plannedStep) {
 func here(p *Plan, part string) []roleKey {
 	var out []roleKey
 	for _, k := range p.roles() {
-		offline := k.role == RoleRoot || k.role == RoleSuccessor
-		if part == PartWhole || (part == PartCertificates) == offline {
+		if part == PartWhole || (part == PartCertificates) == offline(k.role) {
 			out = append(out, k)
 		}
 	}
 	return out
 }
+
+// offline tells the roles whose keys are on the machine without network.
+func offline(role string) bool { return role == RoleRoot || role == RoleSuccessor }
 
 func has(keys []roleKey, role string) bool {
 	for _, k := range keys {
@@ -157,6 +166,9 @@ func trustChanges(p *Plan, certs map[string]*x509.Certificate, authority []*x509
 			continue
 		}
 		cert := certs[c.role]
+		if cert == nil { // the other side makes it
+			continue
+		}
 		t := TrustChange{Change: change, Role: c.role, From: cert.NotBefore, Until: cert.NotAfter}
 		for _, above := range chainOf(p, certs, authority, c.role) {
 			t.Chain = append(t.Chain, hexSum(above.Raw))
