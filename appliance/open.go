@@ -175,27 +175,6 @@ func (in *instance) letGo() {
 	in.closing = nil
 }
 
-// openKeys opens the key of every role the process signs with.
-func (in *instance) openKeys(ctx context.Context) error {
-	inUse, frozen := in.onlineKeys()
-	for _, name := range inUse {
-		key, err := in.keys.role(ctx, name)
-		if err != nil {
-			return err
-		}
-		in.roleKeys[name] = key
-	}
-	for _, name := range frozen {
-		key, err := in.keys.role(ctx, name)
-		if err != nil {
-			in.logger.Warn("the key of a frozen log does not open; what it must sign anew is not served", "log", name, "error", err)
-			continue
-		}
-		in.roleKeys[name] = key
-	}
-	return nil
-}
-
 // openLogs opens the databases and the logs in them, and starts their writers.
 func (in *instance) openLogs(ctx context.Context) (err error) {
 	if err := in.openDBs(bolt.Open); err != nil {

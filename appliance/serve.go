@@ -158,22 +158,25 @@ func (s *server) run(ctx context.Context, readyFile string) error {
 	return drained
 }
 
-const renewInterval = 12 * time.Hour
+const (
+	renewInterval   = 12 * time.Hour
+	renewAgainAfter = time.Minute // its key may be back
+)
 
 // maintain does what a server owes its clients without being asked: a trust repository that does not run out.
 func (s *server) maintain(ctx context.Context, in *instance) {
-	ticker := time.NewTicker(renewInterval)
-	defer ticker.Stop()
 	for {
+		next := renewInterval
 		if err := in.olderCopy(); err != nil {
 			s.logger.Error("trust metadata and timestamps are held back", "error", err)
 		} else if err := in.tuf.Renew(ctx); err != nil && ctx.Err() == nil {
 			s.logger.Error("renewing the trust repository", "error", err)
+			next = renewAgainAfter
 		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-ticker.C:
+		case <-time.After(next):
 		}
 	}
 }
@@ -290,7 +293,7 @@ func (s *server) drain(servers []boundListener) error {
 // readiness is the content of the ready file.
 func (s *server) readiness() map[string]any {
 	ready := map[string]any{"pid": os.Getpid(), "version": versionString()}
-	if err := s.instance().olderCopy(); err != nil {
+	if err := errors.Join(s.instance().olderCopy(), s.instance().tryKeys(context.Background())); err != nil {
 		ready["notReady"] = err.Error() // reads are served all the same
 	}
 	for name, svc := range s.cfg.Services.all() {

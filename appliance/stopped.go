@@ -3,9 +3,7 @@ package main
 import (
 	"context"
 	"crypto"
-	"crypto/x509"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -15,7 +13,6 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"redoubt.internal/ca/ceremony"
 	"redoubt.internal/hsm"
 	"redoubt.internal/log"
 	"redoubt.internal/log/audit"
@@ -154,28 +151,14 @@ func (s *stopped) openMarks() {
 // publicKeys are the keys of the logs as the ceremony's signed transcript names them, and the record of keys those made since; where
 // neither does, the token is asked.
 func (s *stopped) publicKeys(ctx context.Context) (map[string]crypto.PublicKey, error) {
-	keys := map[string]crypto.PublicKey{}
-	data, err := os.ReadFile(s.in.dir.pki(ceremony.TranscriptFile))
-	if err == nil {
-		transcript, err := ceremony.Verify(data)
-		if err != nil {
-			return nil, hinted(fmt.Errorf("reading the logs' public keys: %w", err), "put %s back from the ceremony's records", s.in.dir.pki(ceremony.TranscriptFile))
-		}
-		for _, k := range transcript.Keys() {
-			if block, _ := pem.Decode([]byte(k.PublicKey)); block != nil {
-				if key, err := x509.ParsePKIXPublicKey(block.Bytes); err == nil {
-					keys[k.Role] = key
-				}
-			}
-		}
+	pins, err := s.in.pins()
+	if err != nil {
+		return nil, fmt.Errorf("reading the logs' public keys: %w", err)
 	}
+	keys := map[string]crypto.PublicKey{}
 	for _, role := range s.in.cfg.logRoles() {
-		if k := s.in.history.find(role); k != nil {
-			if keys[role], err = k.public(); err != nil {
-				return nil, err
-			}
-		}
-		if keys[role] != nil {
+		if p, ok := pins[role]; ok {
+			keys[role] = p.public
 			continue
 		}
 		key, err := s.in.keys.role(ctx, role)

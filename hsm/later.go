@@ -64,7 +64,7 @@ func (l *later) get(ctx context.Context) (*Key, error) {
 		return nil, l.err
 	}
 	k, err := l.open(ctx)
-	if err == nil && !samePublic(k.pub, l.public) {
+	if err == nil && !SamePublic(k.pub, l.public) {
 		err = fmt.Errorf("the token answers with key %s, which is not the one on record", k.info.Fingerprint)
 	}
 	if err != nil {
@@ -75,8 +75,8 @@ func (l *later) get(ctx context.Context) (*Key, error) {
 	return k, nil
 }
 
-// samePublic compares two keys of the supported types.
-func samePublic(a, b crypto.PublicKey) bool {
+// SamePublic compares two public keys.
+func SamePublic(a, b crypto.PublicKey) bool {
 	k, ok := a.(interface{ Equal(crypto.PublicKey) bool })
 	return ok && k.Equal(b)
 }
