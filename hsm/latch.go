@@ -33,6 +33,7 @@ const latchWork = 15
 // token to the value that was refused is tried again once the file is removed.
 type Latch struct {
 	path string // latch file, or "" (memory only)
+	work int    // log2 of scrypt's N
 
 	mu        sync.Mutex
 	unwritten *latchMark // a refusal that has no file, or whose file could not be written
@@ -48,7 +49,7 @@ type latchMark struct {
 // is not writable (/etc, systemd's credentials), in fallback under a name made
 // from source; fallback is then made (0700) when needed, "" means there is none.
 func NewLatch(source, fallback string) (*Latch, error) {
-	l := &Latch{path: source + ".refused"}
+	l := &Latch{path: source + ".refused", work: latchWork}
 	if l.writable() == nil || fallback == "" {
 		return l, nil
 	}
@@ -62,7 +63,7 @@ func NewLatch(source, fallback string) (*Latch, error) {
 
 // LatchAt returns the latch whose mark is the file at path; "" keeps the mark
 // in memory, for development.
-func LatchAt(path string) *Latch { return &Latch{path: path} }
+func LatchAt(path string) *Latch { return &Latch{path: path, work: latchWork} }
 
 // Path is the file of the mark, "" when it is kept in memory.
 func (l *Latch) Path() string { return l.path }
@@ -86,7 +87,7 @@ func (l *Latch) Allow(secret []byte, where string) error {
 	if refused == nil {
 		return nil
 	}
-	sum, err := scrypt.Key(secret, refused.Salt, 1<<latchWork, 8, 1, 32)
+	sum, err := scrypt.Key(secret, refused.Salt, 1<<l.work, 8, 1, 32)
 	if err != nil {
 		return fmt.Errorf("comparing PIN with the refused one: %w", err)
 	}
@@ -106,7 +107,7 @@ func (l *Latch) Refuse(secret []byte) error {
 	defer l.mu.Unlock()
 	salt := make([]byte, 16)
 	_, _ = rand.Read(salt) // never fails
-	sum, err := scrypt.Key(secret, salt, 1<<latchWork, 8, 1, 32)
+	sum, err := scrypt.Key(secret, salt, 1<<l.work, 8, 1, 32)
 	if err != nil {
 		return fmt.Errorf("remembering the refused PIN: %w", err)
 	}

@@ -105,3 +105,29 @@ func FuzzLatch(f *testing.F) {
 		}
 	})
 }
+
+// A service manager that starts again and again: a thousand processes, each with
+// its own Latch over the same files, come to one try of one secret.
+func TestLatchOverAThousandRestarts(t *testing.T) {
+	source := filepath.Join(t.TempDir(), "pin")
+	tries := 0
+	for i := range 1000 {
+		l, err := NewLatch(source, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.work = 4 // the tries are counted here, not the cost of guessing
+		switch err := l.Allow([]byte("1234"), source); {
+		case err == nil:
+			tries++
+			if err := l.Refuse([]byte("1234")); err != nil {
+				t.Fatal(err)
+			}
+		case !errors.Is(err, ErrBadPIN):
+			t.Fatalf("start %d: %v", i, err)
+		}
+	}
+	if tries != 1 {
+		t.Errorf("%d tries over 1000 starts", tries)
+	}
+}

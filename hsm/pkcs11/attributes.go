@@ -45,11 +45,13 @@ type attributes struct {
 }
 
 // readAttributes asks one by one: a module fails the whole list for one
-// attribute it does not know.
-func readAttributes(c *pkcs11.Ctx, s pkcs11.SessionHandle, h pkcs11.ObjectHandle) attributes {
+// attribute it does not know. The key's type, which every module knows, is asked
+// last: when it cannot be read, the session is gone and the rest means nothing.
+func readAttributes(c *pkcs11.Ctx, s pkcs11.SessionHandle, h pkcs11.ObjectHandle) (attributes, error) {
+	var failed error
 	get := func(typ uint) ([]byte, bool) {
 		v, err := c.GetAttributeValue(s, h, []*pkcs11.Attribute{pkcs11.NewAttribute(typ, nil)})
-		if err != nil || len(v) != 1 {
+		if failed = err; err != nil || len(v) != 1 {
 			return nil, false
 		}
 		return v[0].Value, true
@@ -64,17 +66,19 @@ func readAttributes(c *pkcs11.Ctx, s pkcs11.SessionHandle, h pkcs11.ObjectHandle
 	if v, ok := get(pkcs11.CKA_LABEL); ok {
 		a.label = string(v)
 	}
-	if v, ok := get(pkcs11.CKA_KEY_TYPE); ok {
-		if n, ok := ulong(v); ok {
-			a.keyType = n
-		}
-	}
 	if v, ok := get(pkcs11.CKA_KEY_GEN_MECHANISM); ok {
 		if n, ok := ulong(v); ok {
 			a.genMech = &n
 		}
 	}
-	return a
+	v, _ := get(pkcs11.CKA_KEY_TYPE)
+	if failed != nil {
+		return a, fmt.Errorf("reading the key's type: %w", failed)
+	}
+	if n, ok := ulong(v); ok {
+		a.keyType = n
+	}
+	return a, nil
 }
 
 // ulong reads a CK_ULONG in the byte order of the machine.

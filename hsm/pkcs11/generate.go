@@ -118,7 +118,10 @@ func (t *Token) create(ctx context.Context, c *pkcs11.Ctx, conn *connection, rw 
 	if err != nil {
 		return nil, fmt.Errorf("reading the new key back: %w", err)
 	}
-	attrs := readAttributes(c, rw, priv)
+	attrs, err := readAttributes(c, rw, priv)
+	if err != nil {
+		return nil, fmt.Errorf("reading the new key back: %w", err)
+	}
 	if !bytes.Equal(attrs.id, id) || attrs.label != label {
 		return nil, fmt.Errorf("the token stored the new key with another id or label: %w", hsm.ErrInsecureKey)
 	}

@@ -79,7 +79,10 @@ func (t *Token) load(c *pkcs11.Ctx, conn *connection, sh pkcs11.SessionHandle, i
 	if err != nil {
 		return nil, err
 	}
-	attrs := readAttributes(c, sh, handle)
+	attrs, err := readAttributes(c, sh, handle)
+	if err != nil {
+		return nil, err
+	}
 	if err := attrs.acceptable(t.import_); err != nil {
 		return nil, err
 	}
@@ -168,7 +171,14 @@ func (conn *connection) object(c *pkcs11.Ctx, s pkcs11.SessionHandle, k *keyRef)
 	if err != nil {
 		return 0, err
 	}
-	pub, err := publicKey(c, s, handle, readAttributes(c, s, handle))
+	attrs, err := readAttributes(c, s, handle)
+	if err != nil {
+		return 0, err
+	}
+	pub, err := publicKey(c, s, handle, attrs)
+	if isLost(err) {
+		return 0, err
+	}
 	if err != nil {
 		return 0, &goneError{err}
 	}
@@ -200,12 +210,25 @@ func findPrivate(c *pkcs11.Ctx, s pkcs11.SessionHandle, id []byte, label string)
 	switch {
 	case err != nil:
 		return 0, err
+	case len(handles) == 0 && loggedOut(c, s):
+		return 0, fmt.Errorf("searching a private key: %w", pkcs11.Error(pkcs11.CKR_USER_NOT_LOGGED_IN))
 	case len(handles) == 0:
 		return 0, fmt.Errorf("no private key with label %q and id %x: %w", label, id, hsm.ErrNotFound)
 	case len(handles) > 1:
 		return 0, fmt.Errorf("more than one private key with label %q and id %x: %w", label, id, hsm.ErrAmbiguous)
 	}
 	return handles[0], nil
+}
+
+// loggedOut reports whether a session has lost its login, which hides private
+// keys: not found is then no answer.
+func loggedOut(c *pkcs11.Ctx, s pkcs11.SessionHandle) bool {
+	info, err := c.GetSessionInfo(s)
+	if err != nil || info.State != pkcs11.CKS_RO_PUBLIC_SESSION && info.State != pkcs11.CKS_RW_PUBLIC_SESSION {
+		return false
+	}
+	ti, err := c.GetTokenInfo(info.SlotID)
+	return err == nil && ti.Flags&pkcs11.CKF_LOGIN_REQUIRED != 0
 }
 
 // selector is the search template of one object class by id and label.

@@ -45,8 +45,9 @@ type module struct {
 	restarted  time.Time // when it was last restarted
 }
 
-// restartEvery is the least time between two restarts of a module: a token that
-// stays away must not cost the other tokens their sessions again and again.
+// restartEvery is the least time between two restarts of a module with several
+// users: a token that stays away must not cost the others their sessions again
+// and again.
 const restartEvery = 2 * time.Second
 
 // loadModule returns the shared module, loading it for its first user.
@@ -119,7 +120,11 @@ func (m *module) restart(ctx context.Context, seen uint64) error {
 		}
 	}
 	defer m.calls.Unlock()
-	if m.generation != seen || time.Since(m.restarted) < restartEvery {
+	spacing := restartEvery
+	if m.alone() {
+		spacing = 0
+	}
+	if m.generation != seen || time.Since(m.restarted) < spacing {
 		return nil
 	}
 	m.generation++
@@ -134,6 +139,13 @@ func (m *module) restart(ctx context.Context, seen uint64) error {
 // hungAfter is how long a call must be inside the module at its deadline to
 // count as hung. One that only came late to its turn is a sign of load.
 const hungAfter = time.Second
+
+// alone reports whether one Token is the module's only user here.
+func (m *module) alone() bool {
+	modules.Lock()
+	defer modules.Unlock()
+	return m.users <= 1
+}
 
 // do runs fn, which calls into the module, and returns when it is done or ctx
 // ends; in that case fn runs on to its end in the background. fn always runs.

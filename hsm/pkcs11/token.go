@@ -17,12 +17,12 @@ import (
 
 // retryAfter is how long a failed connection answers for the next callers, so
 // that a dead token is not logged into by every waiting signer in turn.
-const retryAfter = 200 * time.Millisecond
+const retryAfter = 100 * time.Millisecond
 
 // settleAfter is how long a connection on which a key is missing is kept: one
 // deleted key must not cost the others their sessions at every attempt, and a
 // token that came back half must be dialled again.
-const settleAfter = 5 * time.Second
+const settleAfter = 2 * time.Second
 
 // maxLosses bounds how often one call sees its connection taken away.
 const maxLosses = 4

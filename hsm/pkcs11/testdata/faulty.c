@@ -10,7 +10,14 @@
  *   old-module   a template with CKA_COPYABLE is refused
  *   few-sessions no more than four sessions
  *   final-try    the token says one PIN try is left
- *   removed      C_Sign answers CKR_DEVICE_REMOVED
+ *   removed      C_Sign answers CKR_DEVICE_REMOVED, and the sessions are gone
+ *   closed       C_Sign answers CKR_SESSION_HANDLE_INVALID, and the sessions are gone
+ *   finalized    C_Sign answers CKR_CRYPTOKI_NOT_INITIALIZED, and it is
+ *   logout       C_Sign answers CKR_USER_NOT_LOGGED_IN, and nobody is
+ *   general      C_Sign answers CKR_GENERAL_ERROR
+ *   crash        C_Sign writes to address 0
+ *   login-hangs  C_Login does not return while the word stands, then logs in
+ *   login-dies   C_Login ends the process after the PIN was looked at
  *   no-eddsa     the mechanism list lacks CKM_EDDSA
  *
  * Each C_Login appends an octet to FAULTY_CONTROL.logins.
@@ -24,6 +31,7 @@
 
 static CK_FUNCTION_LIST real, mine;
 static int sessions;
+static int *volatile nowhere;
 
 static int fault(const char *word) {
 	char text[256] = {0};
@@ -44,16 +52,34 @@ static CK_RV close_all(CK_SLOT_ID slot) {
 	return rv;
 }
 
+static CK_RV finalize(CK_VOID_PTR p) {
+	sessions = 0;
+	return real.C_Finalize(p);
+}
+
 static CK_RV sign(CK_SESSION_HANDLE s, CK_BYTE_PTR data, CK_ULONG len, CK_BYTE_PTR sig, CK_ULONG_PTR siglen) {
 	while (fault("hang"))
 		usleep(2000);
 	if (fault("device-error"))
 		return CKR_DEVICE_ERROR;
-	if (fault("removed")) { /* which ends every session (PKCS#11 v2.40, 5.1.4) */
+	if (fault("general"))
+		return CKR_GENERAL_ERROR;
+	if (fault("crash"))
+		*(volatile int *)nowhere = 1;
+	if (fault("finalized")) {
+		finalize(NULL);
+		return CKR_CRYPTOKI_NOT_INITIALIZED;
+	}
+	if (fault("logout")) {
+		real.C_Logout(s);
+		return CKR_USER_NOT_LOGGED_IN;
+	}
+	int removed = fault("removed"); /* which ends every session (PKCS#11 v2.40, 5.1.4) */
+	if (removed || fault("closed")) {
 		CK_SESSION_INFO info;
 		if (real.C_GetSessionInfo(s, &info) == CKR_OK)
 			close_all(info.slotID);
-		return CKR_DEVICE_REMOVED;
+		return removed ? CKR_DEVICE_REMOVED : CKR_SESSION_HANDLE_INVALID;
 	}
 	CK_RV rv = real.C_Sign(s, data, len, sig, siglen);
 	if (rv == CKR_OK && sig && fault("flip"))
@@ -96,11 +122,6 @@ static CK_RV close_session(CK_SESSION_HANDLE s) {
 	return rv;
 }
 
-static CK_RV finalize(CK_VOID_PTR p) {
-	sessions = 0;
-	return real.C_Finalize(p);
-}
-
 static CK_RV token_info(CK_SLOT_ID slot, CK_TOKEN_INFO_PTR info) {
 	CK_RV rv = real.C_GetTokenInfo(slot, info);
 	if (rv == CKR_OK)
@@ -118,7 +139,12 @@ static CK_RV login(CK_SESSION_HANDLE s, CK_USER_TYPE user, CK_UTF8CHAR_PTR pin, 
 		fputc('l', f);
 		fclose(f);
 	}
-	return real.C_Login(s, user, pin, len);
+	while (fault("login-hangs"))
+		usleep(2000);
+	CK_RV rv = real.C_Login(s, user, pin, len);
+	if (fault("login-dies"))
+		_exit(9);
+	return rv;
 }
 
 static CK_RV mechanisms(CK_SLOT_ID slot, CK_MECHANISM_TYPE_PTR list, CK_ULONG_PTR n) {

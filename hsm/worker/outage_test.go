@@ -1,0 +1,166 @@
+//go:build cgo
+
+package worker
+
+import (
+	"crypto"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"redoubt.internal/hsm"
+	"redoubt.internal/hsm/hsmtest"
+)
+
+// A real PKCS#11 module behind the pipe passes what one in the process passes.
+func TestPKCS11Conformance(t *testing.T) {
+	s := newShim(t)
+	hsmtest.Run(t, hsmtest.Kind{
+		Open:   func(t testing.TB) hsm.Token { tok, err := Open(s.config); must(t, err); return tok },
+		URI:    func(name string) string { return "pkcs11:token=worker;object=" + name },
+		Secret: shimPIN,
+	})
+}
+
+func shimKey(t testing.TB, tok *Token) *hsm.Key {
+	t.Helper()
+	key, err := tok.Generate(t.Context(), "pkcs11:object=k", hsm.ECDSAP256)
+	must(t, err)
+	return key
+}
+
+// children lists the processes whose parent this one is.
+func children(t testing.TB) (pids []string) {
+	t.Helper()
+	tasks, err := os.ReadDir("/proc/self/task")
+	must(t, err)
+	for _, task := range tasks {
+		data, err := os.ReadFile("/proc/self/task/" + task.Name() + "/children")
+		if err == nil { // a thread may have ended meanwhile
+			pids = append(pids, strings.Fields(string(data))...)
+		}
+	}
+	return pids
+}
+
+// Each way a module fails while serving: the reason arrives, all callers are
+// answered within a bound, and the token is back once the fault has gone. The
+// times are printed; the bounds that fail are many times those that hold.
+func TestModuleFaults(t *testing.T) {
+	for fault, says := range map[string]string{
+		"hang": "does not answer", "crash": "segmentation", "removed": "DEVICE_REMOVED", "closed": "SESSION_HANDLE_INVALID", "finalized": "CRYPTOKI_NOT_INITIALIZED",
+		"logout": "USER_NOT_LOGGED_IN", "general": "GENERAL_ERROR", "busy-session": "OPERATION_ACTIVE", "device-error": "DEVICE_ERROR",
+	} {
+		t.Run(fault, func(t *testing.T) {
+			s := newShim(t)
+			key := shimKey(t, s.open(t))
+			s.set(t, fault)
+			var wg sync.WaitGroup
+			var mu sync.Mutex
+			var longest time.Duration
+			var reasons []string
+			for range 12 { // more than there are sessions
+				wg.Go(func() {
+					began := time.Now()
+					_, err := key.Sign(rand.Reader, digest[:], crypto.SHA256)
+					mu.Lock()
+					defer mu.Unlock()
+					longest = max(longest, time.Since(began))
+					failsWith(t, err, hsm.ErrUnavailable)
+					reasons = append(reasons, fmt.Sprint(err))
+				})
+			}
+			wg.Wait()
+			if all := strings.Join(reasons, "\n"); !strings.Contains(all, says) {
+				t.Errorf("no error says %q:\n%s", says, all)
+			}
+			s.set(t, "")
+			t.Logf("%s: 12 callers answered within %s, healed within %s; %s", fault, longest.Round(time.Millisecond), heals(t, key).Round(time.Millisecond), reasons[0])
+			if longest > 10*DefaultTimeout {
+				t.Errorf("answered after %s", longest)
+			}
+		})
+	}
+}
+
+// Without its storage SoftHSM still opens sessions; the worker says why it does
+// not sign and is back when the storage is.
+func TestTokenRemovedAndBack(t *testing.T) {
+	s := newShim(t)
+	key := shimKey(t, s.open(t))
+	must(t, os.Rename(s.tokens, s.tokens+".away"))
+	for range 5 {
+		failsWith(t, key.Check(t.Context()), hsm.ErrUnavailable)
+	}
+	must(t, os.Rename(s.tokens+".away", s.tokens))
+	t.Logf("healed within %s", heals(t, key))
+}
+
+// 500 outages leave no process, no session, no goroutine and no descriptor
+// behind, and after each the token signs again.
+func TestFiveHundredOutages(t *testing.T) {
+	s := newShim(t)
+	s.config.Timeout = 1400 * time.Millisecond // three quarters of it are enough for a call to count as hung
+	tok := s.open(t)
+	key := shimKey(t, tok)
+	heals(t, key)
+	descriptors := func() int {
+		entries, err := os.ReadDir("/proc/self/fd")
+		must(t, err)
+		return len(entries)
+	}
+	goroutines, fds := runtime.NumGoroutine(), descriptors()
+	count := 500
+	if testing.Short() {
+		count = 50
+	}
+	faults := []string{"closed", "crash", "kill", "finalized", "crash", "removed", "kill", "general", "crash", "logout"}
+	took := map[string]time.Duration{}
+	began := time.Now()
+	for i := range count {
+		fault := faults[i%len(faults)]
+		if i%100 == 99 {
+			fault = "hang"
+		}
+		switch fault {
+		case "kill": // the kernel's way, out of memory
+			tok.mu.Lock()
+			p := tok.current
+			tok.mu.Unlock()
+			if p != nil {
+				_ = p.cmd.Process.Kill()
+			}
+		default:
+			s.set(t, fault)
+			if err := key.Check(t.Context()); !errors.Is(err, hsm.ErrUnavailable) {
+				t.Errorf("%s: %v", fault, err)
+			}
+			s.set(t, "")
+		}
+		took[fault] = max(took[fault], heals(t, key))
+	}
+	t.Logf("%d outages in %s; longest time to heal %v", count, time.Since(began).Round(time.Millisecond), took)
+	if pids := children(t); len(pids) != 1 {
+		t.Errorf("child processes %v, want one", pids)
+	}
+	for began := time.Now(); (runtime.NumGoroutine() > goroutines || descriptors() > fds) && time.Since(began) < 10*time.Second; {
+		time.Sleep(10 * time.Millisecond)
+	}
+	if n := runtime.NumGoroutine(); n > goroutines {
+		t.Errorf("%d goroutines, %d before", n, goroutines)
+	}
+	if n := descriptors(); n > fds {
+		t.Errorf("%d descriptors, %d before", n, fds)
+	}
+	// The sessions of the last child: as many as its pool, and the one that logs in.
+	must(t, tok.Close())
+	if pids := children(t); len(pids) != 0 {
+		t.Errorf("child processes %v after Close", pids)
+	}
+}
