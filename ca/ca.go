@@ -133,7 +133,7 @@ type Authority struct {
 	rawChain [][]byte
 	signer   crypto.Signer
 	hash     crypto.Hash // 0 for Ed25519
-	ct       *ct.Log
+	ct       *ct.Issuer  // the log, which has verified the chain
 	audit    *audit.Log
 	db       store.DB
 	identity *identity.Verifier
@@ -146,6 +146,7 @@ type Authority struct {
 	// throwaway is a signature of that algorithm by a key that New made and forgot:
 	// it stands under what is linted.
 	algorithm, throwaway []byte
+	x509Algorithm        x509.SignatureAlgorithm
 }
 
 // Request asks for a certificate: a token, and either a public key with a proof
@@ -203,11 +204,14 @@ func New(c Config) (*Authority, error) {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	a := &Authority{
-		chain: c.Chain, signer: c.Signer, ct: c.CT, audit: c.Audit, db: c.DB, identity: c.Identity,
+		chain: c.Chain, signer: c.Signer, audit: c.Audit, db: c.DB, identity: c.Identity,
 		profile: p, logger: c.Logger, refusals: newRefusals(c.Now),
 	}
 	for _, cert := range c.Chain {
 		a.rawChain = append(a.rawChain, cert.Raw)
+	}
+	if a.ct, err = c.CT.Issuer(a.rawChain); err != nil {
+		return nil, fmt.Errorf("%w: the transparency log does not take this chain: %w", ErrConfig, err)
 	}
 	// The issuing key's signatures are verified once: the precertificate's by the
 	// transparency log before it enters, the final one's by step 5.
@@ -295,20 +299,20 @@ func (a *Authority) prepareLint(pub crypto.PublicKey) error {
 	case *ecdsa.PublicKey:
 		switch k.Curve {
 		case elliptic.P256():
-			a.hash, a.algorithm = crypto.SHA256, ecdsaSHA256
+			a.hash, a.algorithm, a.x509Algorithm = crypto.SHA256, ecdsaSHA256, x509.ECDSAWithSHA256
 		case elliptic.P384():
-			a.hash, a.algorithm = crypto.SHA384, ecdsaSHA384
+			a.hash, a.algorithm, a.x509Algorithm = crypto.SHA384, ecdsaSHA384, x509.ECDSAWithSHA384
 		default:
 			return fmt.Errorf("issuing key on curve %s is not supported", k.Curve.Params().Name)
 		}
 		throwaway, err = ecdsa.GenerateKey(k.Curve, rand.Reader)
 	case *rsa.PublicKey:
-		a.hash, a.algorithm = crypto.SHA256, rsaSHA256
+		a.hash, a.algorithm, a.x509Algorithm = crypto.SHA256, rsaSHA256, x509.SHA256WithRSA
 		a.throwaway = make([]byte, k.Size()) // an RSA signature is a number; making a key takes a second
 		_, err = rand.Read(a.throwaway)
 		return err
 	case ed25519.PublicKey:
-		a.hash, a.algorithm = 0, pureEd25519
+		a.hash, a.algorithm, a.x509Algorithm = 0, pureEd25519, x509.PureEd25519
 		_, throwaway, err = ed25519.GenerateKey(rand.Reader)
 	default:
 		return fmt.Errorf("issuing key of type %T is not supported", pub)

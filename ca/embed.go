@@ -32,7 +32,7 @@ func embed(pre *signable, sct ct.SCT) (*signable, error) {
 		b.AddASN1(cbasn1.Tag(3).ContextSpecific().Constructed(), func(b *cryptobyte.Builder) {
 			b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
 				for _, e := range extensions {
-					if !e.id.Equal(oidPoison) {
+					if !bytes.Equal(e.id, derPoison) {
 						b.AddBytes(e.raw)
 					}
 				}
@@ -66,27 +66,34 @@ func correspond(pre, final []byte) error {
 		return errors.New("certificate differs from its precertificate before the extensions")
 	}
 	n := len(preExt) - 1
-	if n < 0 || !preExt[n].id.Equal(oidPoison) {
+	if n < 0 || !bytes.Equal(preExt[n].id, derPoison) {
 		return errors.New("the precertificate's last extension is not the poison")
 	}
-	if len(ext) != n+1 || !ext[n].id.Equal(oidSCTList) {
+	if len(ext) != n+1 || !bytes.Equal(ext[n].id, derSCTList) {
 		return errors.New("the certificate's extensions are not those of its precertificate and then the SCT list")
 	}
 	for i := range n {
 		if !bytes.Equal(preExt[i].raw, ext[i].raw) {
-			return fmt.Errorf("extension %s differs from its precertificate", preExt[i].id)
+			return fmt.Errorf("extension %x differs from its precertificate", preExt[i].id)
 		}
-		if preExt[i].id.Equal(oidPoison) || ext[i].id.Equal(oidSCTList) {
-			return fmt.Errorf("extension %s is there twice", preExt[i].id)
+		if bytes.Equal(preExt[i].id, derPoison) || bytes.Equal(ext[i].id, derSCTList) {
+			return fmt.Errorf("extension %x is there twice", preExt[i].id)
 		}
 	}
 	return nil
 }
 
-// extension is one DER Extension as it stands.
-type extension struct {
-	id  asn1.ObjectIdentifier
-	raw []byte
+// extension is one DER Extension as it stands, and the contents octets of its
+// OBJECT IDENTIFIER.
+type extension struct{ id, raw []byte }
+
+// derPoison and derSCTList are oidPoison and oidSCTList as they stand in one.
+var derPoison, derSCTList = contents(oidPoison), contents(oidSCTList)
+
+func contents(oid asn1.ObjectIdentifier) []byte {
+	whole := cryptobyte.String(der(func(b *cryptobyte.Builder) { b.AddASN1ObjectIdentifier(oid) }))
+	whole.ReadASN1(&whole, cbasn1.OBJECT_IDENTIFIER)
+	return whole
 }
 
 // split takes a TBSCertificate apart: everything before the extensions as it
@@ -111,19 +118,17 @@ func split(tbs []byte) (head []byte, extensions []extension, err error) {
 	if !body.ReadASN1(&wrapped, explicit3) || !body.Empty() || !wrapped.ReadASN1(&list, cbasn1.SEQUENCE) || !wrapped.Empty() {
 		return nil, nil, malformed
 	}
-	extensions = make([]extension, 0, 32)
+	extensions = make([]extension, 0, 16)
 	for !list.Empty() {
-		var raw, inner cryptobyte.String
-		var e extension
+		var raw, inner, id cryptobyte.String
 		if !list.ReadASN1Element(&raw, cbasn1.SEQUENCE) {
 			return nil, nil, malformed
 		}
 		inner = raw
-		if !inner.ReadASN1(&inner, cbasn1.SEQUENCE) || !inner.ReadASN1ObjectIdentifier(&e.id) {
+		if !inner.ReadASN1(&inner, cbasn1.SEQUENCE) || !inner.ReadASN1(&id, cbasn1.OBJECT_IDENTIFIER) {
 			return nil, nil, malformed
 		}
-		e.raw = raw
-		extensions = append(extensions, e)
+		extensions = append(extensions, extension{id, raw})
 	}
 	return head, extensions, nil
 }

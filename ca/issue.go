@@ -85,7 +85,7 @@ func (a *Authority) Issue(ctx context.Context, r Request) (*Issued, error) {
 	if err != nil {
 		return nil, a.fail(ctx, event, unavailable(ErrSigning, err))
 	}
-	sct, err := a.ct.AddPreChain(ctx, append([][]byte{pre}, a.rawChain...))
+	sct, err := a.ct.Add(ctx, pre)
 	if err != nil {
 		return nil, a.fail(ctx, event, unavailable(ErrCT, err))
 	}
@@ -101,7 +101,7 @@ func (a *Authority) Issue(ctx context.Context, r Request) (*Issued, error) {
 	if err != nil {
 		return nil, a.fail(ctx, event, unavailable(ErrSigning, err))
 	}
-	if err := a.readBack(leaf); err != nil {
+	if err := a.readBack(final, leaf); err != nil {
 		return nil, a.fail(ctx, event, err)
 	}
 	event.Outcome, event.Time = audit.Success, time.Time{}

@@ -1,10 +1,10 @@
 package ca
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/rand"
 	"crypto/sha256"
-	"crypto/x509"
 	"encoding/asn1"
 	"errors"
 	"fmt"
@@ -248,14 +248,21 @@ func assemble(tbs, alg, sig []byte) ([]byte, error) {
 	return b.Bytes()
 }
 
-// readBack parses a signed certificate and verifies it under the issuing one: a
-// faulty signature stops here.
-func (a *Authority) readBack(leaf []byte) error {
-	cert, err := x509.ParseCertificate(leaf)
-	if err != nil {
-		return fmt.Errorf("%w: reading certificate back: %w", ErrSigning, err)
+// readBack takes a signed certificate apart, holds it to what was to be signed,
+// and verifies its signature under the issuing certificate: a faulty signature,
+// and a fault in putting the parts together, stop here.
+func (a *Authority) readBack(s *signable, leaf []byte) error {
+	in := cryptobyte.String(leaf)
+	var cert, tbs, algorithm cryptobyte.String
+	var sig []byte
+	if !in.ReadASN1(&cert, cbasn1.SEQUENCE) || !in.Empty() || !cert.ReadASN1Element(&tbs, cbasn1.SEQUENCE) ||
+		!cert.ReadASN1Element(&algorithm, cbasn1.SEQUENCE) || !cert.ReadASN1BitStringAsBytes(&sig) || !cert.Empty() {
+		return fmt.Errorf("%w: reading certificate back: it is malformed", ErrSigning)
 	}
-	if err := cert.CheckSignatureFrom(a.chain[0]); err != nil {
+	if !bytes.Equal(tbs, s.tbs) || !bytes.Equal(algorithm, a.algorithm) {
+		return fmt.Errorf("%w: reading certificate back: it is not what was to be signed", ErrSigning)
+	}
+	if err := a.chain[0].CheckSignature(a.x509Algorithm, tbs, sig); err != nil {
 		return fmt.Errorf("%w: verifying certificate: %w", ErrSigning, err)
 	}
 	return nil

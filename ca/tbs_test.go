@@ -319,15 +319,28 @@ func TestSignableOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := a.readBack(leaf); err != nil {
+	if err := a.readBack(final, leaf); err != nil {
 		t.Fatal(err)
+	}
+	whole, err := x509.ParseCertificate(leaf)
+	if err != nil || whole.CheckSignatureFrom(a.chain[0]) != nil {
+		t.Fatalf("the certificate: %v", err)
+	}
+	if err := a.readBack(s, leaf); !errors.Is(err, ErrSigning) {
+		t.Fatalf("another certificate than was to be signed passed: %v", err)
 	}
 	if err := lint.Check(leaf, lint.Leaf); err != nil {
 		t.Fatalf("the certificate after embedding: %v", err)
 	}
-	leaf[len(leaf)-1] ^= 1
-	if err := a.readBack(leaf); !errors.Is(err, ErrSigning) {
-		t.Fatalf("a faulty signature passed: %v", err)
+	for i := range leaf {
+		bad := bytes.Clone(leaf)
+		bad[i] ^= 1
+		if err := a.readBack(final, bad); !errors.Is(err, ErrSigning) {
+			t.Fatalf("octet %d is faulty and passed: %v", i, err)
+		}
+	}
+	if err := a.readBack(final, append(leaf, 0)); !errors.Is(err, ErrSigning) {
+		t.Fatalf("an octet too many passed: %v", err)
 	}
 }
 

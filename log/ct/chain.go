@@ -129,14 +129,25 @@ func signedBy(child, parent *x509.Certificate, i int) error {
 	if !bytes.Equal(child.RawIssuer, parent.RawSubject) {
 		return fmt.Errorf("%w: chain[%d] was issued by %q, chain[%d] is %q", ErrChain, i, child.Issuer, i+1, parent.Subject)
 	}
-	if !parent.BasicConstraintsValid || !parent.IsCA {
-		return fmt.Errorf("%w: chain[%d] is not a certificate authority", ErrChain, i+1)
-	}
-	if parent.MaxPathLen >= 0 && (parent.MaxPathLen > 0 || parent.MaxPathLenZero) && i > parent.MaxPathLen {
-		return fmt.Errorf("%w: chain[%d] allows %d authorities below it", ErrChain, i+1, parent.MaxPathLen)
+	if err := mayIssue(parent, i); err != nil {
+		return err
 	}
 	if err := child.CheckSignatureFrom(parent); err != nil {
 		return fmt.Errorf("%w: chain[%d]: %v", ErrChain, i, err)
+	}
+	return nil
+}
+
+// mayIssue checks that parent is an authority that may stand above i others.
+func mayIssue(parent *x509.Certificate, i int) error {
+	if !parent.BasicConstraintsValid || !parent.IsCA {
+		return fmt.Errorf("%w: chain[%d] is not a certificate authority", ErrChain, i+1)
+	}
+	if parent.KeyUsage != 0 && parent.KeyUsage&x509.KeyUsageCertSign == 0 {
+		return fmt.Errorf("%w: chain[%d] may not sign certificates", ErrChain, i+1)
+	}
+	if parent.MaxPathLen >= 0 && (parent.MaxPathLen > 0 || parent.MaxPathLenZero) && i > parent.MaxPathLen {
+		return fmt.Errorf("%w: chain[%d] allows %d authorities below it", ErrChain, i+1, parent.MaxPathLen)
 	}
 	return nil
 }

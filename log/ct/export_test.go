@@ -13,7 +13,16 @@ func (l *Log) CheckBody(body []byte) error {
 }
 
 // What tests hold to the reference library.
-var WithoutPoison, NewSubmission = withoutPoison, func(pre *x509.Certificate, issuers []*x509.Certificate) (leaf, extra []byte, err error) {
+var WithoutPoison = func(tbs []byte) ([]byte, error) {
+	t, err := readTBS(tbs)
+	if err != nil {
+		return nil, err
+	}
+	return t.withoutPoison()
+}
+
+// NewSubmission is what an entry is made of.
+var NewSubmission = func(pre *x509.Certificate, issuers []*x509.Certificate) (leaf, extra []byte, err error) {
 	p, err := newSubmission(pre, issuers)
 	if err != nil {
 		return nil, nil, err
