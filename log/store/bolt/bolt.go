@@ -2,7 +2,8 @@
 //
 // It guarantees what package store asks for, and besides:
 //   - One process holds the file. A second one waits a bounded time (LockWait) and then gets store.ErrLocked.
-//   - A nil Update is two flushes of a file that is never opened with NoSync, NoGrowSync or NoFreelistSync.
+//   - A nil Update is durable: either by bbolt's two flushes, or, when it is small, by one flush of a journal beside the
+//     file, from which the next Open restores what the file itself may have lost (journal.go).
 //   - A failed write or flush latches the file: every later Update returns store.ErrSync until it is opened again. A
 //     full disk met before the flush is no such failure (store.ErrFull): nothing was committed, and it heals by itself.
 //   - bbolt panics, or faults, on damaged pages. Both are caught here and come back as store.ErrCorrupt.
@@ -14,9 +15,11 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -43,6 +46,9 @@ type DB struct {
 	// broken holds the first write failure. From then on nothing is written: after a failed flush the page cache may
 	// claim what the disk does not have.
 	broken atomic.Pointer[error]
+
+	writing sync.Mutex // guards journal, and bbolt's NoSync
+	journal journal
 }
 
 // Create makes a new database file at path (mode 0600) and opens it. The folder entry is flushed too.
@@ -55,6 +61,9 @@ func Create(path string) (*DB, error) {
 	if err := os.Remove(tmp); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("creating %s: %w", path, err)
 	}
+	if err := os.Remove(journalPath(path)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("creating %s: %w", path, err) // of a database that is gone
+	}
 	d, err := open(tmp)
 	if err != nil {
 		return nil, err
@@ -63,7 +72,7 @@ func Create(path string) (*DB, error) {
 		_, err := tx.CreateBucket(bucket)
 		return err
 	})
-	if cerr := d.Close(); err == nil {
+	if cerr := d.b.Close(); err == nil {
 		err = cerr
 	}
 	if err != nil {
@@ -85,7 +94,7 @@ func Create(path string) (*DB, error) {
 	return Open(path)
 }
 
-// Open opens an existing database file.
+// Open opens an existing database file, and brings it up to its journal after a crash.
 func Open(path string) (*DB, error) {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -94,9 +103,30 @@ func Open(path string) (*DB, error) {
 	if !info.Mode().IsRegular() || info.Size() == 0 {
 		return nil, fmt.Errorf("opening %s: %w: not a database file", path, store.ErrCorrupt)
 	}
+	j, err := openJournal(path)
+	if err != nil {
+		return nil, err
+	}
+	d, err := openWith(path, j)
+	if err != nil && j != nil {
+		j.Close()
+	}
+	return d, err
+}
+
+func openWith(path string, j *os.File) (*DB, error) {
+	found, err := restore(path, j)
+	if err != nil {
+		return nil, fmt.Errorf("opening %s: %w", path, err)
+	}
 	d, err := open(path)
 	if err != nil {
 		return nil, err
+	}
+	d.journal.f = j
+	if err := d.replay(found); err != nil {
+		d.b.Close()
+		return nil, fmt.Errorf("opening %s: %w", path, err)
 	}
 	err = d.view(func(tx *bbolt.Tx) error {
 		if tx.Bucket(bucket) == nil {
@@ -114,6 +144,8 @@ func Open(path string) (*DB, error) {
 func open(path string) (d *DB, err error) {
 	defer guard(&err)()
 	var b *bbolt.DB
+	var f *os.File
+	mapped := 0
 	for size := mmapSize; ; size /= 4 {
 		if size < 1<<20 {
 			size = 0 // what the file needs
@@ -123,7 +155,12 @@ func open(path string) (d *DB, err error) {
 			InitialMmapSize: size,
 			FreelistType:    bbolt.FreelistArrayType, // hands out neighbouring pages, which the kernel writes in one piece
 			NoStatistics:    true,
+			OpenFile: func(name string, flag int, mode os.FileMode) (_ *os.File, err error) {
+				f, err = os.OpenFile(name, flag, mode)
+				return f, err
+			},
 		})
+		mapped = size
 		if size == 0 || !errors.Is(err, syscall.ENOMEM) {
 			break
 		}
@@ -136,7 +173,11 @@ func open(path string) (d *DB, err error) {
 	case err != nil:
 		return nil, fmt.Errorf("opening %s: %w", path, err)
 	}
-	return &DB{b: b, path: path}, nil
+	d = &DB{b: b, path: path, journal: journal{file: f}}
+	if int64(mapped) >= journalMapping {
+		d.journal.room = int64(mapped) / 2
+	}
+	return d, nil
 }
 
 // View implements store.DB.
@@ -149,16 +190,28 @@ func (d *DB) view(fn func(*bbolt.Tx) error) (err error) {
 	return d.b.View(fn)
 }
 
+// errNothing ends a transaction that changed nothing.
+var errNothing = errors.New("nothing to commit")
+
 // Update implements store.DB.
 func (d *DB) Update(fn func(store.Tx) error) (err error) {
+	d.writing.Lock()
+	defer d.writing.Unlock()
 	if e := d.broken.Load(); e != nil {
 		return *e
 	}
-	committing := false
+	j := &d.journal
+	j.reset()
+	at, committing := j.at, false
 	defer func() {
-		// A failure of fn drops the transaction and nothing else. A failure of the commit decides about the file.
-		if err != nil && committing {
-			err = d.commitFailed(err)
+		switch {
+		case err == errNothing:
+			err = nil
+		case err != nil && committing:
+			// A failure of fn drops the transaction and nothing else. A failure of the commit decides about the file.
+			err = d.commitFailed(err, j.at-at)
+		case err == nil && j.at == at:
+			j.restart()
 		}
 	}()
 	defer guard(&err)()
@@ -166,18 +219,36 @@ func (d *DB) Update(fn func(store.Tx) error) (err error) {
 		b := tx.Bucket(bucket)
 		// Most keys of the product grow at the end of their range: fill pages instead of splitting them in halves.
 		b.FillPercent = 0.9
-		if err := fn(&boltTx{b: b, writable: true}); err != nil {
+		if err := fn(&boltTx{b: b, journal: j}); err != nil {
 			return err
 		}
+		if j.changes == 0 {
+			return errNothing
+		}
 		committing = true
-		return nil
+		if err := stamp(b); err != nil {
+			return err
+		}
+		done, err := j.write(d.b, tx)
+		d.b.NoSync = done
+		return err
 	})
 }
 
-// commitFailed turns an error of a commit into ErrFull or the latched ErrSync.
-func (d *DB) commitFailed(err error) error {
+// stamp tells this state from all others, of this file and of others: the sequence of the bucket, which nobody else uses,
+// lies on a page that each commit writes anyway. A journal finds its base by it.
+func stamp(b *bbolt.Bucket) error { return b.SetSequence(rand.Uint64()) }
+
+// commitFailed turns an error of a commit into ErrFull or the latched ErrSync. The record of its changes, of that many
+// bytes, is in the journal already, or there is none.
+func (d *DB) commitFailed(err error, recorded int64) error {
 	var pe *os.PathError
 	full := errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
+	if recorded > 0 {
+		if uerr := d.journal.undo(recorded); uerr != nil {
+			err, full = errors.Join(err, uerr), false
+		}
+	}
 	if full && errors.As(err, &pe) {
 		// pwrite or truncate met a full disk. No flush was tried, the meta page is the old one: nothing happened.
 		return fmt.Errorf("committing to %s: %w: %w", d.path, store.ErrFull, err)
@@ -187,10 +258,35 @@ func (d *DB) commitFailed(err error) error {
 	return err
 }
 
-// Close implements store.DB.
+// Close implements store.DB. It leaves a database file that needs no journal.
 func (d *DB) Close() (err error) {
+	d.writing.Lock()
+	defer d.writing.Unlock()
 	defer guard(&err)()
-	return d.b.Close()
+	err = d.settle()
+	d.journal.release() // bbolt waits for it
+	err = errors.Join(err, d.b.Close())
+	if d.journal.f != nil {
+		err = errors.Join(err, d.journal.f.Close())
+		d.journal.f = nil
+	}
+	return err
+}
+
+// settle flushes what the journal has made durable into the database file, and empties the journal.
+func (d *DB) settle() error {
+	if d.journal.n == 0 || d.broken.Load() != nil {
+		return nil
+	}
+	d.b.NoSync = false
+	if err := d.b.Update(func(*bbolt.Tx) error { return nil }); err != nil {
+		return fmt.Errorf("closing %s: %w", d.path, err)
+	}
+	d.journal.restart()
+	if err := d.journal.wipe(0); err != nil {
+		return fmt.Errorf("closing the journal of %s: %w", d.path, err)
+	}
+	return nil
 }
 
 // Path is the file's path.

@@ -117,14 +117,14 @@ func TestCommitFailure(t *testing.T) {
 		return db.Update(func(tx store.Tx) error { return tx.Put([]byte("k"), make([]byte, n)) })
 	}
 	full := &os.PathError{Op: "write", Path: path, Err: syscall.ENOSPC}
-	if err := db.commitFailed(full); !errors.Is(err, store.ErrFull) || errors.Is(err, store.ErrSync) {
+	if err := db.commitFailed(full, 0); !errors.Is(err, store.ErrFull) || errors.Is(err, store.ErrSync) {
 		t.Error(err)
 	}
 	if err := put(10); err != nil {
 		t.Fatal(err)
 	}
 	// ENOSPC out of fdatasync is no PathError: the flush was tried, so the disk is not to be trusted.
-	if err := db.commitFailed(syscall.ENOSPC); !errors.Is(err, store.ErrSync) {
+	if err := db.commitFailed(syscall.ENOSPC, 0); !errors.Is(err, store.ErrSync) {
 		t.Error(err)
 	}
 	if err := put(10); !errors.Is(err, store.ErrSync) {

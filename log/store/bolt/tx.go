@@ -12,8 +12,8 @@ import (
 
 // boltTx implements store.Tx over the one bucket.
 type boltTx struct {
-	b        *bbolt.Bucket
-	writable bool
+	b       *bbolt.Bucket
+	journal *journal // notes the changes; nil in a transaction that reads
 }
 
 func (t *boltTx) Get(key []byte) ([]byte, error) {
@@ -24,7 +24,7 @@ func (t *boltTx) Get(key []byte) ([]byte, error) {
 }
 
 func (t *boltTx) Put(key, value []byte) error {
-	if !t.writable {
+	if t.journal == nil {
 		return store.ErrReadOnlyTx
 	}
 	if err := checkKey(key); err != nil {
@@ -39,11 +39,12 @@ func (t *boltTx) Put(key, value []byte) error {
 	if err := t.b.Put(key, value); err != nil {
 		return fmt.Errorf("putting a key: %w", err)
 	}
+	t.journal.put(key, value)
 	return nil
 }
 
 func (t *boltTx) Delete(key []byte) error {
-	if !t.writable {
+	if t.journal == nil {
 		return store.ErrReadOnlyTx
 	}
 	if err := checkKey(key); err != nil {
@@ -52,6 +53,7 @@ func (t *boltTx) Delete(key []byte) error {
 	if err := t.b.Delete(key); err != nil {
 		return fmt.Errorf("deleting a key: %w", err)
 	}
+	t.journal.del(key)
 	return nil
 }
 
