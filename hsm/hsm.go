@@ -112,6 +112,9 @@ type Info struct {
 	// TokenState holds what the token says about itself: manufacturer, model,
 	// serial, firmware, flags.
 	TokenState map[string]string `json:"tokenState,omitempty"`
+	// TokenAlgorithms are the algorithms the token says it can make and use keys
+	// of, in the order of Algorithms(); nil where it was not asked.
+	TokenAlgorithms []Algorithm `json:"tokenAlgorithms,omitempty"`
 	// Attributes are the key attributes as read back from the token.
 	Attributes map[string]string `json:"attributes,omitempty"`
 	// Evidence lists the token's claims about the key's origin and protection,

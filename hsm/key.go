@@ -96,6 +96,7 @@ func (k *Key) Info() Info {
 	info.TokenState = maps.Clone(info.TokenState)
 	info.Attributes = maps.Clone(info.Attributes)
 	info.Evidence = slices.Clone(info.Evidence)
+	info.TokenAlgorithms = slices.Clone(info.TokenAlgorithms)
 	return info
 }
 

@@ -24,7 +24,7 @@ type connection struct {
 	slot       uint
 	info       pkcs11.TokenInfo
 	identity   string
-	mechanisms map[uint]bool
+	algorithms []hsm.Algorithm // that the token can make and use keys of
 	dialled    time.Time
 	login      pkcs11.SessionHandle
 	free       chan pkcs11.SessionHandle // idle sessions
@@ -41,7 +41,7 @@ type connection struct {
 func dial(ctx context.Context, m *module, u *uri, pin *pinSource, size int) (*connection, error) {
 	result := make(chan *connection, 1)
 	err := m.do(ctx, func(c *pkcs11.Ctx, generation uint64) (err error) {
-		conn := &connection{mod: m, generation: generation, dialled: time.Now(), gone: make(chan struct{}), objects: map[string]pkcs11.ObjectHandle{}, mechanisms: map[uint]bool{}}
+		conn := &connection{mod: m, generation: generation, dialled: time.Now(), gone: make(chan struct{}), objects: map[string]pkcs11.ObjectHandle{}}
 		if conn.slot, conn.info, err = findSlot(c, u, m.path); err != nil {
 			return err
 		}
@@ -67,12 +67,8 @@ func dial(ctx context.Context, m *module, u *uri, pin *pinSource, size int) (*co
 			}
 			conn.free <- s
 		}
-		list, err := c.GetMechanismList(conn.slot)
-		if err != nil {
-			return fmt.Errorf("listing mechanisms: %w", err)
-		}
-		for _, mech := range list {
-			conn.mechanisms[mech.Mechanism] = true
+		if conn.algorithms, err = probe(c, conn.slot); err != nil {
+			return err
 		}
 		conn.identity = m.identity(c)
 		conn.active.Store(conn.dialled.UnixNano())

@@ -8,6 +8,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/miekg/pkcs11"
 
@@ -46,8 +47,8 @@ func (t *Token) Generate(ctx context.Context, s string, alg hsm.Algorithm) (*hsm
 	}
 	// First a look that may reconnect, then the creation that must not run twice.
 	err = t.with(ctx, true, func(c *pkcs11.Ctx, conn *connection, sh pkcs11.SessionHandle) error {
-		if !conn.mechanisms[r.mechanism] || !conn.mechanisms[r.sign] {
-			return fmt.Errorf("token %q has no mechanism to make and use a key of type %s: %w", trim(conn.info.Label), alg, hsm.ErrUnsupported)
+		if !slices.Contains(conn.algorithms, alg) {
+			return fmt.Errorf("token %q has no mechanism to make and use a key of type %s; it has those of %v: %w", trim(conn.info.Label), alg, conn.algorithms, hsm.ErrUnsupported)
 		}
 		return unused(c, sh, id, u.object)
 	})

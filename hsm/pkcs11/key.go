@@ -114,7 +114,9 @@ func (t *Token) load(c *pkcs11.Ctx, conn *connection, sh pkcs11.SessionHandle, i
 		Module:     conn.identity,
 		TokenState: tokenState(conn.info),
 		Attributes: attrs.show(),
-		Evidence:   attrs.evidence(),
+
+		TokenAlgorithms: conn.algorithms,
+		Evidence:        attrs.evidence(),
 	}
 	conn.mu.Lock()
 	conn.objects[ref.spki] = handle

@@ -8,6 +8,7 @@ import (
 	"encoding/asn1"
 	"fmt"
 	"math/big"
+	"slices"
 
 	"github.com/miekg/pkcs11"
 	"golang.org/x/crypto/cryptobyte"
@@ -63,6 +64,37 @@ func recipeOf(alg hsm.Algorithm) (recipe, error) {
 		return recipe{ckmECEdwardsKeyPairGen, ckkECEdwards, paramsEd25519, 0, ckmEdDSA}, nil
 	}
 	return recipe{}, fmt.Errorf("algorithm %q: %w", alg, hsm.ErrUnsupported)
+}
+
+// probe returns the algorithms a token says it can make keys of and sign with.
+func probe(c *pkcs11.Ctx, slot uint) ([]hsm.Algorithm, error) {
+	list, err := c.GetMechanismList(slot)
+	if err != nil {
+		return nil, fmt.Errorf("listing mechanisms: %w", err)
+	}
+	has := func(mechanism uint, bits int) bool {
+		if !slices.ContainsFunc(list, func(m *pkcs11.Mechanism) bool { return m.Mechanism == mechanism }) {
+			return false
+		}
+		info, err := c.GetMechanismInfo(slot, []*pkcs11.Mechanism{pkcs11.NewMechanism(mechanism, nil)})
+		if err != nil || info.MaxKeySize == 0 {
+			return true // it says no bounds
+		}
+		limit := int(min(info.MaxKeySize, 1<<20))
+		return bits <= limit || bits >= 3072 && bits <= 8*limit && limit < 1024 // some count RSA keys in octets
+	}
+	var found []hsm.Algorithm
+	for _, alg := range hsm.Algorithms() {
+		r, err := recipeOf(alg)
+		if err != nil {
+			return nil, err
+		}
+		bits := map[hsm.Algorithm]int{hsm.ECDSAP256: 256, hsm.ECDSAP384: 384, hsm.RSA3072: 3072, hsm.RSA4096: 4096, hsm.Ed25519: 0}[alg]
+		if has(r.mechanism, bits) && has(r.sign, bits) {
+			found = append(found, alg)
+		}
+	}
+	return found, nil
 }
 
 // mechanismFor returns the signing mechanism and its input. Hashing is done in
