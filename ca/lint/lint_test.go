@@ -346,6 +346,7 @@ func FuzzCheck(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, der []byte, p uint8) {
 		sameAsZlint(t, der, Profile(p))
+		sameAsLongWay(t, der)
 		if err := Check(der, Profile(p)); err == nil {
 			if _, perr := x509.ParseCertificate(der); perr != nil {
 				t.Fatalf("accepted what does not parse: %v", perr)

@@ -62,6 +62,8 @@ type rule struct {
 	// shared is the lint's implementation when it has no fields, and so no state to
 	// share; nil when each run needs a new one.
 	shared lint.CertificateLintInterface
+	// implied: not run on a certificate of the one shape, see shape.go.
+	implied bool
 }
 
 func newRule(l *lint.CertificateLint) (rule, error) {
@@ -70,9 +72,9 @@ func newRule(l *lint.CertificateLint) (rule, error) {
 		return rule{}, fmt.Errorf("lint %s wants a configuration, and there is none", l.Name)
 	}
 	if t := reflect.TypeOf(impl); t.Kind() == reflect.Pointer && t.Elem().Size() == 0 {
-		return rule{l, impl}, nil
+		return rule{CertificateLint: l, shared: impl, implied: implied[l.Name] != ""}, nil
 	}
-	return rule{CertificateLint: l}, nil
+	return rule{CertificateLint: l, implied: implied[l.Name] != ""}, nil
 }
 
 // run is what zlint's own Execute does with a lint of these sources that needs
@@ -110,6 +112,11 @@ var lints = sync.OnceValues(func() (map[Profile][]rule, error) {
 			return nil, fmt.Errorf("excluded lint %s is unknown to zlint", name)
 		}
 	}
+	for _, name := range slices.Sorted(maps.Keys(implied)) {
+		if all.ByName(name) == nil {
+			return nil, fmt.Errorf("implied lint %s is unknown to zlint", name)
+		}
+	}
 	sets := map[Profile][]rule{}
 	for _, p := range []Profile{Root, Issuing, TSAIntermediate, TSALeaf, Precertificate, Leaf, Cross} {
 		skip := Excluded(p)
@@ -126,6 +133,26 @@ var lints = sync.OnceValues(func() (map[Profile][]rule, error) {
 	}
 	return sets, nil
 })
+
+// faultless reports whether no lint of Precertificate but those implied finds
+// anything in cert, which shaped made.
+func faultless(cert *x509.Certificate) bool {
+	set, err := lints()
+	if err != nil {
+		return false
+	}
+	for _, r := range set[Precertificate] {
+		if r.implied {
+			continue
+		}
+		switch r.run(cert).Status {
+		case lint.NA, lint.NE, lint.Pass:
+		default:
+			return false
+		}
+	}
+	return true
+}
 
 // runZlint applies the lints of profile p. Anything but pass, not applicable
 // and not yet effective is a finding: a warning of today is a client's refusal
