@@ -27,6 +27,12 @@ type Attestation struct {
 	// Certificates that speak for the attesting key or its token (the
 	// endorsement key's certificate), DER, in the order leaf to root.
 	Certificates [][]byte `json:"certificates,omitempty"`
+	// EndorsementKey is the key the first certificate is of, in the token's own
+	// encoding (TPMT_PUBLIC).
+	EndorsementKey []byte `json:"endorsementKey,omitempty"`
+	// Claims are sentences the machine that asked the token adds on its own word:
+	// nothing signed proves them.
+	Claims []string `json:"claims,omitempty"`
 }
 
 // WithAttest returns the same key with the token's way to attest it. Token
