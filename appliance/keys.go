@@ -172,6 +172,13 @@ func tokenURI(uri string) string {
 	return out
 }
 
+// keyPlace says which token a key URI names, and whether its keys die with the machine they are in: those of a TPM do, also
+// behind a PKCS#11 module.
+func keyPlace(uri string) (token string, machineBound bool) {
+	scheme, _, _ := strings.Cut(uri, ":")
+	return tokenURI(uri), scheme == "tpm" || scheme == "pkcs11" && strings.Contains(uri, "tpm2_pkcs11")
+}
+
 // keyURI names the key called name in the token the configuration points at.
 func keyURI(token, name string) string {
 	scheme, rest, _ := strings.Cut(token, ":")

@@ -19,14 +19,23 @@ import (
 // transcript beside the certificates.
 func firstCeremony(ctx context.Context, cfg *Config, dir layout, keys *keyring, progress func(string)) error {
 	plan := ceremony.Default(cfg.Domain, func(role string) string { return cfg.Keys.Roles[role] }) // no key for a role left out
-	return holdCeremony(ctx, plan, keys, dir.path("pki"), progress)
+	plan.Profile = cfg.Profile
+	return holdCeremony(ctx, plan, session(keys, progress), dir.path("pki"))
 }
 
-func holdCeremony(ctx context.Context, plan ceremony.Plan, keys *keyring, out string, progress func(string)) error {
+// session is a ceremony on the tokens of keys.
+func session(keys *keyring, progress func(string)) ceremony.Session {
+	return ceremony.Session{
+		Open: func(_ context.Context, uri string) (hsm.Token, error) { return keys.token(uri) },
+		Now:  time.Now, Progress: progress, Software: softwareName(), Place: keyPlace,
+	}
+}
+
+func holdCeremony(ctx context.Context, plan ceremony.Plan, s ceremony.Session, out string) error {
 	if err := ceremony.CheckFree(out); err != nil {
 		return err
 	}
-	transcript, err := ceremony.Run(ctx, plan, func(_ context.Context, uri string) (hsm.Token, error) { return keys.token(uri) }, time.Now, progress)
+	transcript, err := s.Run(ctx, plan)
 	if err != nil {
 		return fmt.Errorf("key ceremony: %w", err)
 	}
@@ -35,130 +44,136 @@ func holdCeremony(ctx context.Context, plan ceremony.Plan, keys *keyring, out st
 
 func ceremonyCommand() *cli.Command {
 	return &cli.Command{
-		Name: "ceremony", Usage: "make keys and certificates by a plan, into a signed transcript; init holds one by itself",
+		Name: "ceremony", Usage: "make, rotate and cross-sign keys by an approved plan, into a signed transcript; init holds one by itself",
 		Subcommands: []*cli.Command{
-			{Name: "plan", Usage: "print the default plan, to be edited and kept", Flags: []cli.Flag{
-				&cli.StringFlag{Name: "domain", Required: true, Usage: "DNS domain of the deployment", EnvVars: []string{"REDOUBT_DOMAIN"}},
-				&cli.StringFlag{Name: "keys", Value: "soft:", Usage: "token that holds the keys", EnvVars: []string{"REDOUBT_KEYS"}},
-			}, Action: func(c *cli.Context) error {
-				plan := ceremony.Default(c.String("domain"), func(role string) string { return keyURI(c.String("keys"), role) })
-				if err := plan.Validate(); err != nil {
-					return usage("%v", err)
-				}
-				_, err := c.App.Writer.Write(plan.YAML())
-				return err
+			ceremonyPlanCommand(),
+			{Name: "digest", Usage: "print the SHA-256 of a plan as operators read it to each other", ArgsUsage: "PLAN", Flags: []cli.Flag{outputFlag()}, Action: ceremonyDigest},
+			{Name: "operator", Usage: "keys of the people who approve", Subcommands: []*cli.Command{
+				{Name: "new", Usage: "make a key and print its holder's entry for a plan", ArgsUsage: "NAME", Action: operatorNew, Flags: append(personFlags("key to make: soft:FILE, or a URI of another token"),
+					&cli.StringFlag{Name: "algorithm", Value: string(hsm.ECDSAP256), Usage: "ecdsa-p256 or ed25519", EnvVars: []string{"REDOUBT_ALGORITHM"}})},
+				{Name: "show", Usage: "print the entry of somebody who has a key", ArgsUsage: "NAME", Action: operatorShow, Flags: personFlags("key URI, or a file: PEM private key (0600) or PEM public key")},
 			}},
-			{Name: "rehearse", Usage: "check that the plan's certificates would pass, touching no token", ArgsUsage: "PLAN", Action: func(c *cli.Context) error {
-				plan, err := readPlan(c)
-				if err != nil {
-					return err
-				}
-				if err := ceremony.Rehearse(plan, time.Now()); err != nil {
-					return err
-				}
-				fmt.Fprintln(c.App.Writer, "the certificates of the plan pass every lint")
-				return nil
-			}},
-			{Name: "run", Usage: "carry out a plan; refuses when any of its keys exists", ArgsUsage: "PLAN", Flags: []cli.Flag{outputFlag(),
+			{Name: "approve", Usage: "sign the digest of a plan as one of its operators", ArgsUsage: "PLAN", Action: ceremonyApprove, Flags: append(personFlags("operator's key: URI or PEM file"),
+				registerFlag(), digestFlag(), &cli.StringFlag{Name: "out", Usage: "file to write; must not exist (default stdout)", EnvVars: []string{"REDOUBT_OUT"}})},
+			{Name: "rehearse", Usage: "carry the plan out on stand-in keys in a throwaway token, into a transcript marked rehearsal", ArgsUsage: "PLAN", Action: ceremonyRehearse, Flags: []cli.Flag{outputFlag(), registerFlag(),
+				&cli.StringFlag{Name: "out", Usage: "folder for the rehearsal's transcript and certificates", EnvVars: []string{"REDOUBT_OUT"}},
+				&cli.StringFlag{Name: "keys", Value: "auto", Usage: "auto, softhsm or soft: where the stand-ins are", EnvVars: []string{"REDOUBT_KEYS"}}}},
+			{Name: "run", Usage: "carry out a plan; refuses when any of its keys exists or approvals are missing", ArgsUsage: "PLAN", Action: ceremonyRun, Flags: append([]cli.Flag{outputFlag(), registerFlag(), digestFlag(),
 				&cli.StringFlag{Name: "out", Required: true, Usage: "folder for certificates and transcript", EnvVars: []string{"REDOUBT_OUT"}},
-				&cli.StringFlag{Name: "keys-dir", Usage: "folder relative soft: keys are made in (default OUT/keys)", EnvVars: []string{"REDOUBT_KEYS_DIR"}},
-				&cli.StringFlag{Name: "passphrase-file", Usage: "passphrase of software keys", EnvVars: []string{"REDOUBT_PASSPHRASE_FILE"}},
-				&cli.StringFlag{Name: "pin-file", Usage: "PIN of the PKCS#11 token, instead of pin-source in the URIs", EnvVars: []string{"REDOUBT_PIN_FILE"}},
-			}, Action: ceremonyRun},
-			{Name: "verify", Usage: "check a transcript offline: signature, certificates, lint, plan", ArgsUsage: "TRANSCRIPT", Flags: []cli.Flag{outputFlag()}, Action: ceremonyVerify},
+				&cli.StringSliceFlag{Name: "approval", Usage: "an operator's approval; as many as the plan asks for", EnvVars: []string{"REDOUBT_APPROVAL"}},
+				&cli.StringFlag{Name: "requests", Usage: "on the offline machine: " + ceremony.RequestsFile + " as it was carried in", EnvVars: []string{"REDOUBT_REQUESTS"}},
+				&cli.StringFlag{Name: "certificates", Usage: "back on the online machine: " + ceremony.CertificatesFile + " as it was carried back", EnvVars: []string{"REDOUBT_CERTIFICATES"}},
+				&cli.StringFlag{Name: "backup-statement", Usage: "text file: what was done for the declared backup, by whom", EnvVars: []string{"REDOUBT_BACKUP_STATEMENT"}},
+			}, tokenFlags()...)},
+			{Name: "sign", Usage: "add an operator's signature to a transcript, in place", ArgsUsage: "TRANSCRIPT", Action: ceremonySign, Flags: append(personFlags("operator's key: URI or PEM file"), outputFlag())},
+			{Name: "verify", Usage: "check a transcript offline: links, signatures, approvals, certificates, lint, attestations", ArgsUsage: "TRANSCRIPT", Action: ceremonyVerify, Flags: []cli.Flag{outputFlag(),
+				&cli.StringFlag{Name: "at", Usage: "RFC 3339 time at which the certificates must be valid as well", EnvVars: []string{"REDOUBT_AT"}},
+				&cli.BoolFlag{Name: "rehearsal", Usage: "accept a rehearsal", EnvVars: []string{"REDOUBT_REHEARSAL"}},
+				&cli.BoolFlag{Name: "pending", Usage: "accept a transcript its operators have yet to sign", EnvVars: []string{"REDOUBT_PENDING"}}}},
+			{Name: "diff", Usage: "compare two transcripts of one plan: what must be the same, what may differ", ArgsUsage: "A B", Flags: []cli.Flag{outputFlag()}, Action: ceremonyDiff},
+			{Name: "register", Usage: "check a register of custodians and say who they are", ArgsUsage: "REGISTER", Flags: []cli.Flag{outputFlag()}, Action: ceremonyRegister},
 		},
 	}
 }
 
+func registerFlag() cli.Flag {
+	return &cli.StringFlag{Name: "register", Usage: "the register of custodians, where the plan names an entry of it", EnvVars: []string{"REDOUBT_REGISTER"}}
+}
+
+func digestFlag() cli.Flag {
+	return &cli.StringFlag{Name: "digest", Usage: "the plan's SHA-256 as it was read aloud; another plan is refused", EnvVars: []string{"REDOUBT_DIGEST"}}
+}
+
+// tokenFlags say how tokens are opened.
+func tokenFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "keys-dir", Usage: "folder relative soft: keys are in (default: OUT/keys for a ceremony, here for an operator)", EnvVars: []string{"REDOUBT_KEYS_DIR"}},
+		&cli.StringFlag{Name: "passphrase-file", Usage: "passphrase of software keys", EnvVars: []string{"REDOUBT_PASSPHRASE_FILE"}},
+		&cli.StringFlag{Name: "pin-file", Usage: "PIN of the PKCS#11 token, instead of pin-source in the URIs", EnvVars: []string{"REDOUBT_PIN_FILE"}},
+		&cli.StringSliceFlag{Name: "module", Usage: "PKCS#11 module that may be loaded (default: those in the distribution's folders)", EnvVars: []string{"REDOUBT_MODULE"}},
+	}
+}
+
+// personFlags name one operator's key.
+func personFlags(usage string) []cli.Flag {
+	return append([]cli.Flag{&cli.StringFlag{Name: "key", Required: true, Usage: usage, EnvVars: []string{"REDOUBT_KEY"}}}, tokenFlags()...)
+}
+
+// openKeyring is a keyring by tokenFlags, working in folder.
+func openKeyring(c *cli.Context, folder string) (*keyring, error) {
+	logger, err := newLogger(c)
+	if err != nil {
+		return nil, err
+	}
+	cfg := Keys{PassphraseFile: c.String("passphrase-file"), PINFile: c.String("pin-file"), AllowedModules: c.StringSlice("module")}
+	for _, path := range []*string{&cfg.PassphraseFile, &cfg.PINFile, &folder} {
+		if *path != "" {
+			if *path, err = filepath.Abs(*path); err != nil {
+				return nil, err
+			}
+		}
+	}
+	keys := newKeyring(cfg, layout{folder}, logger)
+	if d := c.String("keys-dir"); d != "" {
+		keys.softDir, err = filepath.Abs(d)
+	}
+	return keys, err
+}
+
 const maxCeremonyFile = 16 << 20
 
-func readCeremonyFile(c *cli.Context, what string) ([]byte, error) {
-	if c.NArg() != 1 {
-		return nil, usage("%s takes one %s", c.Command.HelpName, what)
-	}
-	f, err := os.Open(c.Args().First())
+// readRecord reads a file of a ceremony.
+func readRecord(path string) ([]byte, error) {
+	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
 	data, err := io.ReadAll(io.LimitReader(f, maxCeremonyFile+1))
 	if err == nil && len(data) > maxCeremonyFile {
-		err = errors.New("the file is too large")
+		err = fmt.Errorf("%s is too large", path)
 	}
 	return data, err
 }
 
+// readOptional reads the file a flag names, nil when it is not set.
+func readOptional(c *cli.Context, flag string) ([]byte, error) {
+	if c.String(flag) == "" {
+		return nil, nil
+	}
+	data, err := readRecord(c.String(flag))
+	if err != nil {
+		return nil, fmt.Errorf("--%s: %w", flag, err)
+	}
+	return data, nil
+}
+
+// readPlan reads the one operand; under --digest it must be the plan that was read aloud.
 func readPlan(c *cli.Context) (ceremony.Plan, error) {
-	data, err := readCeremonyFile(c, "PLAN")
+	if c.NArg() != 1 {
+		return ceremony.Plan{}, usage("%s takes one PLAN", c.Command.HelpName)
+	}
+	data, err := readRecord(c.Args().First())
 	if err != nil {
 		return ceremony.Plan{}, err
 	}
-	return ceremony.ParsePlan(data)
+	plan, err := ceremony.ParsePlan(data)
+	if err != nil {
+		return plan, hinted(err, "`redoubt ceremony plan` writes one with every field explained")
+	}
+	if want := c.String("digest"); want != "" && compactDigest(want) != plan.Digest() {
+		aloud, _ := ceremony.Aloud(plan.Digest())
+		return plan, hinted(fmt.Errorf("%s is not the plan that was agreed on: its SHA-256 is %s", c.Args().First(), plan.Digest()), "read it to each other:\n%s", aloud)
+	}
+	return plan, nil
 }
 
-func ceremonyRun(c *cli.Context) error {
-	plan, err := readPlan(c)
+// writeOnce makes a file that was not there.
+func writeOnce(path string, data []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 	if err != nil {
 		return err
 	}
-	logger, err := newLogger(c)
-	if err != nil {
-		return err
-	}
-	out, err := filepath.Abs(c.String("out"))
-	if err != nil {
-		return err
-	}
-	folder := layout{out}
-	cfg := Keys{PassphraseFile: c.String("passphrase-file"), PINFile: c.String("pin-file")}
-	keys := newKeyring(cfg, folder, logger)
-	if d := c.String("keys-dir"); d != "" {
-		if keys.softDir, err = filepath.Abs(d); err != nil {
-			return err
-		}
-	}
-	defer keys.close()
-	if err := os.MkdirAll(orDefault(keys.softDir, folder.keys()), 0o700); err != nil {
-		return err
-	}
-	for _, path := range []*string{&keys.cfg.PassphraseFile, &keys.cfg.PINFile} {
-		if *path != "" {
-			if *path, err = filepath.Abs(*path); err != nil {
-				return err
-			}
-		}
-	}
-	if err := holdCeremony(c.Context, plan, keys, out, func(s string) { fmt.Fprintln(progress(c), s) }); err != nil {
-		return err
-	}
-	return printTranscript(c, filepath.Join(out, ceremony.TranscriptFile))
-}
-
-func ceremonyVerify(c *cli.Context) error {
-	if c.NArg() != 1 {
-		return usage("ceremony verify takes one TRANSCRIPT")
-	}
-	return printTranscript(c, c.Args().First())
-}
-
-// printTranscript verifies a transcript and prints what it proves.
-func printTranscript(c *cli.Context, path string) error {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return err
-	}
-	t, err := ceremony.Verify(data)
-	if err != nil {
-		return err
-	}
-	return printResult(c, t.Body, func(w io.Writer) {
-		fmt.Fprintf(w, "ceremony of %s, %s\n", t.Body.Opening.Domain, t.Body.Opening.Started.Format(time.RFC3339))
-		for _, k := range t.Keys() {
-			fmt.Fprintf(w, "key   %-9s %-11s %s\n", k.Role, k.Info.Algorithm, k.Info.URI)
-		}
-		for _, k := range t.Certificates() {
-			fmt.Fprintf(w, "cert  %-9s by %-9s SHA-256 %s\n", k.Role, k.Issuer, k.Fingerprint)
-		}
-		fmt.Fprintln(w, "signed by its root key; certificates, lint and plan agree")
-	})
+	_, err = f.Write(data)
+	return errors.Join(err, f.Sync(), f.Close())
 }

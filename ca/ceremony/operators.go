@@ -179,6 +179,18 @@ func Approve(plan Plan, among *Operators, key crypto.Signer, now time.Time) (*Ap
 	return a, nil
 }
 
+// Approvers are the people whose approval the plan needs, nil when it names
+// none. register, which may be nil, is the one whose entry the plan names.
+func (p *Plan) Approvers(register *Register) (*Operators, error) {
+	if err := register.fits(p); err != nil {
+		return nil, err
+	}
+	if p.Kind == Custodians {
+		return register.approvers(p.Custodians), nil
+	}
+	return p.Operators, nil
+}
+
 // Encode writes the approval as indented JSON, the one spelling ParseApproval reads.
 func (a *Approval) Encode() ([]byte, error) { return encode(a) }
 

@@ -119,7 +119,7 @@ func (p *Plan) writeKeys(w *writer) {
 	}
 	w.line("# One key per role, made in the token its URI names; no key serves two roles, and a key that exists is")
 	w.line("# never replaced. uri: soft:FILE, pkcs11:token=T;object=NAME?module-path=FILE&pin-source=FILE, or another")
-	w.line("# scheme `redoubt docs keys` lists; pin-value is refused. algorithm: ecdsa-p256, ecdsa-p384, rsa-3072,")
+	w.line("# scheme that keys.roles of `redoubt docs config` names; pin-value is refused. algorithm: ecdsa-p256, ecdsa-p384, rsa-3072,")
 	w.line("# rsa-4096 or ed25519; rekor, ct and tsa are ecdsa-p256, because that is what clients verify.")
 	if p.Kind == OfflineRoot {
 		w.line("# The root's URI is read on the offline machine only, the others on the online machine only.")

@@ -1,0 +1,364 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"redoubt.internal/ca/ceremony"
+	"redoubt.internal/hsm"
+)
+
+func ceremonyRun(c *cli.Context) error {
+	plan, err := readPlan(c)
+	if err != nil {
+		return err
+	}
+	out, err := filepath.Abs(c.String("out"))
+	if err != nil {
+		return err
+	}
+	keys, err := openKeyring(c, out)
+	if err != nil {
+		return err
+	}
+	defer keys.close()
+	s := session(keys, func(step string) { fmt.Fprintln(progress(c), step) })
+	if err := readInputs(c, &s); err != nil {
+		return err
+	}
+	if s.Requests == nil && s.Certificates == nil {
+		if err := ceremony.CheckFree(out); err != nil {
+			return err
+		}
+	}
+	printAloud(progress(c), fmt.Sprintf("plan of kind %s for %s", plan.Kind, plan.Domain), plan.Digest())
+	if err := os.MkdirAll(orDefault(keys.softDir, layout{out}.keys()), 0o700); err != nil {
+		return err
+	}
+	t, err := s.Run(c.Context, plan)
+	if errors.Is(err, ceremony.ErrApproval) {
+		return hinted(err, "each operator runs `redoubt ceremony approve PLAN --key KEY --out FILE`; give run every FILE with --approval")
+	} else if err != nil {
+		return err
+	}
+	if err := t.Write(out); err != nil {
+		return err
+	}
+	return printTranscript(c, filepath.Join(out, t.FileName()), verdictOptions{pending: true})
+}
+
+// readInputs reads the documents a ceremony takes in besides its plan.
+func readInputs(c *cli.Context, s *ceremony.Session) (err error) {
+	for flag, to := range map[string]*[]byte{"requests": &s.Requests, "certificates": &s.Certificates, "register": &s.Register} {
+		if *to, err = readOptional(c, flag); err != nil {
+			return err
+		}
+	}
+	statement, err := readOptional(c, "backup-statement")
+	if err != nil {
+		return err
+	}
+	s.BackupStatement = string(statement)
+	for _, path := range c.StringSlice("approval") {
+		data, err := readRecord(path)
+		if err != nil {
+			return fmt.Errorf("--approval: %w", err)
+		}
+		approval, err := ceremony.ParseApproval(data)
+		if err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
+		s.Approvals = append(s.Approvals, approval)
+	}
+	return nil
+}
+
+func ceremonyRehearse(c *cli.Context) error {
+	plan, err := readPlan(c)
+	if err != nil {
+		return err
+	}
+	register, err := readOptional(c, "register")
+	if err != nil {
+		return err
+	}
+	out := c.String("out")
+	if out != "" {
+		if err := ceremony.CheckFree(out); err != nil {
+			return err
+		}
+	}
+	keys, uri, closing, err := throwawayToken(c)
+	if err != nil {
+		return err
+	}
+	defer closing()
+	s := session(keys, func(step string) { fmt.Fprintln(progress(c), "rehearsal: "+step) })
+	s.Register, s.StandIn = register, uri
+	printAloud(progress(c), fmt.Sprintf("REHEARSAL of a plan of kind %s for %s", plan.Kind, plan.Domain), plan.Digest())
+	t, err := s.Rehearse(c.Context, plan)
+	if err != nil {
+		return err
+	}
+	if out == "" {
+		return printCeremony(c, t, verdictOptions{rehearsal: true, pending: true})
+	}
+	if err := t.Write(out); err != nil {
+		return err
+	}
+	return printTranscript(c, filepath.Join(out, t.FileName()), verdictOptions{rehearsal: true, pending: true})
+}
+
+const rehearsalSoftware = `********************************************************************************
+*  REHEARSAL WITH SOFTWARE KEYS: SoftHSM is not usable here (%s).
+*  Steps, certificates and lint are those of the run; no PKCS#11 module was used.
+*  Install SoftHSM (softhsm2) and rehearse again before you rely on it.
+********************************************************************************
+`
+
+// throwawayToken makes the token of a rehearsal: a SoftHSM token in a folder that goes away, software keys where SoftHSM is
+// missing. standIn names each role's stand-in there.
+func throwawayToken(c *cli.Context) (keys *keyring, standIn func(role, uri string) string, closing func(), err error) {
+	logger, err := newLogger(c)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	want := c.String("keys")
+	if want != "auto" && want != "softhsm" && want != "soft" {
+		return nil, nil, nil, usage("--keys %q: want auto, softhsm or soft", want)
+	}
+	dir, err := os.MkdirTemp("", "redoubt-rehearsal-")
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	remove := func() { os.RemoveAll(dir) }
+	if want != "soft" {
+		token, module, err := throwawaySoftHSM(c.Context, dir)
+		if err == nil {
+			keys = newKeyring(Keys{AllowedModules: []string{module}}, layout{dir}, logger)
+			return keys, func(role, _ string) string { return keyURI(token, "stand-in-"+role) }, func() { keys.close(); remove() }, nil
+		}
+		if want == "softhsm" || !errors.Is(err, errNoSoftHSM) {
+			remove()
+			return nil, nil, nil, err
+		}
+		fmt.Fprintf(c.App.ErrWriter, rehearsalSoftware, err)
+	}
+	if err := errors.Join(os.Mkdir(layout{dir}.keys(), 0o700), writePassphrase(filepath.Join(dir, "passphrase"))); err != nil {
+		remove()
+		return nil, nil, nil, err
+	}
+	keys = newKeyring(Keys{PassphraseFile: filepath.Join(dir, "passphrase")}, layout{dir}, logger)
+	return keys, func(role, _ string) string { return keyURI("soft:", "stand-in-"+role) }, func() { keys.close(); remove() }, nil
+}
+
+// throwawaySoftHSM initialises a token in dir and points this process, and the modules it starts, at it.
+func throwawaySoftHSM(ctx context.Context, dir string) (token, module string, err error) {
+	if !cgoEnabled {
+		return "", "", fmt.Errorf("%w: this binary was built without PKCS#11", errNoSoftHSM)
+	}
+	for _, m := range softHSMModules {
+		if _, err := os.Stat(m); err == nil {
+			module = m
+			break
+		}
+	}
+	tool, err := exec.LookPath("softhsm2-util")
+	if module == "" || err != nil {
+		return "", "", fmt.Errorf("%w: its module or softhsm2-util is not installed", errNoSoftHSM)
+	}
+	conf, pin := filepath.Join(dir, "softhsm2.conf"), filepath.Join(dir, "pin")
+	text := fmt.Sprintf("directories.tokendir = %s\nobjectstore.backend = file\nlog.level = ERROR\n", filepath.Join(dir, "tokens"))
+	if err := errors.Join(os.Mkdir(filepath.Join(dir, "tokens"), 0o700), os.Mkdir(layout{dir}.keys(), 0o700), os.WriteFile(conf, []byte(text), 0o600),
+		os.WriteFile(pin, []byte(demoPIN+"\n"), 0o600), os.Setenv("SOFTHSM2_CONF", conf)); err != nil {
+		return "", "", err
+	}
+	if out, err := exec.CommandContext(ctx, tool, "--init-token", "--free", "--label", "rehearsal", "--so-pin", demoPIN, "--pin", demoPIN).CombinedOutput(); err != nil {
+		return "", "", fmt.Errorf("%w: initialising a token: %w: %s", errNoSoftHSM, err, out)
+	}
+	return fmt.Sprintf("pkcs11:token=rehearsal?module-path=%s&pin-source=%s", module, pin), module, nil
+}
+
+// verdictOptions say what is accepted of a verified transcript.
+type verdictOptions struct {
+	rehearsal, pending bool
+	at                 time.Time
+}
+
+func ceremonyVerify(c *cli.Context) error {
+	if c.NArg() != 1 {
+		return usage("ceremony verify takes one TRANSCRIPT")
+	}
+	o := verdictOptions{rehearsal: c.Bool("rehearsal"), pending: c.Bool("pending")}
+	if text := c.String("at"); text != "" {
+		var err error
+		if o.at, err = time.Parse(time.RFC3339, text); err != nil {
+			return usage("--at %q: want a time as 2031-01-31T00:00:00Z", text)
+		}
+	}
+	return printTranscript(c, c.Args().First(), o)
+}
+
+// printTranscript verifies a transcript and prints what it proves.
+func printTranscript(c *cli.Context, path string, o verdictOptions) error {
+	data, err := readRecord(path)
+	if err != nil {
+		return err
+	}
+	t, err := ceremony.Verifier{Attestation: attestationVerifier(), At: o.at}.Verify(data)
+	if err != nil {
+		return err
+	}
+	return printCeremony(c, t, o)
+}
+
+// ceremonyResult is the JSON of `redoubt ceremony run|rehearse|sign|verify -o json`.
+type ceremonyResult struct {
+	Mode       string                 `json:"mode"` // run or rehearsal
+	Part       string                 `json:"part,omitempty"`
+	Kind       ceremony.Kind          `json:"kind"`
+	Domain     string                 `json:"domain"`
+	PlanDigest string                 `json:"planDigest"`
+	Digest     string                 `json:"digest"` // SHA-256 of the transcript's file
+	Started    time.Time              `json:"started"`
+	Finished   time.Time              `json:"finished"`
+	Steps      int                    `json:"steps"`
+	Keys       []ceremonyKey          `json:"keys"`
+	Certs      []ceremonyCertificate  `json:"certificates"`
+	Trust      []ceremony.TrustChange `json:"trust"`
+	Approvals  []string               `json:"approvals"`
+	SignedBy   []string               `json:"signedBy"`
+	Awaited    int                    `json:"awaited"` // operators' signatures still to come
+	Checked    []string               `json:"checked"`
+}
+
+type ceremonyKey struct {
+	Role     string `json:"role"`
+	Attested bool   `json:"attested"`
+	hsm.Info
+}
+
+type ceremonyCertificate struct {
+	Role        string `json:"role"`
+	Issuer      string `json:"issuer"`
+	Fingerprint string `json:"fingerprint"`
+}
+
+func newCeremonyResult(t *ceremony.Transcript) (*ceremonyResult, error) {
+	o := &t.Body.Opening
+	digest, err := t.Digest()
+	if err != nil {
+		return nil, err
+	}
+	r := &ceremonyResult{
+		Mode: o.Mode, Part: o.Part, Kind: o.Kind, Domain: o.Domain, PlanDigest: o.PlanDigest, Digest: digest, Started: o.Started, Finished: t.Body.Finished, Steps: len(t.Body.Steps),
+		Keys: []ceremonyKey{}, Certs: []ceremonyCertificate{}, Trust: append([]ceremony.TrustChange{}, t.Trust()...), Approvals: []string{}, SignedBy: []string{}, Checked: append([]string{}, t.Checked()...),
+	}
+	for _, k := range t.Keys() {
+		r.Keys = append(r.Keys, ceremonyKey{k.Role, k.Attestation != nil, k.Info})
+	}
+	for _, k := range t.Certificates() {
+		r.Certs = append(r.Certs, ceremonyCertificate{k.Role, k.Issuer, k.Fingerprint})
+	}
+	for _, a := range o.Approvals {
+		r.Approvals = append(r.Approvals, a.Statement.Operator)
+	}
+	for _, s := range t.Signatures {
+		r.SignedBy = append(r.SignedBy, s.By)
+	}
+	have, want := t.Signed()
+	r.Awaited = max(0, want-have)
+	return r, nil
+}
+
+// printCeremony prints what a verified transcript proves, and refuses what was not asked for.
+func printCeremony(c *cli.Context, t *ceremony.Transcript, o verdictOptions) error {
+	r, err := newCeremonyResult(t)
+	if err != nil {
+		return err
+	}
+	if t.Rehearsal() && !o.rehearsal {
+		return hinted(errors.New("this is a rehearsal: its keys are stand-ins, nothing of it may be trusted"), "--rehearsal accepts it")
+	}
+	if r.Awaited > 0 && !t.Rehearsal() && !o.pending {
+		return hinted(fmt.Errorf("the transcript is sound, and %d more of its operators have to sign it", r.Awaited), "`redoubt ceremony sign TRANSCRIPT --key KEY`; --pending accepts it as it is")
+	}
+	return printResult(c, r, r.print)
+}
+
+func (r *ceremonyResult) print(w io.Writer) {
+	what := "ceremony"
+	if r.Mode == ceremony.ModeRehearsal {
+		what = "REHEARSAL (stand-in keys, not to be trusted)"
+	}
+	if r.Part != "" {
+		r.Kind += ceremony.Kind(", part " + r.Part)
+	}
+	fmt.Fprintf(w, "%s of %s, %s, %s\n", what, r.Domain, r.Kind, r.Started.Format(time.RFC3339))
+	for _, k := range r.Keys {
+		fmt.Fprintf(w, "key   %-16s %-11s %s\n", k.Role, k.Algorithm, k.URI)
+	}
+	for _, k := range r.Certs {
+		fmt.Fprintf(w, "cert  %-16s by %-16s SHA-256 %s\n", k.Role, k.Issuer, k.Fingerprint)
+	}
+	for _, t := range r.Trust {
+		fmt.Fprintf(w, "trust %-16s %s, from %s until %s\n", t.Role, t.Change, t.From.Format(time.RFC3339), t.Until.Format(time.RFC3339))
+	}
+	for _, s := range r.Checked {
+		fmt.Fprintf(w, "check %s\n", s)
+	}
+	if len(r.Approvals) > 0 {
+		fmt.Fprintf(w, "approved by %v\n", r.Approvals)
+	}
+	printAloud(w, "plan", r.PlanDigest)
+	printAloud(w, "transcript", r.Digest)
+	fmt.Fprintf(w, "%d steps, each linked to the one before; signed by %v; certificates, lint and plan agree\n", r.Steps, r.SignedBy)
+	if r.Awaited > 0 && r.Mode != ceremony.ModeRehearsal {
+		fmt.Fprintf(w, "next: %d operators run `redoubt ceremony sign`\n", r.Awaited)
+	}
+}
+
+var errDiffers = errors.New("the transcripts differ where they must not")
+
+func ceremonyDiff(c *cli.Context) error {
+	if c.NArg() != 2 {
+		return usage("ceremony diff takes two transcripts")
+	}
+	var both [2]*ceremony.Transcript
+	for i := range both {
+		data, err := readRecord(c.Args().Get(i))
+		if err != nil {
+			return err
+		}
+		if both[i], err = ceremony.Verify(data); err != nil {
+			return fmt.Errorf("%s: %w", c.Args().Get(i), err)
+		}
+	}
+	d := ceremony.Diff(both[0], both[1])
+	if err := printResult(c, d, func(w io.Writer) {
+		for _, x := range d.Refused {
+			fmt.Fprintf(w, "REFUSED   %s\n          %s\n          %s\n", x.Where, x.A, x.B)
+		}
+		for _, x := range d.Expected {
+			fmt.Fprintf(w, "expected  %s: %s | %s\n", x.Where, x.A, x.B)
+		}
+		fmt.Fprintf(w, "%d the same, %d expected to differ, %d refused\n", len(d.Same), len(d.Expected), len(d.Refused))
+	}); err != nil {
+		return err
+	}
+	if len(d.Refused) > 0 {
+		return errDiffers
+	}
+	return nil
+}
+
+// attestationVerifier checks the statements of tokens about their keys; nil where no kind of token makes any.
+func attestationVerifier() func(hsm.Attestation, []byte) (string, error) { return nil }
