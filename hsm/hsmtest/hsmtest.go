@@ -1,6 +1,35 @@
 // Package hsmtest is the conformance test of hsm.Token. Every kind of token
 // runs it against the real thing; a kind that passes can stand behind any key
 // URI of the product.
+//
+// It guarantees, of a token that passes: keys are made once and found again,
+// never replaced and never guessed between; every signature of every algorithm
+// and hash is the key's, over the digest given, also from many goroutines at
+// once; weak hashes and digests of a wrong length never reach the token; no
+// secret shows in a description or an error; an ended context and a closed token
+// are hsm.ErrUnavailable.
+//
+// # A module of your own
+//
+// The maker or the owner of a PKCS#11 module runs it against a token like this
+// (the token must be initialized; keys called redoubt-conformance-* are made in
+// it and removed again):
+//
+//	REDOUBT_TEST_PKCS11_MODULE=/opt/vendor/lib/libvendor.so \
+//	REDOUBT_TEST_PKCS11_TOKEN=label \
+//	REDOUBT_TEST_PKCS11_PIN_FILE=/path/to/pin \
+//	go test -count=1 -v -run '^TestModule$' ./hsm/pkcs11
+//
+// The PIN file holds one line and has mode 0600. Further variables:
+// REDOUBT_TEST_PKCS11_SERIAL where two tokens have one label,
+// REDOUBT_TEST_PKCS11_PARAMETERS for modules that take parameters at
+// C_Initialize, REDOUBT_TEST_PKCS11_ALLOW_IMPORTED=1 for tokens that do not say
+// CKA_LOCAL of keys they made, and whatever the module itself wants (its
+// configuration file). The algorithms tested are those the token lists
+// (C_GetMechanismList, C_GetMechanismInfo); the first lines printed name them.
+// Without the first variable the test runs on SoftHSM.
+//
+// A kind of token that is no PKCS#11 module implements hsm.Token and calls Run.
 package hsmtest
 
 import (

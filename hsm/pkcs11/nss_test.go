@@ -31,16 +31,22 @@ func TestNSSConformance(t *testing.T) {
 	if out, err := exec.Command(certutil, "-N", "-d", "sql:"+db, "-f", pin).CombinedOutput(); err != nil {
 		t.Fatalf("certutil: %v: %s", err, out)
 	}
+	c := Config{
+		URI: "pkcs11:token=NSS%20Certificate%20DB?module-path=" + softoken, PINFile: pin, AllowedModules: []string{softoken},
+		AllowImported:     true, // it says CKA_LOCAL is false even of keys it made
+		LibraryParameters: fmt.Sprintf("configdir='sql:%s' certPrefix='' keyPrefix='' secmod='secmod.db'", db),
+	}
 	hsmtest.Run(t, hsmtest.Kind{
-		Open: func(t testing.TB) hsm.Token {
-			return open(t, Config{
-				URI: "pkcs11:token=NSS%20Certificate%20DB?module-path=" + softoken, PINFile: pin, AllowedModules: []string{softoken},
-				AllowImported:     true, // it says CKA_LOCAL is false even of keys it made
-				LibraryParameters: fmt.Sprintf("configdir='sql:%s' certPrefix='' keyPrefix='' secmod='secmod.db'", db),
-			})
-		},
+		Open: func(t testing.TB) hsm.Token { return open(t, c) },
 		URI:        func(name string) string { return "pkcs11:object=" + name },
 		Secret:     testPIN,
 		Algorithms: []hsm.Algorithm{hsm.ECDSAP256, hsm.ECDSAP384, hsm.RSA3072},
 	})
+	// By itself it would keep the second of two keys with one CKA_ID and drop the first.
+	tok := open(t, c)
+	first, err := tok.Generate(t.Context(), "pkcs11:object=first;id=%07", hsm.ECDSAP256)
+	must(t, err)
+	_, err = tok.Generate(t.Context(), "pkcs11:object=second;id=%07", hsm.ECDSAP256)
+	failsWith(t, err, hsm.ErrExists)
+	must(t, first.Check(t.Context()))
 }

@@ -24,6 +24,9 @@ func (*Token) Generate(context.Context, string, hsm.Algorithm) (*hsm.Key, error)
 	return nil, errNoCgo()
 }
 
+// Algorithms fails with hsm.ErrUnsupported.
+func (*Token) Algorithms(context.Context) ([]hsm.Algorithm, error) { return nil, errNoCgo() }
+
 // Close does nothing.
 func (*Token) Close() error { return nil }
 

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -112,6 +113,16 @@ func (t *Token) Close() error {
 	}
 	t.mod.release()
 	return nil
+}
+
+// Algorithms returns the algorithms the token says it can make keys of and sign
+// with.
+func (t *Token) Algorithms(ctx context.Context) ([]hsm.Algorithm, error) {
+	conn, err := t.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return slices.Clone(conn.algorithms), nil
 }
 
 // connect returns the live connection, making one if there is none. One caller
@@ -242,6 +253,8 @@ func (t *Token) with(ctx context.Context, retry bool, fn func(c *pkcs11.Ctx, con
 			if failed || !retry || attempt == maxLosses {
 				return fmt.Errorf("%w: %w", hsm.ErrUnavailable, err)
 			}
+		case isCode(err, pkcs11.CKR_OPERATION_ACTIVE) && retry && attempt == 0:
+			// That session was left in the middle of something; it is replaced already.
 		case ctx.Err() != nil:
 			return fmt.Errorf("%w: %w", hsm.ErrUnavailable, err)
 		case isCode(err, pkcs11.CKR_MECHANISM_INVALID, pkcs11.CKR_MECHANISM_PARAM_INVALID, pkcs11.CKR_KEY_FUNCTION_NOT_PERMITTED, pkcs11.CKR_KEY_TYPE_INCONSISTENT, pkcs11.CKR_FUNCTION_NOT_SUPPORTED):
