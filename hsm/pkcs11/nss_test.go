@@ -37,7 +37,7 @@ func TestNSSConformance(t *testing.T) {
 		LibraryParameters: fmt.Sprintf("configdir='sql:%s' certPrefix='' keyPrefix='' secmod='secmod.db'", db),
 	}
 	hsmtest.Run(t, hsmtest.Kind{
-		Open: func(t testing.TB) hsm.Token { return open(t, c) },
+		Open:       func(t testing.TB) hsm.Token { return open(t, c) },
 		URI:        func(name string) string { return "pkcs11:object=" + name },
 		Secret:     testPIN,
 		Algorithms: []hsm.Algorithm{hsm.ECDSAP256, hsm.ECDSAP384, hsm.RSA3072},
