@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -19,6 +20,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -46,6 +48,7 @@ type peer struct {
 type front struct {
 	url, caFile string
 	hits        atomic.Int64
+	idle        func()                                                            // closes its own idle connections
 	act         atomic.Pointer[func(w http.ResponseWriter, r *http.Request) bool] // true: answered
 	log         sync.Map                                                          // "METHOD path" seen
 }
@@ -106,7 +109,8 @@ func newPeer(t *testing.T, p *peer) *peer {
 			w.WriteHeader(http.StatusBadGateway)
 		},
 	}
-	s := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	f.idle = transport.CloseIdleConnections
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		f.hits.Add(1)
 		f.log.Store(r.Method+" "+r.URL.Path, true)
 		if act := f.act.Load(); act != nil && (*act)(w, r) {
@@ -114,6 +118,8 @@ func newPeer(t *testing.T, p *peer) *peer {
 		}
 		proxy.ServeHTTP(w, r)
 	}))
+	s.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo)
+	s.StartTLS()
 	t.Cleanup(func() { s.CloseClientConnections(); s.Close(); transport.CloseIdleConnections() })
 	f.url = s.URL
 	check(t, os.WriteFile(f.caFile, pemOf(s.Certificate()), 0o600))
@@ -287,6 +293,7 @@ log_level = "warn"
 	command := exec.Command(binary, "server", "-config", filepath.Join(dir, "vault.hcl"))
 	command.Env = []string{"HOME=" + dir, "PATH=" + os.Getenv("PATH")}
 	command.Stdout, command.Stderr = &said, &said
+	command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // a test that is cut short leaves no server
 	if err := command.Start(); err != nil {
 		return nil, nil, err
 	}

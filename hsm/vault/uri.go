@@ -52,8 +52,8 @@ func parseURI(s string) (*uri, error) {
 		}
 	}
 	name, query, _ := strings.Cut(rest, "?")
-	if name != "" && !isName(name) {
-		return bad("Vault key name %q is not letters, digits, '-', '_' and '.' (128 at most, the first and the last no '-' or '.')", clip(name))
+	if !isPrefix(name) {
+		return bad("Vault key name %q is not letters, digits, '-', '_' and '.' (128 at most, the first no '-' or '.')", clip(name))
 	}
 	u.name = name
 	var err error
@@ -171,8 +171,8 @@ func (t *Token) keyURI(s string) (*uri, error) {
 	if err != nil {
 		return nil, err
 	}
-	if u.name == "" {
-		return nil, fmt.Errorf("Vault key URI names no key: %w", hsm.ErrUnsupported)
+	if u.name == "" || strings.HasSuffix(u.name, "-") || strings.HasSuffix(u.name, ".") {
+		return nil, fmt.Errorf("Vault key URI names no key (a name does not end in '-' or '.'): %w", hsm.ErrUnsupported)
 	}
 	if u.version == 0 {
 		return nil, fmt.Errorf("Vault key URI %s pins no version; a new key's first is ?version=1: %w", u, hsm.ErrUnsupported)
@@ -193,9 +193,10 @@ func (t *Token) keyURI(s string) (*uri, error) {
 	return u, nil
 }
 
-// isName: Vault's own rule for names in paths (framework.GenericNameRegex).
-func isName(s string) bool {
-	if s == "" || len(s) > maxName || strings.ContainsAny(s[:1]+s[len(s)-1:], "-.") {
+// isPrefix: the beginning of a name by Vault's own rule for names in paths
+// (framework.GenericNameRegex); the whole must not end in '-' or '.' either.
+func isPrefix(s string) bool {
+	if len(s) > maxName || strings.HasPrefix(s, "-") || strings.HasPrefix(s, ".") {
 		return false
 	}
 	return !strings.ContainsFunc(s, func(r rune) bool { return !isWord(r) && r != '-' && r != '.' })

@@ -308,18 +308,20 @@ func (t *Token) lose(ctx context.Context, s *session, reason error, keep bool) {
 // with runs fn on a live session and once more on a new one when the first turns
 // out to be lost. Every error names the server and is one of hsm's.
 func (t *Token) with(ctx context.Context, fn func(ctx context.Context, s *session) error) error {
+	var last error // why the first attempt ended
 	for attempt := 0; ; attempt++ {
 		if t.closed.Load() {
 			return errClosed
 		}
 		if err := ctx.Err(); err != nil {
-			return fmt.Errorf("%w: %w", hsm.ErrUnavailable, err)
+			return fmt.Errorf("%w: %s: %w", hsm.ErrUnavailable, t.where, errors.Join(err, last))
 		}
 		s, err := t.connect(ctx)
 		if err != nil {
 			return fmt.Errorf("%s: %w", t.where, err)
 		}
 		err = fn(ctx, s)
+		last = err
 		switch {
 		case err == nil:
 			return nil

@@ -21,6 +21,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -85,6 +86,7 @@ func Start(t testing.TB) *Server {
 	s.tokens[s.RootToken] = &token{policies: []string{"root"}}
 	s.http = httptest.NewUnstartedServer(http.HandlerFunc(s.serve))
 	s.http.TLS = &tls.Config{ClientAuth: tls.RequestClientCert}
+	s.http.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo)
 	s.http.StartTLS()
 	t.Cleanup(s.http.Close)
 	s.URL, s.CAFile = s.http.URL, filepath.Join(t.TempDir(), "ca.pem")

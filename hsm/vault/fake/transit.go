@@ -69,10 +69,8 @@ func (s *Server) transit(r *request, mount, path string) answer {
 		delete(s.keys, mount+"/"+name)
 		return nothing
 	case verb == "keys" && action == "":
-		if k != nil { // whatever type was asked for
-			a := data(k.describe(name))
-			a.body["warnings"] = []string{"key " + name + " already existed"}
-			return a
+		if k != nil { // whatever type was asked for, and without a warning
+			return data(k.describe(name))
 		}
 		k = &key{kind: r.text("type"), exportable: r.yes("exportable"), backup: r.yes("allow_plaintext_backup"), minDecryption: 1}
 		if !k.rotate() {
