@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"redoubt.internal/ca"
@@ -42,6 +43,8 @@ type instance struct {
 	keys      *keyring
 	roleKeys  map[string]*hsm.Key // every role the running process signs with; not root
 	highWater []*log.File
+	noMarks   []noMark // high-water files that are damaged
+	markless  error    // set once the logs are open: a log whose mark is missing or damaged
 
 	history  *history                // which keys each role had when this instance was opened
 	latest   atomic.Pointer[history] // and as a rotation left the record since; nil before one
@@ -202,6 +205,7 @@ func (in *instance) openLogs(ctx context.Context) (err error) {
 			in.ctLog = c.log
 		}
 	}
+	in.noteMarks()
 	// Writers outlive the verb's context: what was begun is finished, close ends them.
 	writing, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var writers sync.WaitGroup
@@ -248,6 +252,10 @@ func (in *instance) openHighWater() error {
 	}
 	for _, path := range paths {
 		f, err := log.OpenHighWaterFile(in.dir.resolve(path))
+		if errors.Is(err, log.ErrHighWater) && !errors.Is(err, syscall.EWOULDBLOCK) { // damaged, not held by another process
+			in.noMarks = append(in.noMarks, noMark{err})
+			continue
+		}
 		if err != nil {
 			return fmt.Errorf("opening the high-water file: %w", err)
 		}
@@ -269,9 +277,7 @@ func (in *instance) logConfigs() map[string]log.Config {
 	for role, c := range configs {
 		c.Origin, c.Now, c.Logger = in.cfg.origin(role), in.now, in.logger
 		c.Signer = in.signer(role)
-		for _, f := range in.highWater {
-			c.HighWater = append(c.HighWater, f.For(c.Origin))
-		}
+		c.HighWater = in.marks(c.Origin)
 		configs[role] = c
 	}
 	return configs

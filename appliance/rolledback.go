@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -8,20 +9,49 @@ import (
 	"redoubt.internal/log"
 )
 
-// A log behind its high-water mark, or without one, says more than that the log may not be signed on: the whole directory may be
-// an older copy. The trust repository in it then stands at versions that were used, and the floor of the timestamp authority at a
-// time that has passed. Neither signs until the directory is the newest one again.
+// A log behind its high-water mark, or whose mark is missing or damaged, says more than that the log may not be signed on: the whole
+// directory may be an older copy. The trust repository in it then stands at versions that were used, and the floor of the timestamp
+// authority at a time that has passed. Neither signs until the directory is the newest one again, by a mark that can be read.
 
 var errOlderCopy = errors.New("nothing is signed here, this directory may be an older copy")
 
-// olderCopy is why nothing may be signed from this directory: the first log that is behind its high-water mark. Nil when none is.
+// noMark is the mark of every log in a high-water file that is damaged: it cannot be read, so nothing is signed.
+type noMark struct{ err error }
+
+func (m noMark) Read(context.Context) (log.Mark, error) { return log.Mark{}, m.err }
+func (m noMark) Raise(context.Context, log.Mark) error  { return m.err }
+
+// marks are the high-water marks of one log, in every file.
+func (in *instance) marks(origin string) (marks []log.HighWater) {
+	for _, f := range in.highWater {
+		marks = append(marks, f.For(origin))
+	}
+	for _, m := range in.noMarks {
+		marks = append(marks, m)
+	}
+	return marks
+}
+
+// noteMarks remembers that a log opened without a mark to trust. A mark that cannot be written later on says nothing about the
+// directory's age.
+func (in *instance) noteMarks() {
+	for _, l := range in.logs() {
+		if err := l.log.Err(); errors.Is(err, log.ErrNoMark) || errors.Is(err, log.ErrHighWater) {
+			in.markless = fmt.Errorf("%w: %s log: %w", errOlderCopy, l.role, err)
+			return
+		}
+	}
+}
+
+// olderCopy is why nothing may be signed from this directory: the first log that is behind its high-water mark, or has none that can
+// be read. Nil when none is.
 func (in *instance) olderCopy() error {
 	for _, l := range in.logs() {
 		if err := l.log.Err(); errors.Is(err, log.ErrRolledBack) {
 			return fmt.Errorf("%w: %s log: %w", errOlderCopy, l.role, err)
 		}
 	}
-	return nil
+	return in.markless
 }
 
 // mayPublish refuses a verb that would sign metadata of the trust repository.

@@ -168,9 +168,7 @@ func (in *instance) takeChain(k keyInstance, from string) (string, error) {
 // createLog makes an empty log with its signed head and its high-water marks, unless an interrupted run did.
 func (in *instance) createLog(ctx context.Context, name string, key *hsm.Key, c log.Config) error {
 	c.Origin, c.Signer, c.Now, c.Logger = in.cfg.origin(name), key, in.now, in.logger
-	for _, f := range in.highWater {
-		c.HighWater = append(c.HighWater, f.For(c.Origin))
-	}
+	c.HighWater = in.marks(c.Origin)
 	err := log.Create(ctx, c)
 	if errors.Is(err, log.ErrExists) {
 		_, err = log.Open(ctx, c)
