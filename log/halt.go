@@ -62,10 +62,15 @@ func Resume(ctx context.Context, c Config) (FsckReport, error) {
 		return rep, fmt.Errorf("resuming: %w", err)
 	}
 	for _, m := range c.HighWater {
-		if fm, ok := m.(*fileMark); ok {
-			if err := fm.resume(); err != nil {
-				return rep, fmt.Errorf("resuming: %w", err)
-			}
+		var err error
+		switch m := m.(type) {
+		case *fileMark:
+			err = m.resume()
+		case *slowMark:
+			err = m.resume()
+		}
+		if err != nil {
+			return rep, fmt.Errorf("resuming: %w", err)
 		}
 	}
 	keys := newLayout(c.Prefix)
