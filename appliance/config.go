@@ -94,7 +94,8 @@ type TLS struct {
 
 // Keys locates the private keys. URIs name keys; what a key is for is said in roles.
 type Keys struct {
-	// Token is the URI of the token itself: soft: or pkcs11:token=NAME?module-path=PATH&pin-source=FILE.
+	// Token is the URI of the token itself: soft:, pkcs11:token=NAME?module-path=PATH&pin-source=FILE, or hashivault://PREFIX (the
+	// server stands under vault; openbao: is the same).
 	Token string `yaml:"token"`
 	// PassphraseFile holds the passphrase of software keys, one line.
 	PassphraseFile string `yaml:"passphrase-file,omitempty"`
@@ -118,10 +119,48 @@ type Keys struct {
 	// InProcess loads the PKCS#11 module into this process instead of a child of its own: for measurements. A module that hangs
 	// or crashes then takes the logs along.
 	InProcess bool `yaml:"in-process,omitempty"`
+	// Vault is the Vault or OpenBao server that holds the keys whose URIs are hashivault://NAME?version=N or openbao://NAME?version=N.
+	Vault *Vault `yaml:"vault,omitempty"`
 	// AllowSoftware permits software keys in the production profile.
 	AllowSoftware bool `yaml:"allow-software,omitempty"`
 	// Roles maps each role (root, issuing, rekor, rekor-<n>, ct, audit, tsa, tuf, oidc, exporter) to a key URI.
 	Roles map[string]string `yaml:"roles"`
+}
+
+// Vault is one server with a Transit engine, and how to log in. Secrets stand in files; no variable of the environment (VAULT_,
+// BAO_, proxies) is followed.
+type Vault struct {
+	// Address is https://HOST:PORT; plain http only on loopback, as for an agent of this machine. Nothing else is ever contacted.
+	Address string `yaml:"address"`
+	// CAFile holds the certificates (PEM) the server's chain must end in; the machine's roots do not count.
+	CAFile string `yaml:"ca-file,omitempty"`
+	// SystemRoots trusts the machine's roots instead of a ca-file.
+	SystemRoots bool `yaml:"system-roots,omitempty"`
+	// Namespace of the engine and the login. At each login the server has to prove that it honours namespaces.
+	Namespace string `yaml:"namespace,omitempty"`
+	// Mount is the path of the Transit engine (default transit).
+	Mount string `yaml:"mount,omitempty"`
+	// Auth is the login: token (token-file), approle (role-id, secret-id-file), kubernetes (role, jwt-file) or cert (cert-file,
+	// key-file, and role where the server has several).
+	Auth string `yaml:"auth"`
+	// AuthMount is the path of the login method (default its name).
+	AuthMount string `yaml:"auth-mount,omitempty"`
+	// TokenFile holds a token, one line, mode 0600. It is read again when the token ends.
+	TokenFile string `yaml:"token-file,omitempty"`
+	// RoleID is the AppRole's role id.
+	RoleID string `yaml:"role-id,omitempty"`
+	// SecretIDFile holds the AppRole's secret id, one line, mode 0600. It is read again at each login.
+	SecretIDFile string `yaml:"secret-id-file,omitempty"`
+	// Role is the role to log in as (kubernetes, cert).
+	Role string `yaml:"role,omitempty"`
+	// JWTFile is the service account's token, as the kubelet projects it (kubernetes).
+	JWTFile string `yaml:"jwt-file,omitempty"`
+	// CertFile is the client certificate with its intermediates, PEM (cert).
+	CertFile string `yaml:"cert-file,omitempty"`
+	// KeyFile is its private key, PEM, mode 0600 (cert).
+	KeyFile string `yaml:"key-file,omitempty"`
+	// Timeout bounds one signature, reconnection included (default 2s).
+	Timeout Duration `yaml:"timeout,omitempty"`
 }
 
 // Log concerns the logs.

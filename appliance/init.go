@@ -26,7 +26,7 @@ func initCommand() *cli.Command {
 			&cli.StringFlag{Name: "dir", Required: true, Usage: "state directory to make; must not exist, or be empty", EnvVars: []string{"REDOUBT_DIR"}},
 			&cli.StringFlag{Name: "domain", Required: true, Usage: "DNS domain of this deployment; part of the log origins for good", EnvVars: []string{"REDOUBT_DOMAIN"}},
 			&cli.StringFlag{Name: "profile", Value: profileDev, Usage: "dev or production", EnvVars: []string{"REDOUBT_PROFILE"}},
-			&cli.StringFlag{Name: "keys", Value: "soft:", Usage: "token that holds the keys: soft: or pkcs11:token=NAME?module-path=PATH&pin-source=FILE", EnvVars: []string{"REDOUBT_KEYS"}},
+			&cli.StringFlag{Name: "keys", Value: "soft:", Usage: "token that holds the keys: soft:, pkcs11:token=NAME?module-path=PATH&pin-source=FILE, or hashivault://PREFIX?address=URL&ca-file=FILE&auth=METHOD&... (docs config, keys.vault)", EnvVars: []string{"REDOUBT_KEYS"}},
 			&cli.StringFlag{Name: "passphrase-file", Usage: "passphrase of software keys (default: a random one in DIR/keys)", EnvVars: []string{"REDOUBT_PASSPHRASE_FILE"}},
 			&cli.BoolFlag{Name: "allow-software-keys", Usage: "accept software keys in the production profile", EnvVars: []string{"REDOUBT_ALLOW_SOFTWARE_KEYS"}},
 			&cli.StringFlag{Name: "tls-cert", Usage: "PEM certificate of the listeners (production)", EnvVars: []string{"REDOUBT_TLS_CERT"}},
@@ -165,6 +165,12 @@ func checkFree(final layout) error {
 }
 
 func initialConfig(request initRequest) (cfg *Config, err error) {
+	var server *Vault
+	if isVault(request.Keys) {
+		if request.Keys, server, err = vaultBlock(request.Keys); err != nil {
+			return nil, usage("--keys: %v", err)
+		}
+	}
 	switch request.Profile {
 	case profileDev:
 		cfg, err = devConfig(request.Domain, request.Keys, request.OneTree)
@@ -176,6 +182,7 @@ func initialConfig(request initRequest) (cfg *Config, err error) {
 	if err != nil {
 		return nil, err
 	}
+	cfg.Keys.Vault = server
 	if strings.HasPrefix(request.Keys, "soft:") {
 		cfg.Keys.PassphraseFile = request.PassphraseFile
 		if cfg.Keys.PassphraseFile == "" {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"redoubt.internal/hsm"
 	"redoubt.internal/hsm/pkcs11"
 	"redoubt.internal/hsm/soft"
+	"redoubt.internal/hsm/vault"
 )
 
 // keyring opens tokens by the scheme of a key URI. It is the one place that names kinds of tokens; every room above it is
@@ -50,8 +52,13 @@ func (k *keyring) token(uri string) (hsm.Token, error) {
 		t, err = soft.Open(soft.Config{Dir: orDefault(k.softDir, k.dir.keys()), PassphraseFile: k.dir.resolve(k.cfg.PassphraseFile), Logger: k.logger})
 	case "pkcs11":
 		t, err = k.openPKCS11(at)
+	case "hashivault", "openbao":
+		var c vault.Config
+		if c, err = k.cfg.Vault.config(k.dir, k.logger).With(at); err == nil {
+			t, err = vault.Open(c)
+		}
 	default:
-		return nil, fmt.Errorf("%w: %q; want soft: or pkcs11:", errScheme, scheme)
+		return nil, fmt.Errorf("%w: %q; want soft:, pkcs11:, hashivault: or openbao:", errScheme, scheme)
 	}
 	if err != nil {
 		return nil, err
@@ -150,11 +157,15 @@ func (k *keyring) close() error {
 	return errors.Join(errs...)
 }
 
-// tokenURI cuts a key URI down to the token: soft keys share one token, PKCS#11 keys of one token differ in object and id.
+// tokenURI cuts a key URI down to the token: soft keys share one token, PKCS#11 keys of one token differ in object and id,
+// Vault keys in name and version.
 func tokenURI(uri string) string {
 	scheme, rest, _ := strings.Cut(uri, ":")
-	if scheme == "soft" {
+	switch scheme {
+	case "soft":
 		return "soft:"
+	case "hashivault", "openbao":
+		return vault.TokenURI(uri)
 	}
 	path, query, hasQuery := strings.Cut(rest, "?")
 	var kept []string
@@ -182,8 +193,11 @@ func keyPlace(uri string) (token string, machineBound bool) {
 // keyURI names the key called name in the token the configuration points at.
 func keyURI(token, name string) string {
 	scheme, rest, _ := strings.Cut(token, ":")
-	if scheme == "soft" {
+	switch scheme {
+	case "soft":
 		return "soft:" + name
+	case "hashivault", "openbao":
+		return vault.KeyURI(token, name)
 	}
 	path, query, hasQuery := strings.Cut(rest, "?")
 	out := scheme + ":" + path + ";object=" + name
@@ -201,4 +215,44 @@ func uriAttribute(uri, name string) string {
 		}
 	}
 	return ""
+}
+
+// isVault reports whether a key URI names a key in a Vault or OpenBao server.
+func isVault(uri string) bool {
+	return strings.HasPrefix(uri, vault.Scheme) || strings.HasPrefix(uri, vault.SchemeOpenBao)
+}
+
+// config is the block as the token kind takes it; a block left out leaves all to the URI.
+func (v *Vault) config(dir layout, logger *slog.Logger) vault.Config {
+	if v == nil {
+		return vault.Config{Logger: logger}
+	}
+	return vault.Config{
+		Address: v.Address, CAFile: dir.resolve(v.CAFile), SystemRoots: v.SystemRoots, Namespace: v.Namespace, Mount: v.Mount,
+		Auth: v.Auth, AuthMount: v.AuthMount, TokenFile: dir.resolve(v.TokenFile), RoleID: v.RoleID, SecretIDFile: dir.resolve(v.SecretIDFile),
+		Role: v.Role, JWTFile: dir.resolve(v.JWTFile), CertFile: dir.resolve(v.CertFile), KeyFile: dir.resolve(v.KeyFile),
+		Timeout: time.Duration(v.Timeout), Logger: logger,
+	}
+}
+
+// vaultBlock moves what a token URI of init says about the server into a configuration block, so that key URIs stay short.
+// The URI is left with its scheme and the prefix of names. Relative paths count from the working directory.
+func vaultBlock(token string) (rest string, block *Vault, err error) {
+	c, err := vault.Config{}.With(token)
+	if err != nil {
+		return "", nil, err
+	}
+	for _, path := range []*string{&c.CAFile, &c.TokenFile, &c.SecretIDFile, &c.JWTFile, &c.CertFile, &c.KeyFile} {
+		if *path == "" {
+			continue
+		}
+		if *path, err = filepath.Abs(*path); err != nil {
+			return "", nil, err
+		}
+	}
+	rest, _, _ = strings.Cut(token, "?")
+	return rest, &Vault{
+		Address: c.Address, CAFile: c.CAFile, SystemRoots: c.SystemRoots, Namespace: c.Namespace, Mount: c.Mount, Auth: c.Auth, AuthMount: c.AuthMount,
+		TokenFile: c.TokenFile, RoleID: c.RoleID, SecretIDFile: c.SecretIDFile, Role: c.Role, JWTFile: c.JWTFile, CertFile: c.CertFile, KeyFile: c.KeyFile,
+	}, nil
 }
