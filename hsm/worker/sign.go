@@ -21,6 +21,8 @@ type keyRef struct {
 // sign makes one signature. A child that ends meanwhile is replaced and asked
 // once more.
 func (t *Token) sign(ctx context.Context, k *keyRef, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, t.config.Timeout)
+	defer cancel()
 	for attempt := 0; ; attempt++ {
 		sig, err := t.signOnce(ctx, k, digest, opts)
 		var gone *goneError

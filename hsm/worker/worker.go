@@ -75,21 +75,38 @@ type Config struct {
 type Token struct {
 	config Config
 	env    []string
-	reopen time.Duration // bound of every start but the first
 
 	mu       sync.Mutex
 	closed   bool
 	current  *process      // nil before the first and after a loss is noticed
+	opening  *process      // of the start under way
 	starting chan struct{} // closed when the start under way ends; nil when there is none
 	lastErr  error         // result of the last start, nil when it succeeded
 	pause    time.Duration // before the next start, doubled by each failure
 	notUntil time.Time
 	starts   int
+	bound    time.Duration // of the next start
 }
 
-// Open starts a child and opens the token in it. Its errors are those of the
-// child's open function, and hsm.ErrUnavailable when the child cannot run.
+// Open starts a child and waits until it has opened the token. Its errors are
+// those of the child's open function, and hsm.ErrUnavailable when the child
+// cannot run.
 func Open(c Config) (*Token, error) {
+	t, err := Start(c)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := t.process(context.Background()); err != nil {
+		_ = t.Close()
+		return nil, err
+	}
+	return t, nil
+}
+
+// Start is Open without the wait: the calls that need the child wait for it, each
+// as long as its context lets it, and have the errors of Open. What Start itself
+// refuses is a wrong Config.
+func Start(c Config) (*Token, error) {
 	if !strings.HasPrefix(c.Path, "/") || len(c.Args) == 0 {
 		return nil, errors.New("worker without the absolute path and the name of a program")
 	}
@@ -102,15 +119,8 @@ func Open(c Config) (*Token, error) {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	t := &Token{config: c, env: environment(c.Env), reopen: openTimeout}
-	began := time.Now()
-	if _, err := t.process(context.Background()); err != nil {
-		_ = t.Close()
-		return nil, err
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.reopen = min(openTimeout, max(reopenTimeout, 2*time.Since(began)))
+	t := &Token{config: c, env: environment(c.Env), bound: openTimeout, starting: make(chan struct{})}
+	go t.start(nil)
 	return t, nil
 }
 
@@ -135,6 +145,9 @@ func (t *Token) Close() error {
 	t.mu.Lock()
 	p, starting := t.current, t.starting
 	t.closed, t.current = true, nil
+	if t.opening != nil {
+		t.opening.end(nil)
+	}
 	t.mu.Unlock()
 	if starting != nil {
 		<-starting // it sees closed and ends what it started
@@ -190,7 +203,7 @@ func (t *Token) process(ctx context.Context) (*process, error) {
 func (t *Token) start(lost *process) {
 	began := time.Now()
 	t.mu.Lock()
-	bound, first := t.reopen, t.starts == 0
+	bound, first := t.bound, t.starts == 0
 	t.starts++
 	t.mu.Unlock()
 	if lost != nil {
@@ -204,12 +217,16 @@ func (t *Token) start(lost *process) {
 		go p.retire(closePatience)
 		err = fmt.Errorf("%w: token is closed", hsm.ErrUnavailable)
 	}
+	t.opening = nil
 	if t.lastErr = err; err != nil {
 		t.current = nil
 		t.pause = min(max(firstPause, 2*t.pause), longestPause)
 		t.notUntil = time.Now().Add(t.pause)
 	} else {
 		t.current, t.pause = p, 0
+		if took := time.Since(began); t.bound == openTimeout { // it opened once
+			t.bound = min(openTimeout, max(reopenTimeout, 2*took))
+		}
 		if !first {
 			t.config.Logger.Info("token worker is back", "pid", p.cmd.Process.Pid, "took", time.Since(began))
 		}
@@ -224,6 +241,11 @@ func (t *Token) launch(bound time.Duration) (*process, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", hsm.ErrUnavailable, err)
 	}
+	t.mu.Lock()
+	if t.opening = p; t.closed {
+		p.end(nil)
+	}
+	t.mu.Unlock()
 	if _, err := p.call(context.Background(), request{op: opOpen, time: bound * 4 / 5, config: t.config.Config}, bound/5); err != nil {
 		p.end(err)
 		<-p.reaped

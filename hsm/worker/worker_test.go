@@ -182,7 +182,7 @@ func TestHungOpen(t *testing.T) {
 	tok := b.open(t)
 	key := generate(t, tok, "k")
 	tok.mu.Lock()
-	tok.reopen = 300 * time.Millisecond
+	tok.bound = 300 * time.Millisecond
 	tok.mu.Unlock()
 	b.faults(t, "crash open-hangs")
 	for range 3 {
@@ -190,6 +190,30 @@ func TestHungOpen(t *testing.T) {
 	}
 	b.faults(t, "")
 	heals(t, key)
+}
+
+// Start does not wait, the calls do, each as long as it may; Close ends a start
+// under way.
+func TestStartDoesNotWait(t *testing.T) {
+	b := newFake(t)
+	b.faults(t, "open-hangs")
+	tok, err := Start(b.config)
+	must(t, err)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	_, err = tok.Signer(ctx, "fake:k")
+	failsWith(t, err, hsm.ErrUnavailable, "waiting for the token worker to start")
+	began := time.Now()
+	must(t, tok.Close())
+	if took := time.Since(began); took > openTimeout/2 {
+		t.Errorf("Close took %s", took)
+	}
+	b.faults(t, "bad-pin")
+	tok, err = Start(b.config)
+	must(t, err)
+	defer tok.Close()
+	_, err = tok.Signer(t.Context(), "fake:k")
+	failsWith(t, err, hsm.ErrBadPIN)
 }
 
 // The child has the variables it was given, no other descriptor than its own,
