@@ -68,6 +68,10 @@ func (in *instance) artifactHandler() http.Handler {
 		mux.Handle(prefix+"/tile/", http.StripPrefix(prefix, tiles))
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if own := in.readByHost(r); own != nil {
+			own.ServeHTTP(w, r)
+			return
+		}
 		switch {
 		case strings.HasPrefix(r.URL.Path, "/api/v2/"):
 			v2.ServeHTTP(w, r)
@@ -77,4 +81,25 @@ func (in *instance) artifactHandler() http.Handler {
 			v1.ServeHTTP(w, r)
 		}
 	})
+}
+
+// readByHost is the face of the log whose name the request is addressed to, when it asks for the checkpoint or tiles of a generation that
+// log serves; nil otherwise. A frozen log so stays where its name says. rekor.<domain> is the address clients dial besides: there it is the
+// log in use that answers, and the first log stands below /logs/rekor/.
+func (in *instance) readByHost(r *http.Request) http.Handler {
+	rest, v2 := strings.CutPrefix(r.URL.Path, "/api/v2")
+	if rest != "/checkpoint" && !strings.HasPrefix(rest, "/tile/") {
+		return nil
+	}
+	g := rekor.V1
+	if v2 {
+		g = rekor.V2
+	}
+	name, ours := strings.CutSuffix(hostOf(r), "."+in.cfg.Domain)
+	for _, a := range in.artifacts {
+		if ours && a.Name == name && name != roleRekor && slices.Contains(a.Serves, g) {
+			return a.api.Handler()
+		}
+	}
+	return nil
 }

@@ -61,8 +61,12 @@ func build(ctx context.Context, cfg *Config, dir layout, request initRequest, lo
 	if err := in.record(ctx, request.Actor, "init", cfg.Domain, map[string]string{"root": result.RootFingerprint, "profile": cfg.Profile}); err != nil {
 		return nil, err
 	}
-	if result.Keys, err = listKeys.run(ctx, in, request.Actor, struct{}{}); err != nil {
+	entries, err := listKeys.run(ctx, in, request.Actor, struct{}{})
+	if err != nil {
 		return nil, err
+	}
+	for _, e := range entries {
+		result.Keys = append(result.Keys, e.keyRecord)
 	}
 	result.Software = slices.ContainsFunc(result.Keys, func(k keyRecord) bool { return k.Software })
 	return result, nil

@@ -36,7 +36,6 @@ func doctorCommand() *cli.Command {
 
 const (
 	minFreeBytes    = 1 << 30
-	certWarning     = 30 * 24 * time.Hour
 	probeTimeout    = 3 * time.Second
 	maxClockErrorUS = 1_000_000
 )
@@ -59,10 +58,10 @@ func diagnose(c *cli.Context) []check {
 	if err != nil {
 		return append(checks, result("instance", err, "`redoubt serve` and read its first error"))
 	}
-	checks = append(checks, report.Checks...)
-	checks = append(checks,
-		warning("issuing certificate", checkExpiry(report.CAExpires), "plan a ceremony for the next one"),
-		warning("timestamp certificate", checkExpiry(report.TSAExpires), "plan a ceremony for the next one"))
+	for _, c := range report.Checks {
+		c.Warning = c.Warning && !c.Urgent
+		checks = append(checks, c)
+	}
 	return append(checks, checkListeners(c.Context, cfg, dir)...)
 }
 
@@ -160,13 +159,6 @@ func checkClock() error {
 	}
 	if state == unix.TIME_ERROR && t.Maxerror > maxClockErrorUS {
 		return fmt.Errorf("not synchronised; the kernel's bound on its error is %d s", t.Maxerror/1_000_000)
-	}
-	return nil
-}
-
-func checkExpiry(until time.Time) error {
-	if left := time.Until(until); left < certWarning {
-		return fmt.Errorf("ends in %d days", int(left.Hours()/24))
 	}
 	return nil
 }

@@ -93,8 +93,9 @@ func (r *recorder) Flush() {
 // Unwrap lets http.ResponseController reach the connection.
 func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
 
-// byHost sends a request to the service its Host header names; with one service on the address, the name does not matter.
-func byHost(hosts map[string]http.Handler) http.Handler {
+// byHost sends a request to the service its Host header names, or that alias names for that host; with one service on the address, the
+// name does not matter.
+func byHost(hosts map[string]http.Handler, alias func(host string) string) http.Handler {
 	if len(hosts) == 1 {
 		for _, h := range hosts {
 			return h
@@ -102,6 +103,10 @@ func byHost(hosts map[string]http.Handler) http.Handler {
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if h, ok := hosts[hostOf(r)]; ok {
+			h.ServeHTTP(w, r)
+			return
+		}
+		if h, ok := hosts[alias(hostOf(r))]; ok {
 			h.ServeHTTP(w, r)
 			return
 		}

@@ -46,9 +46,11 @@ func (s *server) metricsHandler() http.Handler {
 // checks are the conditions of readiness: every key signs, every log takes entries, the trust repository is fresh, the
 // clock is sane.
 func (in *instance) checks(ctx context.Context) (checks []check) {
-	for _, role := range in.cfg.Keys.roles() {
-		if key, ok := in.roleKeys[role]; ok {
-			checks = append(checks, result("key "+role, key.Check(ctx), "is the token there and unlocked? `redoubt keys check`"))
+	for _, k := range in.instances() {
+		if key, ok := in.roleKeys[k.Name]; ok {
+			c := result("key "+k.Name, key.Check(ctx), "is the token there and unlocked? `redoubt keys check`")
+			c.Warning = !c.OK && k.State == stateRetired
+			checks = append(checks, c)
 		}
 	}
 	for _, l := range in.logs() {
@@ -60,7 +62,7 @@ func (in *instance) checks(ctx context.Context) (checks []check) {
 	}
 	checks = append(checks, result("trust repository", in.tufFresh(), "`redoubt trust renew`"))
 	checks = append(checks, result("clock", in.clockSane(), "set the clock: a certificate or a head lies in the future"))
-	return checks
+	return append(checks, in.endingChecks()...)
 }
 
 type namedLog struct {

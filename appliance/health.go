@@ -13,6 +13,7 @@ type check struct {
 	Name    string `json:"name"`
 	OK      bool   `json:"ok"`
 	Warning bool   `json:"warning,omitempty"`
+	Urgent  bool   `json:"urgent,omitempty"` // a warning doctor fails on
 	Reason  string `json:"reason,omitempty"`
 	Fix     string `json:"fix,omitempty"`
 

@@ -27,8 +27,8 @@ import (
 // The nil history is one without instances.
 type history struct {
 	Format string `json:"format"` // historyFormat
-	// Unpublished says that the trust repository does not show this state yet.
-	Unpublished bool          `json:"unpublished,omitempty"`
+	// Unpublished is the name of the key whose last step the trust repository does not show yet.
+	Unpublished string        `json:"unpublished,omitempty"`
 	Instances   []keyInstance `json:"instances"` // of one role in the order they follow each other
 }
 

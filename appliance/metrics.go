@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"net/http"
 	"strconv"
 	"time"
@@ -14,7 +15,7 @@ import (
 // configuration, status classes, known methods. Paths never become labels.
 type metrics struct {
 	registry *prometheus.Registry
-	gauges   map[string]bool          // registered by gauge
+	gauges   map[string]bool          // registered by gauge, by name and labels
 	requests *prometheus.CounterVec   // by service, method, status class
 	latency  *prometheus.HistogramVec // by service
 
@@ -39,12 +40,16 @@ func newMetrics() *metrics {
 }
 
 // gauge adds a number that is read when the page is fetched; one of that name that is there stays.
-func (m *metrics) gauge(name, help string, read func() float64) {
-	if m.gauges[name] {
+func (m *metrics) gauge(name, help string, read func() float64) { m.labelled(name, help, nil, read) }
+
+// labelled is gauge for one of several numbers of a name.
+func (m *metrics) labelled(name, help string, labels map[string]string, read func() float64) {
+	key := fmt.Sprint(name, labels)
+	if m.gauges[key] {
 		return
 	}
-	m.gauges[name] = true
-	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, read))
+	m.gauges[key] = true
+	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help, ConstLabels: labels}, read))
 }
 
 func (m *metrics) handler() http.Handler {

@@ -177,6 +177,7 @@ func (s *server) take(in *instance) {
 	rooms := in.handlers(s)
 	s.rooms.Store(&rooms)
 	s.registerGauges()
+	s.registerEndings()
 	s.resume()
 	select {
 	case s.swapped <- struct{}{}:

@@ -83,6 +83,9 @@ var rotateKey = verb[rotateArgs, rotateResult]{"keys.rotate", func(ctx context.C
 	if err := in.mayPublish(); err != nil {
 		return rotateResult{}, err
 	}
+	if begun, err := in.completed(ctx, role); begun != nil || err != nil {
+		return *begun, err
+	}
 	// 1
 	next, err := in.plan(ctx, actor, role, a)
 	if err != nil {
@@ -117,9 +120,26 @@ var rotateKey = verb[rotateArgs, rotateResult]{"keys.rotate", func(ctx context.C
 	}
 	atPoint("active")
 	result.State = stateActive
-	result.Next = "give clients the new trusted root: those of the trust repository fetch it, others need `redoubt client setup`"
+	result.Next = toldClients
 	return result, nil
 }}
+
+// completed ends a rotation that stopped between its last two steps. Where it was one of role, that was what the verb is about.
+func (in *instance) completed(ctx context.Context, role string) (*rotateResult, error) {
+	name := in.onRecord().Unpublished
+	if err := in.finishLocked(ctx); err != nil {
+		return &rotateResult{}, fmt.Errorf("ending the rotation to %s: %w", name, err)
+	}
+	k := in.onRecord().find(name)
+	if k == nil || k.Role != role || k.State != stateActive {
+		return nil, nil
+	}
+	all := in.onRecord().of(role)
+	before := all[slices.IndexFunc(all, func(o keyInstance) bool { return o.Name == name })-1]
+	return &rotateResult{Role: role, From: before.Name, To: name, URI: redactURI(k.URI), State: stateActive, Start: k.Start, End: before.End, Chain: k.Chain, Next: toldClients}, nil
+}
+
+const toldClients = "give clients the new trusted root: those of the trust repository fetch it, others need `redoubt client setup`"
 
 // rotatable returns the role a means, or why it has no new key here.
 func (in *instance) rotatable(a rotateArgs) (string, error) {
@@ -296,7 +316,7 @@ func (in *instance) announce(ctx context.Context, actor string, made keyInstance
 	}
 	h := in.onRecord().clone()
 	*h.find(made.Name) = made
-	h.Unpublished = true
+	h.Unpublished = made.Name
 	return in.keep(h)
 }
 
@@ -315,7 +335,7 @@ func (in *instance) activate(ctx context.Context, actor, role, name string, over
 	if floor := old.Start; end.Before(floor) {
 		old.End = floor
 	}
-	next.State, h.Unpublished = stateActive, true
+	next.State, h.Unpublished = stateActive, name
 	if _, err := in.cfg.with(h); err != nil {
 		return end, err
 	}
@@ -361,7 +381,12 @@ func (in *instance) publish(ctx context.Context) error {
 func (in *instance) finish(ctx context.Context) error {
 	in.rotating.Lock()
 	defer in.rotating.Unlock()
-	if !in.onRecord().Unpublished || in.superseded.Load() {
+	return in.finishLocked(ctx)
+}
+
+// finishLocked is finish for a caller that has in.rotating.
+func (in *instance) finishLocked(ctx context.Context) error {
+	if in.onRecord().Unpublished == "" || in.superseded.Load() {
 		return nil
 	}
 	if err := in.olderCopy(); err != nil {
@@ -378,6 +403,6 @@ func (in *instance) finish(ctx context.Context) error {
 	}
 	atPoint("published")
 	h := in.onRecord().clone()
-	h.Unpublished = false
+	h.Unpublished = ""
 	return in.keep(h)
 }

@@ -12,6 +12,7 @@ func TestMain(m *testing.M) {
 	if len(os.Args) == 2 && os.Args[1] == workerVerb { // started by a test of this binary, as the child that holds a token
 		main()
 	}
+	atPoint = dieAt(os.Getenv(dieAtVariable))
 	testscript.Main(m, map[string]func(){"redoubt": main})
 }
 

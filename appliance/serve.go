@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -218,7 +219,6 @@ func (s *server) listen() (bound []boundListener, err error) {
 		}
 		addresses[svc.Listen][u.Hostname()] = s.guard(name, s.room(name))
 	}
-	s.aliasArtifactLogs(addresses)
 	for address, hosts := range addresses {
 		listener, err := net.Listen("tcp", address)
 		if err != nil {
@@ -228,7 +228,7 @@ func (s *server) listen() (bound []boundListener, err error) {
 			listener = tls.NewListener(listener, &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"},
 				GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.tls.Load(), nil }})
 		}
-		bound = append(bound, boundListener{address, listener, s.httpServer(byHost(hosts))})
+		bound = append(bound, boundListener{address, listener, s.httpServer(byHost(hosts, s.alias))})
 	}
 	control, err := listenSocket(s.in.dir)
 	if err != nil {
@@ -237,22 +237,28 @@ func (s *server) listen() (bound []boundListener, err error) {
 	return append(bound, boundListener{"control socket", control, controlServer(s)}), nil
 }
 
-// aliasArtifactLogs answers to the names of all artifact logs where services are told apart by host name.
-func (s *server) aliasArtifactLogs(addresses map[string]map[string]http.Handler) {
-	svc := s.cfg.Services.Rekor
-	if svc == nil || len(addresses[svc.Listen]) < 2 {
-		return
+// alias is the host name of the service that has the log called host: rekor-3.<domain> is served where the artifact logs are. "" where
+// there is none. It is asked at each request, because a rotation adds logs.
+func (s *server) alias(host string) string {
+	in := s.instance()
+	name, ours := strings.CutSuffix(host, "."+in.cfg.Domain)
+	if !ours {
+		return ""
 	}
-	u, err := url.Parse(svc.URL)
+	at := in.cfg.Services.Rekor
+	if slices.Contains(in.cfg.certificateLogs(), name) {
+		at = in.cfg.Services.CT
+	} else if !slices.ContainsFunc(in.cfg.Log.Artifact, func(a ArtifactLog) bool { return a.Name == name }) {
+		return ""
+	}
+	if at == nil {
+		return ""
+	}
+	u, err := url.Parse(at.URL)
 	if err != nil {
-		return // refused by Config.check
+		return "" // refused by Config.check
 	}
-	hosts := addresses[svc.Listen]
-	for _, a := range s.cfg.Log.Artifact {
-		if _, taken := hosts[s.cfg.origin(a.Name)]; !taken {
-			hosts[s.cfg.origin(a.Name)] = hosts[u.Hostname()]
-		}
-	}
+	return u.Hostname()
 }
 
 func isLoopback(address string) bool {

@@ -43,6 +43,13 @@ func serveState(t *testing.T, change func(*Config)) *served {
 	if err := copyState(filepath.Join(from, "state"), dir); err != nil {
 		t.Fatal(err)
 	}
+	return serveDir(t, layout{dir}, change)
+}
+
+// serveDir is serveState for a state directory that is there.
+func serveDir(t *testing.T, at layout, change func(*Config)) *served {
+	t.Helper()
+	dir := at.root
 	cfg, err := loadConfig(layout{dir}.config())
 	if err != nil {
 		t.Fatal(err)

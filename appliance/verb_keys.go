@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -18,20 +17,20 @@ func keysCommand() *cli.Command {
 	return &cli.Command{
 		Name: "keys", Usage: "every key: where it lives, what it is for, whether it signs",
 		Subcommands: []*cli.Command{
-			{Name: "list", Usage: "list the key of every role with its token's claims about it", Flags: append(stateFlags(), outputFlag()), Action: func(c *cli.Context) error {
+			{Name: "list", Usage: "list every key: place, type, the token's claims about it, since when, until when, what for", Flags: append(stateFlags(), outputFlag()), Action: func(c *cli.Context) error {
 				records, err := listKeys.call(c, struct{}{})
 				if err != nil {
 					return err
 				}
-				return printResult(c, records, func(w io.Writer) {
-					for _, k := range records {
-						where := "hardware claimed"
-						if k.Software {
-							where = "software"
-						}
-						fmt.Fprintf(w, "%-9s %-11s %-16s %s  %s\n", k.Role, k.Algorithm, where, k.Fingerprint[:min(16, len(k.Fingerprint))], k.URI)
+				if err := printResult(c, records, func(w io.Writer) { printKeys(w, records) }); err != nil {
+					return err
+				}
+				for _, k := range records {
+					if k.Error != "" && k.State == stateActive {
+						return hinted(fmt.Errorf("the %s key does not open: %s", k.Name, k.Error), "`redoubt keys check` tries every key")
 					}
-				})
+				}
+				return nil
 			}},
 			{Name: "check", Usage: "make every key sign once; exit 3 when one does not", Flags: append(stateFlags(), outputFlag()), Action: func(c *cli.Context) error {
 				checks, err := checkKeys.call(c, struct{}{})
@@ -51,28 +50,6 @@ func keysCommand() *cli.Command {
 		},
 	}
 }
-
-var listKeys = verb[struct{}, []keyRecord]{"keys.list", func(ctx context.Context, in *instance, _ string, _ struct{}) (records []keyRecord, err error) {
-	for _, role := range in.cfg.Keys.roles() {
-		key, err := in.keys.role(ctx, role)
-		if err != nil {
-			return nil, err
-		}
-		records = append(records, keyRecord{role, key.Info()})
-	}
-	return records, nil
-}}
-
-var checkKeys = verb[struct{}, []check]{"keys.check", func(ctx context.Context, in *instance, _ string, _ struct{}) (checks []check, err error) {
-	for _, role := range in.cfg.Keys.roles() {
-		key, err := in.keys.role(ctx, role)
-		if err == nil {
-			err = key.Check(ctx)
-		}
-		checks = append(checks, result("key "+role, err, "see keys.roles."+role+" and the token it names"))
-	}
-	return checks, nil
-}}
 
 // result is the check called name: it holds when err is nil.
 func result(name string, err error, fix string) check {

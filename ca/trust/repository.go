@@ -20,8 +20,8 @@ import (
 var (
 	// ErrExists: Create found a repository in the directory.
 	ErrExists = errors.New("TUF repository exists already")
-	// ErrNotFound: Open found no repository in the directory.
-	ErrNotFound = errors.New("no TUF repository")
+	// ErrNotFound: Open found no repository in the directory, or Target no such target.
+	ErrNotFound = errors.New("no TUF repository, or not in it")
 	// ErrDamaged: files of the repository are missing, or do not verify.
 	ErrDamaged = errors.New("TUF repository is damaged")
 	// ErrKey: the signing key is not one the repository's root names.
@@ -254,6 +254,21 @@ func (r *Repository) Root() []byte {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return bytes.Clone(r.rootBytes)
+}
+
+// Target returns the published target called name, as clients get it. It fails with ErrNotFound when there is none.
+func (r *Repository) Target(name string) ([]byte, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	t := r.targets.Signed.Targets[name]
+	if t == nil {
+		return nil, fmt.Errorf("target %q: %w", name, ErrNotFound)
+	}
+	data, err := r.read("targets/" + t.Hashes["sha256"].String() + "." + name)
+	if err != nil {
+		return nil, err
+	}
+	return data, t.VerifyLengthHashes(data)
 }
 
 // RoleStatus is the state of one role.

@@ -1,0 +1,280 @@
+package main
+
+import (
+	"context"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"redoubt.internal/ca/ceremony"
+)
+
+// keyEntry is one element of the JSON of `redoubt keys list -o json`: a key, what its token says of it, and its life.
+//
+//	name         the role for its first key, role-2 and on after rotations; a log's key has the log's name
+//	role         what it is, or was, for
+//	state        active, announced (listed in the trusted root, not signing yet), planned, or retired
+//	usedBy       what signs with it
+//	since        when the key was made, as far as it is on record
+//	until        when it ends: absent where nothing ends it; untilWhat says what does (certificate, window, metadata)
+//	certificate  file of its certificate chain
+//	attestation  file of its token's attestation, see `redoubt keys attest`
+//	alarmDays    90, 30 or 7 once fewer days are left, absent before
+//	error        why the key does not open; uri and what follows is then what is on record
+//
+// The rest is hsm.Info: uri, kind, token, label, id, algorithm, fingerprint, software, module, tokenState, attributes, evidence.
+type keyEntry struct {
+	Name        string    `json:"name"`
+	State       string    `json:"state"`
+	UsedBy      string    `json:"usedBy"`
+	Since       time.Time `json:"since,omitzero"`
+	Until       time.Time `json:"until,omitzero"`
+	UntilWhat   string    `json:"untilWhat,omitempty"`
+	Certificate string    `json:"certificate,omitempty"`
+	Attestation string    `json:"attestation,omitempty"`
+	AlarmDays   int       `json:"alarmDays,omitempty"`
+	Error       string    `json:"error,omitempty"`
+	keyRecord
+}
+
+// users says what signs with the keys of a role.
+var users = map[string]string{
+	roleRoot: "ceremonies", roleIssuing: "fulcio: certificates", roleCT: "ct: certificate timestamps, heads", roleAudit: "audit: heads", roleTSA: "tsa: timestamps",
+	roleTUF: "tuf: trust repository", roleOIDC: "oidc: identity tokens", roleExporter: "mirror: parcels",
+}
+
+func usedBy(role string) string {
+	if shardNumber(role) > 0 {
+		return "rekor: heads, entry timestamps"
+	}
+	return users[role]
+}
+
+// listKeys is the inventory: every key of every role, those of the past and of the next rotation too. A key that does not open is
+// listed with the reason.
+var listKeys = verb[struct{}, []keyEntry]{"keys.list", func(ctx context.Context, in *instance, _ string, _ struct{}) (entries []keyEntry, err error) {
+	made, ends := in.ceremonyTimes(), in.endings()
+	h := in.onRecord()
+	for _, k := range in.instances() {
+		e := keyEntry{Name: k.Name, State: k.State, UsedBy: usedBy(k.Role), Since: k.Made, Until: k.End, keyRecord: keyRecord{Role: k.Role}}
+		if t, ok := made[k.Name]; ok {
+			e.Since = t
+		}
+		if !k.End.IsZero() {
+			e.UntilWhat = "window"
+		}
+		for _, end := range ends {
+			if end.name == k.Name {
+				e.Until, e.UntilWhat = end.at, end.what
+				e.AlarmDays = alarm(end.at, in.now())
+			}
+		}
+		if chain := in.chainFile(k.Role, h.find(k.Name)); chain != "" {
+			e.Certificate = in.dir.resolve(chain)
+		}
+		if path := in.dir.pki(k.Name + ".attestation.json"); fileExists(path) {
+			e.Attestation = path
+		}
+		key, err := in.keys.signer(ctx, k.URI)
+		if err == nil {
+			e.Info = key.Info()
+		} else {
+			e.Error = err.Error()
+			e.URI, e.Algorithm, e.Kind = redactURI(k.URI), k.Algorithm, k.URI[:max(0, strings.IndexByte(k.URI, ':'))]
+		}
+		entries = append(entries, e)
+	}
+	return entries, nil
+}}
+
+// instances are all keys in the order they are listed in, those without a rotation as the active key of their role.
+func (in *instance) instances() (all []keyInstance) {
+	h := in.onRecord()
+	for _, role := range in.cfg.Keys.roles() {
+		if k := h.find(role); k != nil && k.Role != role {
+			continue // listed after the log it follows
+		}
+		if known := h.of(role); len(known) > 0 {
+			all = append(all, known...)
+			continue
+		}
+		state := stateActive
+		if in.frozen(role) {
+			state = stateRetired
+		}
+		all = append(all, keyInstance{Name: role, Role: role, State: state, URI: in.cfg.Keys.Roles[role]})
+	}
+	return all
+}
+
+// chainFile is where the certificates of a role's key stand; k is its record, nil for one that was never rotated.
+func (in *instance) chainFile(role string, k *keyInstance) string {
+	switch {
+	case k != nil:
+		return k.Chain
+	case role == roleIssuing:
+		return orDefault(in.cfg.CA.Chain, "pki/ca-chain.pem")
+	case role == roleTSA:
+		return orDefault(in.cfg.TSA.Chain, "pki/tsa-chain.pem")
+	case role == roleRoot:
+		return "pki/" + ceremony.RootFile
+	}
+	return ""
+}
+
+func fileExists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// ceremonyTimes are the moments the first ceremony made its keys, by role; empty where its transcript is not there or does not verify.
+func (in *instance) ceremonyTimes() map[string]time.Time {
+	times := map[string]time.Time{}
+	data, err := os.ReadFile(in.dir.pki(ceremony.TranscriptFile))
+	if err != nil {
+		return times
+	}
+	transcript, err := ceremony.Verify(data)
+	if err != nil {
+		in.logger.Warn("the ceremony's transcript does not verify", "error", err)
+		return times
+	}
+	for _, k := range transcript.Keys() {
+		if block, _ := pem.Decode([]byte(k.PublicKey)); block != nil {
+			times[k.Role] = k.Created
+		}
+	}
+	return times
+}
+
+// ending is when a key that is in use stops being good, and what ends it.
+type ending struct {
+	name, role string
+	at         time.Time
+	what       string
+	fix        string
+}
+
+// endings are those of the keys in use, in the order of the inventory. A log's key ends with nothing but its rotation.
+func (in *instance) endings() []ending {
+	root := in.caChain[len(in.caChain)-1]
+	h := in.history
+	return []ending{
+		{roleRoot, roleRoot, root.NotAfter, "certificate", "a ceremony of kind rotate-root, while both roots are trusted"},
+		{h.active(roleIssuing), roleIssuing, in.caChain[0].NotAfter, "certificate", "`redoubt ca rotate`"},
+		{h.active(roleTSA), roleTSA, in.tsaChain[0].NotAfter, "certificate", "`redoubt tsa rotate`"},
+		{h.active(roleTUF), roleTUF, in.tufExpiry(), "metadata", "`redoubt trust renew`; a server that runs does it by itself"},
+	}
+}
+
+// alarmDays are the steps in which an ending is announced; the last one is urgent.
+var alarmDays = []int{7, 30, 90}
+
+// alarm is the smallest step that at lies within; 0 while it is further away than all of them.
+func alarm(at, now time.Time) int {
+	for _, days := range alarmDays {
+		if at.Before(now.AddDate(0, 0, days)) {
+			return days
+		}
+	}
+	return 0
+}
+
+// endingChecks are warnings before a key in use ends. They never make an instance unready: what has ended fails by itself.
+func (in *instance) endingChecks() (checks []check) {
+	for _, e := range in.endings() {
+		c := check{Name: "end of " + e.name, OK: true}
+		if days := alarm(e.at, in.now()); days > 0 {
+			left := max(0, int(e.at.Sub(in.now()).Hours()/24))
+			c = check{Name: c.Name, Warning: true, Urgent: days == alarmDays[0], Fix: e.fix,
+				Reason: fmt.Sprintf("its %s ends on %s, in %d days; alarms are at 90, 30 and 7", e.what, e.at.UTC().Format(time.DateOnly), left)}
+		}
+		checks = append(checks, c)
+	}
+	return checks
+}
+
+// registerEndings puts ages and endings on the metrics page. The label is the role, which a rotation does not change.
+func (s *server) registerEndings() {
+	find := func(role string) (end ending, age time.Duration) {
+		in := s.instance()
+		all := in.endings()
+		end = all[slices.IndexFunc(all, func(e ending) bool { return e.role == role })]
+		since := in.firstTrust()
+		switch role {
+		case roleIssuing:
+			since = in.caChain[0].NotBefore
+		case roleTSA:
+			since = in.tsaChain[0].NotBefore
+		default:
+			if k := in.history.find(end.name); k != nil {
+				since = k.Made
+			}
+		}
+		return end, in.now().Sub(since)
+	}
+	for _, e := range s.instance().endings() {
+		label := map[string]string{"role": e.role}
+		s.metrics.labelled("redoubt_trust_expiry_seconds", "Seconds until the key in use ends.", label, func() float64 {
+			end, _ := find(e.role)
+			return end.at.Sub(s.instance().now()).Seconds()
+		})
+		s.metrics.labelled("redoubt_trust_age_seconds", "Seconds since trust in the key in use began.", label, func() float64 {
+			_, age := find(e.role)
+			return age.Seconds()
+		})
+		s.metrics.labelled("redoubt_trust_alarm_days", "90, 30 or 7 once fewer days are left, 0 before.", label, func() float64 {
+			end, _ := find(e.role)
+			return float64(alarm(end.at, s.instance().now()))
+		})
+	}
+	s.metrics.gauge("timestamp_authority_certificate_valid_days_remaining", "Days until the timestamp certificate ends.", func() float64 {
+		end, _ := find(roleTSA)
+		return end.at.Sub(s.instance().now()).Hours() / 24
+	})
+}
+
+// checkKeys lets every key sign once. Of a retired key only a log's is needed, for what it signs when it is read.
+var checkKeys = verb[struct{}, []check]{"keys.check", func(ctx context.Context, in *instance, _ string, _ struct{}) (checks []check, err error) {
+	for _, k := range in.instances() {
+		if k.State == statePlanned {
+			continue
+		}
+		key, err := in.keys.signer(ctx, k.URI)
+		if err == nil {
+			err = key.Check(ctx)
+		}
+		c := result("key "+k.Name, err, "see the token at "+redactURI(k.URI)+"; the URI stands under keys.roles."+k.Role+" or in pki/instances.json")
+		c.Warning = err != nil && k.State == stateRetired
+		checks = append(checks, c)
+	}
+	return append(checks, in.endingChecks()...), nil
+}}
+
+// printKeys writes two lines for each key.
+func printKeys(w io.Writer, entries []keyEntry) {
+	for _, k := range entries {
+		where := "hardware claimed"
+		if k.Software {
+			where = "software"
+		}
+		life := k.State
+		if !k.Since.IsZero() {
+			life += " since " + k.Since.UTC().Format(time.DateOnly)
+		}
+		if !k.Until.IsZero() {
+			life += ", until " + k.Until.UTC().Format(time.DateOnly) + " (" + k.UntilWhat + ")"
+		}
+		if k.AlarmDays > 0 {
+			life += fmt.Sprintf(", LESS THAN %d DAYS LEFT", k.AlarmDays)
+		}
+		fmt.Fprintf(w, "%-9s %-11s %-16s %s  %s\n          %s; %s\n", k.Name, k.Algorithm, where, k.Fingerprint[:min(16, len(k.Fingerprint))], k.URI, k.UsedBy, life)
+		if k.Error != "" {
+			fmt.Fprintf(w, "          DOES NOT OPEN: %s\n", k.Error)
+		}
+	}
+}
