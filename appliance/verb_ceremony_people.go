@@ -77,7 +77,10 @@ func personKey(c *cli.Context) (key crypto.Signer, done func(), err error) {
 
 // openPersonKeyring is a keyring whose relative software keys are in the working directory.
 func openPersonKeyring(c *cli.Context) (*keyring, error) {
-	keys, err := openKeyring(c, ".")
+	keys, err := openKeyring(c, ".") // a person's token is held to less than ours: PIV cards keep keys that were brought in
+	if err == nil {
+		keys.cfg.AllowImported = true
+	}
 	if err == nil && keys.softDir == "" {
 		keys.softDir = keys.dir.root
 	}
