@@ -98,6 +98,9 @@ func (c *Config) check() error {
 		if !slices.Contains(allRoles, role) && shardNumber(role) == 0 {
 			bad("keys.roles.%s: no such role; roles are %s, and rekor-<n> of further artifact logs", role, strings.Join(allRoles, ", "))
 		}
+		if err := checkKeyURI(uri); err != nil {
+			bad("keys.roles.%s: %w", role, err)
+		}
 		if other, ok := owner[uri]; ok {
 			bad("keys.roles.%s: the same key as %s; no key may serve two roles", role, other)
 		}

@@ -217,6 +217,14 @@ func uriAttribute(uri, name string) string {
 	return ""
 }
 
+// checkKeyURI refuses what a kind of token can see from the URI alone: a Vault key without its version.
+func checkKeyURI(uri string) error {
+	if isVault(uri) {
+		return vault.CheckKeyURI(uri)
+	}
+	return nil
+}
+
 // isVault reports whether a key URI names a key in a Vault or OpenBao server.
 func isVault(uri string) bool {
 	return strings.HasPrefix(uri, vault.Scheme) || strings.HasPrefix(uri, vault.SchemeOpenBao)

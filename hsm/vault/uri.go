@@ -164,9 +164,13 @@ func KeyURI(token, name string) string {
 	return u.String()
 }
 
-// keyURI parses the URI of a key of this token; it must pin a version and agree
-// with the token about the server.
-func (t *Token) keyURI(s string) (*uri, error) {
+// CheckKeyURI refuses a URI that does not name one version of one key.
+func CheckKeyURI(keyURI string) error {
+	_, err := parseKeyURI(keyURI)
+	return err
+}
+
+func parseKeyURI(s string) (*uri, error) {
 	u, err := parseURI(s)
 	if err != nil {
 		return nil, err
@@ -176,6 +180,16 @@ func (t *Token) keyURI(s string) (*uri, error) {
 	}
 	if u.version == 0 {
 		return nil, fmt.Errorf("Vault key URI %s pins no version; a new key's first is ?version=1: %w", u, hsm.ErrUnsupported)
+	}
+	return u, nil
+}
+
+// keyURI parses the URI of a key of this token; it must agree with the token about
+// the server.
+func (t *Token) keyURI(s string) (*uri, error) {
+	u, err := parseKeyURI(s)
+	if err != nil {
+		return nil, err
 	}
 	given, err := Config{}.With(s)
 	if err != nil {

@@ -20,6 +20,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -81,6 +82,16 @@ type role struct {
 // Start serves a fake for the life of the test.
 func Start(t testing.TB) *Server {
 	t.Helper()
+	s, err := New(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Close)
+	return s
+}
+
+// New serves a fake until Close; dir takes the certificate it answers with.
+func New(dir string) (*Server, error) {
 	s := &Server{RootToken: "hvs.root-" + rand.Text(), UnsealKey: rand.Text(), tokens: map[string]*token{}, policies: map[string][]rule{},
 		mounts: map[string]string{}, keys: map[string]*key{}, roles: map[string]*role{}}
 	s.tokens[s.RootToken] = &token{policies: []string{"root"}}
@@ -88,12 +99,62 @@ func Start(t testing.TB) *Server {
 	s.http.TLS = &tls.Config{ClientAuth: tls.RequestClientCert}
 	s.http.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo)
 	s.http.StartTLS()
-	t.Cleanup(s.http.Close)
-	s.URL, s.CAFile = s.http.URL, filepath.Join(t.TempDir(), "ca.pem")
+	s.URL, s.CAFile = s.http.URL, filepath.Join(dir, "ca.pem")
 	if err := os.WriteFile(s.CAFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.http.Certificate().Raw}), 0o644); err != nil {
-		t.Fatal(err)
+		s.Close()
+		return nil, err
 	}
-	return s
+	return s, nil
+}
+
+// Close ends the server.
+func (s *Server) Close() {
+	s.http.CloseClientConnections()
+	s.http.Close()
+}
+
+// Write is what an administrator with the root token does over the API; it returns
+// the data of the answer.
+func (s *Server) Write(path string, body map[string]any) (map[string]any, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	a := s.answer(&request{Request: &http.Request{Method: http.MethodPost, Header: http.Header{}}, path: path, body: body, bearer: s.RootToken})
+	if a.status >= 300 {
+		return nil, fmt.Errorf("%s: status %d: %v", path, a.status, a.body["errors"])
+	}
+	data, _ := a.body["data"].(map[string]any)
+	return data, nil
+}
+
+// Site mounts a Transit engine and an AppRole that may use it, writes the secret id
+// into dir, and returns the parameters of a token URI for them.
+func (s *Server) Site(dir string) (parameters string, err error) {
+	var id, secret map[string]any
+	for _, w := range []struct {
+		path string
+		body map[string]any
+		to   *map[string]any
+	}{
+		{"sys/mounts/transit", map[string]any{"type": "transit"}, nil},
+		{"sys/auth/approle", map[string]any{"type": "approle"}, nil},
+		{"sys/policies/acl/redoubt", map[string]any{"policy": `path "transit/*" { capabilities = ["create", "read", "update"] }`}, nil},
+		{"auth/approle/role/redoubt", map[string]any{"token_policies": "redoubt"}, nil},
+		{"auth/approle/role/redoubt/role-id", nil, &id},
+		{"auth/approle/role/redoubt/secret-id", nil, &secret},
+	} {
+		data, err := s.Write(w.path, w.body)
+		if err != nil {
+			return "", err
+		}
+		if w.to != nil {
+			*w.to = data
+		}
+	}
+	file := filepath.Join(dir, "secret-id")
+	if err := os.WriteFile(file, []byte(fmt.Sprint(secret["secret_id"])+"\n"), 0o600); err != nil {
+		return "", err
+	}
+	return "address=" + s.URL + "&ca-file=" + s.CAFile + "&auth=approle&role-id=" + fmt.Sprint(id["role_id"]) + "&secret-id-file=" + file, nil
 }
 
 // A request on its way through the fake.
