@@ -3,6 +3,7 @@ module redoubt.internal
 go 1.26.0
 
 require (
+	filippo.io/nistec v0.0.4
 	github.com/ProtonMail/go-crypto v1.4.1
 	github.com/cloudflare/cfssl v1.6.5
 	github.com/coreos/go-oidc/v3 v3.21.0

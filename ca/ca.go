@@ -146,7 +146,7 @@ type Authority struct {
 	// throwaway is a signature of that algorithm by a key that New made and forgot:
 	// it stands under what is linted.
 	algorithm, throwaway []byte
-	x509Algorithm        x509.SignatureAlgorithm
+	verifier             *hsm.Verifier // of the issuing key
 }
 
 // Request asks for a certificate: a token, and either a public key with a proof
@@ -293,26 +293,27 @@ var (
 // prepareLint settles the signature algorithm of the issuing key pub, and makes
 // the throwaway signature.
 func (a *Authority) prepareLint(pub crypto.PublicKey) error {
+	a.verifier = hsm.NewVerifier(pub)
 	var throwaway crypto.Signer
 	var err error
 	switch k := pub.(type) {
 	case *ecdsa.PublicKey:
 		switch k.Curve {
 		case elliptic.P256():
-			a.hash, a.algorithm, a.x509Algorithm = crypto.SHA256, ecdsaSHA256, x509.ECDSAWithSHA256
+			a.hash, a.algorithm = crypto.SHA256, ecdsaSHA256
 		case elliptic.P384():
-			a.hash, a.algorithm, a.x509Algorithm = crypto.SHA384, ecdsaSHA384, x509.ECDSAWithSHA384
+			a.hash, a.algorithm = crypto.SHA384, ecdsaSHA384
 		default:
 			return fmt.Errorf("issuing key on curve %s is not supported", k.Curve.Params().Name)
 		}
 		throwaway, err = ecdsa.GenerateKey(k.Curve, rand.Reader)
 	case *rsa.PublicKey:
-		a.hash, a.algorithm, a.x509Algorithm = crypto.SHA256, rsaSHA256, x509.SHA256WithRSA
+		a.hash, a.algorithm = crypto.SHA256, rsaSHA256
 		a.throwaway = make([]byte, k.Size()) // an RSA signature is a number; making a key takes a second
 		_, err = rand.Read(a.throwaway)
 		return err
 	case ed25519.PublicKey:
-		a.hash, a.algorithm, a.x509Algorithm = 0, pureEd25519, x509.PureEd25519
+		a.hash, a.algorithm = 0, pureEd25519
 		_, throwaway, err = ed25519.GenerateKey(rand.Reader)
 	default:
 		return fmt.Errorf("issuing key of type %T is not supported", pub)

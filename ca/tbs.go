@@ -19,6 +19,7 @@ import (
 
 	"redoubt.internal/ca/identity"
 	"redoubt.internal/ca/lint"
+	"redoubt.internal/hsm"
 )
 
 // Extensions of the profile (RFC 5280, 4.2.1; RFC 6962, 3.1 and 3.3).
@@ -229,12 +230,17 @@ func (a *Authority) sign(s *signable) ([]byte, error) {
 
 // signBytes signs msg, or its digest when the key signs digests.
 func signBytes(s crypto.Signer, hash crypto.Hash, msg []byte) ([]byte, error) {
-	if hash != 0 {
-		h := hash.New()
-		h.Write(msg)
-		msg = h.Sum(nil)
+	return s.Sign(rand.Reader, digestOf(hash, msg), hash)
+}
+
+// digestOf is what a key signs for msg: its digest, or msg when hash is 0.
+func digestOf(hash crypto.Hash, msg []byte) []byte {
+	if hash == 0 {
+		return msg
 	}
-	return s.Sign(rand.Reader, msg, hash)
+	h := hash.New()
+	h.Write(msg)
+	return h.Sum(nil)
 }
 
 // assemble is Certificate ::= SEQUENCE { tbs, alg, BIT STRING } (RFC 5280, 4.1).
@@ -262,8 +268,8 @@ func (a *Authority) readBack(s *signable, leaf []byte) error {
 	if !bytes.Equal(tbs, s.tbs) || !bytes.Equal(algorithm, a.algorithm) {
 		return fmt.Errorf("%w: reading certificate back: it is not what was to be signed", ErrSigning)
 	}
-	if err := a.chain[0].CheckSignature(a.x509Algorithm, tbs, sig); err != nil {
-		return fmt.Errorf("%w: verifying certificate: %w", ErrSigning, err)
+	if !a.verifier.Verify(digestOf(a.hash, tbs), sig, a.hash) {
+		return fmt.Errorf("%w: verifying certificate: %w", ErrSigning, hsm.ErrBadSignature)
 	}
 	return nil
 }

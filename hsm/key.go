@@ -26,12 +26,13 @@ const DefaultTimeout = 30 * time.Second
 // Key is a private key inside a token, usable as a crypto.Signer. It is
 // immutable and safe for concurrent use.
 type Key struct {
-	info    Info
-	pub     crypto.PublicKey
-	sign    func(ctx context.Context, digest []byte, opts crypto.SignerOpts) ([]byte, error)
-	timeout time.Duration
-	trust   bool                                                         // hand signatures out without verifying them, see Unverified
-	attest  func(ctx context.Context, nonce []byte) (Attestation, error) // nil: the token cannot
+	info     Info
+	pub      crypto.PublicKey
+	verifier *Verifier // of pub
+	sign     func(ctx context.Context, digest []byte, opts crypto.SignerOpts) ([]byte, error)
+	timeout  time.Duration
+	trust    bool                                                         // hand signatures out without verifying them, see Unverified
+	attest   func(ctx context.Context, nonce []byte) (Attestation, error) // nil: the token cannot
 }
 
 // NewKey builds the Key of a token kind. sign makes one raw signature in the
@@ -56,7 +57,7 @@ func NewKey(info Info, pub crypto.PublicKey, sign func(ctx context.Context, dige
 	}
 	sum := sha256.Sum256(spki)
 	info.Algorithm, info.Fingerprint = alg, hex.EncodeToString(sum[:])
-	return &Key{info: info, pub: pub, sign: sign, timeout: DefaultTimeout}, nil
+	return &Key{info: info, pub: pub, verifier: NewVerifier(pub), sign: sign, timeout: DefaultTimeout}, nil
 }
 
 // AlgorithmOf returns the Algorithm of a public key, ErrUnsupported when it is
@@ -122,7 +123,7 @@ func (k *Key) SignContext(ctx context.Context, digest []byte, opts crypto.Signer
 		}
 		return nil, fmt.Errorf("signing with %s: %w", k.info.URI, err)
 	}
-	if !k.trust && !verify(k.pub, digest, sig, opts) {
+	if !k.trust && !k.verifier.Verify(digest, sig, opts) {
 		return nil, fmt.Errorf("signing with %s: %w", k.info.URI, ErrBadSignature)
 	}
 	return sig, nil

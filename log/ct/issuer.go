@@ -3,27 +3,36 @@ package ct
 import (
 	"bytes"
 	"context"
+	"crypto"
+	_ "crypto/sha256" // the hashes of algorithms
+	_ "crypto/sha512"
 	"crypto/x509"
 	"errors"
 	"fmt"
 
 	"golang.org/x/crypto/cryptobyte"
 	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
+
+	"redoubt.internal/hsm"
 )
 
 // Issuer is an authority whose chain this log accepts, for the precertificates it makes in this process. Nothing is trusted but what was
 // verified: the chain by Log.Issuer, once; each precertificate by Add. It is safe for concurrent use.
 type Issuer struct {
-	log   *Log
-	above []*x509.Certificate // issuing certificate first, the accepted root last
+	log      *Log
+	above    []*x509.Certificate // issuing certificate first, the accepted root last
+	verifier *hsm.Verifier       // of the issuing certificate's key
 }
 
 // algorithms are those an issuing key signs with, by DER AlgorithmIdentifier (RFC 5758, 3.2; RFC 4055, 5; RFC 8410, 3).
-var algorithms = map[string]x509.SignatureAlgorithm{
-	"\x30\x0a\x06\x08\x2a\x86\x48\xce\x3d\x04\x03\x02":             x509.ECDSAWithSHA256,
-	"\x30\x0a\x06\x08\x2a\x86\x48\xce\x3d\x04\x03\x03":             x509.ECDSAWithSHA384,
-	"\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0b\x05\x00": x509.SHA256WithRSA,
-	"\x30\x05\x06\x03\x2b\x65\x70":                                 x509.PureEd25519,
+var algorithms = map[string]struct {
+	key  x509.PublicKeyAlgorithm
+	hash crypto.Hash // 0: the key signs messages
+}{
+	"\x30\x0a\x06\x08\x2a\x86\x48\xce\x3d\x04\x03\x02":             {x509.ECDSA, crypto.SHA256},
+	"\x30\x0a\x06\x08\x2a\x86\x48\xce\x3d\x04\x03\x03":             {x509.ECDSA, crypto.SHA384},
+	"\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0b\x05\x00": {x509.RSA, crypto.SHA256},
+	"\x30\x05\x06\x03\x2b\x65\x70":                                 {x509.Ed25519, 0},
 }
 
 // Issuer verifies a chain, DER, issuing certificate first, for Issuer.Add. The accepted root itself may be left out. Errors: ErrChain.
@@ -38,7 +47,7 @@ func (l *Log) Issuer(chain [][]byte) (*Issuer, error) {
 	if err := mayIssue(above[0], 0); err != nil {
 		return nil, err
 	}
-	return &Issuer{log: l, above: above}, nil
+	return &Issuer{log: l, above: above, verifier: hsm.NewVerifier(above[0].PublicKey)}, nil
 }
 
 // Add logs the precertificate der and returns its timestamp: AddPreChain without reading the chain, and the whole certificate, again. The
@@ -72,9 +81,18 @@ func (i *Issuer) submission(der []byte) (*submission, error) {
 	case !bytes.Equal(t.algorithm, algorithm):
 		return nil, bad(errors.New("it names two signature algorithms"))
 	}
-	// An algorithm that is not listed is x509's unknown one, which verifies nothing.
-	if err := i.above[0].CheckSignature(algorithms[string(algorithm)], tbs, sig); err != nil {
-		return nil, bad(err)
+	a, ok := algorithms[string(algorithm)]
+	if !ok || a.key != i.above[0].PublicKeyAlgorithm {
+		return nil, bad(errors.New("it is signed with an algorithm that is not the issuing key's"))
+	}
+	signed := []byte(tbs)
+	if a.hash != 0 {
+		h := a.hash.New()
+		h.Write(tbs)
+		signed = h.Sum(nil)
+	}
+	if !i.verifier.Verify(signed, sig, a.hash) {
+		return nil, bad(errors.New("its signature is not the authority's"))
 	}
 	return t.submission(der, i.above)
 }
