@@ -373,6 +373,90 @@ func TestFrozenLogsAreServed(t *testing.T) {
 	}
 }
 
+// TestOldKeyOutsideItsWindow: what a key signs after its end in the trusted root is refused, for every kind of key and both log formats;
+// within the window it verifies.
+func TestOldKeyOutsideItsWindow(t *testing.T) {
+	dir := newStateDir(t)
+	serveDir(t, dir, nil)
+	work := t.TempDir()
+	artifact, setup, token := filepath.Join(work, "file"), filepath.Join(work, "setup"), filepath.Join(work, "token")
+	if err := os.WriteFile(artifact, []byte("a release"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if code, _ := redoubt(t, dir, "", "client", "setup", "--out", setup); code != 0 {
+		t.Fatalf("exit code %d", code)
+	}
+	run := func(args ...string) int {
+		command := exec.Command("redoubt", args...)
+		out, err := command.CombinedOutput()
+		var exit *exec.ExitError
+		if errors.As(err, &exit) {
+			t.Logf("%s", out)
+			return exit.ExitCode()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return 0
+	}
+	for _, format := range []string{"v1", "v2"} {
+		code, jwt := redoubt(t, dir, "", "identity", "token", "--email", "dev@corp.internal")
+		if code != 0 {
+			t.Fatalf("exit code %d", code)
+		}
+		if err := os.WriteFile(token, jwt, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		bundle := filepath.Join(work, format+".json")
+		args := []string{"sign", artifact, "--setup", setup, "--identity-token", token, "--bundle", bundle}
+		if format == "v2" {
+			args = append(args, "--rekor-v2")
+		}
+		signed := time.Now()
+		if code := run(args...); code != 0 {
+			t.Fatalf("signing: exit code %d", code)
+		}
+		for _, kind := range []string{"certificateAuthorities", "timestampAuthorities", "ctlogs", "tlogs"} {
+			for end, want := range map[time.Time]bool{signed.Add(-time.Minute): false, signed.Add(time.Hour): true} {
+				trusted := filepath.Join(work, "trusted_root.json")
+				endWindows(t, filepath.Join(setup, "trusted_root.json"), trusted, kind, end)
+				code := run("verify", artifact, "--bundle", bundle, "--trusted-root", trusted, "--certificate-identity", "dev@corp.internal", "--certificate-oidc-issuer-regexp", ".")
+				if want && code != 0 || !want && code != 20 && code != 24 {
+					t.Errorf("%s: %s end %s after the signature: exit code %d", format, kind, end.Sub(signed), code)
+				}
+			}
+		}
+	}
+}
+
+// endWindows copies a trusted root and ends every instance of a kind.
+func endWindows(t *testing.T, from, to, kind string, end time.Time) {
+	t.Helper()
+	data, err := os.ReadFile(from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var document map[string]any
+	if err := json.Unmarshal(data, &document); err != nil {
+		t.Fatal(err)
+	}
+	for _, instance := range document[kind].([]any) {
+		at := instance.(map[string]any)
+		if key, ok := at["publicKey"].(map[string]any); ok {
+			at = key
+		}
+		window := at["validFor"].(map[string]any)
+		window["end"] = end.UTC().Format(time.RFC3339)
+		window["start"] = end.Add(-24 * time.Hour).UTC().Format(time.RFC3339)
+	}
+	if data, err = json.Marshal(document); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(to, data, 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // answer sends a request and returns status and body.
 func answer(t *testing.T, request *http.Request) (int, string) {
 	t.Helper()

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/certificate-transparency-go/x509util"
 	"github.com/sigstore/sigstore-go/pkg/root"
 	sgverify "github.com/sigstore/sigstore-go/pkg/verify"
 	"github.com/sigstore/sigstore/pkg/cryptoutils"
@@ -58,10 +59,26 @@ func explain(cause error, sv *sgverify.Verifier, material root.TrustedMaterial, 
 			return explainChain(err, material, b, t.Timestamp)
 		}
 		if err := sgverify.VerifySignedCertificateTimestamp(chains, 1, material); err != nil {
-			return fmt.Errorf("%w: certificate transparency: %w", ErrLogProof, err)
+			return explainSCT(err, material, leaf)
 		}
 	}
 	return fmt.Errorf("%w: %w", ErrSignature, cause)
+}
+
+// explainSCT tells a certificate timestamp made outside the validity of its log's key from one that does not verify.
+func explainSCT(cause error, material root.TrustedMaterial, leaf *x509.Certificate) error {
+	stamps, err := x509util.ParseSCTsFromCertificate(leaf.Raw)
+	if err != nil {
+		return fmt.Errorf("%w: certificate transparency: %w", ErrLogProof, cause)
+	}
+	for _, sct := range stamps {
+		at := time.UnixMilli(int64(sct.Timestamp)).UTC()
+		l, known := material.CTLogs()[hex.EncodeToString(sct.LogID.KeyID[:])]
+		if known && (at.Before(l.ValidityPeriodStart) || !l.ValidityPeriodEnd.IsZero() && at.After(l.ValidityPeriodEnd)) {
+			return fmt.Errorf("%w: certificate logged %s, outside the validity of the certificate log's key: %w", ErrTime, at.Format(time.RFC3339), cause)
+		}
+	}
+	return fmt.Errorf("%w: certificate transparency: %w", ErrLogProof, cause)
 }
 
 // oneLine shows an error of the libraries without the line breaks some have.

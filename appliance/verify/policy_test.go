@@ -122,8 +122,8 @@ func TestTimes(t *testing.T) {
 			"a second before the CA":     {start.Add(59 * time.Second), func(d *deployment) { d.material.CAs[0].Start = start.Add(time.Minute) }, 24},
 			"CA's end":                   {start.Add(time.Minute), func(d *deployment) { d.material.CAs[0].End = start.Add(time.Minute) }, 0},
 			"a second after the CA":      {start.Add(61 * time.Second), func(d *deployment) { d.material.CAs[0].End = start.Add(time.Minute) }, 24},
-			"SCT before the CT log":      {start.Add(time.Minute), func(d *deployment) { d.material.CTLogs[0].Start = start.Add(time.Second) }, 22},
-			"SCT after the CT log":       {start.Add(time.Minute), func(d *deployment) { d.material.CTLogs[0].End = start.Add(-time.Second) }, 22},
+			"SCT before the CT log":      {start.Add(time.Minute), func(d *deployment) { d.material.CTLogs[0].Start = start.Add(time.Second) }, 24},
+			"SCT after the CT log":       {start.Add(time.Minute), func(d *deployment) { d.material.CTLogs[0].End = start.Add(-time.Second) }, 24},
 		} {
 			t.Run(source+"/"+name, func(t *testing.T) { timeCase(t, source, c.at, c.edit, c.want) })
 		}

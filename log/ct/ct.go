@@ -116,10 +116,10 @@ func (l *Log) ID() [32]byte { return l.id }
 // root itself may be left out. Errors: ErrFrozen, ErrChain for what the log does not take, those of log.Add otherwise; after an error no timestamp
 // exists, though the entry may.
 func (l *Log) AddPreChain(ctx context.Context, chain [][]byte) (SCT, error) {
+	// 1. Is it ours to log? Nothing is kept of a chain that is not.
 	if l.c.Frozen {
 		return SCT{}, ErrFrozen
 	}
-	// 1. Is it ours to log? Nothing is kept of a chain that is not.
 	p, err := l.processChain(chain)
 	if err != nil {
 		return SCT{}, err
@@ -129,6 +129,9 @@ func (l *Log) AddPreChain(ctx context.Context, chain [][]byte) (SCT, error) {
 
 // add logs a verified submission and returns its timestamp.
 func (l *Log) add(ctx context.Context, p *submission) (SCT, error) {
+	if l.c.Frozen {
+		return SCT{}, ErrFrozen
+	}
 	// 2. One submission of an identity at a time, so that two of them can't become two entries.
 	release, sct, err := l.claim(ctx, p.identity)
 	if err != nil || release == nil {

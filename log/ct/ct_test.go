@@ -549,3 +549,44 @@ func BenchmarkAddPreChain(b *testing.B) {
 		}
 	})
 }
+
+// TestFrozen: a frozen log takes no certificate, new or known, by any way, and is read as before.
+func TestFrozen(t *testing.T) {
+	r := newRig(t)
+	known := r.precert(nil)
+	r.add(known)
+	_, sth := r.get("/ct/v1/get-sth")
+	frozen, err := ct.New(ct.Config{Log: r.merkle, Signer: r.key, Roots: []*x509.Certificate{r.root}, Frozen: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, leaf := range []*x509.Certificate{known, r.precert(nil)} {
+		if _, err := frozen.AddPreChain(t.Context(), r.chain(leaf)); !errors.Is(err, ct.ErrFrozen) {
+			t.Errorf("AddPreChain: %v", err)
+		}
+	}
+	issuer, err := frozen.Issuer(r.chain(known)[1:])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := issuer.Add(t.Context(), known.Raw); !errors.Is(err, ct.ErrFrozen) {
+		t.Errorf("Issuer.Add: %v", err)
+	}
+	server := httptestServer(t, frozen.Handler())
+	r.url = server
+	body, _ := json.Marshal(map[string]any{"chain": r.chain(r.precert(nil))})
+	if code, text := r.post("/ct/v1/add-pre-chain", body); code != http.StatusForbidden || !strings.Contains(text, "frozen") {
+		t.Errorf("POST: %d %q", code, text)
+	}
+	var was, is struct {
+		Size uint64 `json:"tree_size"`
+		Root []byte `json:"sha256_root_hash"`
+	}
+	code, text := r.get("/ct/v1/get-sth")
+	if err := errors.Join(json.Unmarshal([]byte(sth), &was), json.Unmarshal([]byte(text), &is)); code != 200 || err != nil || was.Size != 1 || is.Size != 1 || !bytes.Equal(was.Root, is.Root) {
+		t.Errorf("head of the frozen log: %d %s, was %s (%v)", code, text, sth, err)
+	}
+	if code, text := r.get("/ct/v1/get-entries?start=0&end=0"); code != 200 {
+		t.Errorf("GET: %d %q", code, text)
+	}
+}
