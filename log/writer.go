@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"time"
 
 	"redoubt.internal/log/store"
@@ -77,6 +78,8 @@ func (l *Log) run(ctx context.Context) error {
 		}
 		var b *batch
 		if ctx.Err() == nil && !l.w.headFirst {
+			// Where processors are scarce, Adds that are about to come get theirs first: fewer, larger batches.
+			runtime.Gosched()
 			b = l.queue.take()
 		}
 		if b == nil && (l.w.pending == nil || l.w.stuck) {

@@ -68,7 +68,7 @@ func method(w http.ResponseWriter, r *http.Request, methods ...string) error {
 
 // readBody reads a JSON body of at most Config.MaxBody bytes. Of a longer one it reads no more than that and closes the connection.
 func (l *Log) readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
-	if ct := r.Header.Get("Content-Type"); ct != "" {
+	if ct := r.Header.Get("Content-Type"); ct != "" && ct != "application/json" {
 		if t, _, err := mime.ParseMediaType(ct); err != nil || t != "application/json" {
 			return nil, &errStatus{http.StatusUnsupportedMediaType, fmt.Errorf("unsupported media type %.80q, only [application/json] are allowed", ct)}
 		}

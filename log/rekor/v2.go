@@ -1,6 +1,7 @@
 package rekor
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
@@ -215,14 +216,21 @@ func verifierKeys(v *pb.Verifier) ([]string, error) {
 		if err != nil {
 			return nil, fmt.Errorf("public key: %w", err)
 		}
-		der, err := x509.MarshalPKIXPublicKey(key) // as v1 canonicalises it
-		if err != nil {
-			return nil, fmt.Errorf("public key: %w", err)
+		der := v.GetPublicKey().GetRawBytes()
+		if len(der) != p256SPKI || !bytes.HasPrefix(der, p256Prefix) { // else encoding the key gives these bytes again
+			if der, err = x509.MarshalPKIXPublicKey(key); err != nil { // as v1 canonicalises it
+				return nil, fmt.Errorf("public key: %w", err)
+			}
 		}
 		return []string{pemDigest("PUBLIC KEY", der)}, checkKey(key)
 	}
 	return nil, errors.New("missing signature public key or X.509 certificate")
 }
+
+// p256Prefix begins every SubjectPublicKeyInfo of an uncompressed P-256 point; the two coordinates follow (RFC 5480, 2.1.1).
+var p256Prefix = []byte("\x30\x59\x30\x13\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07\x03\x42\x00\x04")
+
+const p256SPKI = 27 + 2*32
 
 func pemDigest(kind string, der []byte) string {
 	sum := sha256.Sum256(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}))
