@@ -15,6 +15,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 
 	"golang.org/x/crypto/chacha20poly1305"
 	"golang.org/x/crypto/scrypt"
@@ -231,6 +232,8 @@ func (t *Token) master(params kdf) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("deriving key from passphrase: %w", err)
 	}
+	// What scrypt leaves behind, 128 MiB by default, is collected now: the collector would let the heap grow to a multiple of it.
+	debug.FreeOSMemory()
 	t.masters[params] = m
 	if t.latest == nil && params.LogN >= t.workFactor {
 		t.latest = &params
