@@ -30,6 +30,9 @@ const leafSize = 1024
 // benchAppend measures the Merkle engine in this process. Ours signs a head per commit and answers with a verified inclusion
 // proof; tessera's answer here is the durable index, without waiting for its checkpoint. Both fsync.
 func benchAppend(ctx context.Context, dir string) ([]*row, error) {
+	if !wanted("append", "single") {
+		return nil, nil
+	}
 	ours, err := openOurs(ctx, dir, true)
 	if err != nil {
 		return nil, err
@@ -38,15 +41,18 @@ func benchAppend(ctx context.Context, dir string) ([]*row, error) {
 	if err != nil {
 		return nil, err
 	}
+	disk, err := openRaw(filepath.Join(dir, "raw"))
+	if err != nil {
+		return nil, err
+	}
+	if !wanted("append") {
+		return benchSingle(adding(ours), adding(bare), adding(disk))
+	}
 	peer, stop, err := openTessera(ctx, filepath.Join(dir, "tessera"))
 	if err != nil {
 		return nil, err
 	}
 	defer stop()
-	disk, err := openRaw(filepath.Join(dir, "raw"))
-	if err != nil {
-		return nil, err
-	}
 	var rows []*row
 	for _, n := range []int{1, 64, 256, 1024} {
 		r := &row{name: "append of 1 KiB", clients: n, peer: "tessera v1.0.4 POSIX, 256/250 ms"}

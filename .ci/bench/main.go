@@ -23,6 +23,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -35,6 +36,7 @@ var (
 	step   = flag.Duration("step", 2*time.Second, "length of a turn")
 	dir    = flag.String("dir", "", "where to put the logs (default: a temporary directory)")
 	bin    = flag.String("bin", "", "where the built programs are")
+	only   = flag.String("only", "", "measure these alone, separated by commas: append, single, rekor, issue, timestamp, verify")
 )
 
 func main() {
@@ -78,6 +80,11 @@ func run() error {
 	printTable(rows)
 	fmt.Print("\nothers: share of all processors that went to neither this program nor the server measured. Figures of different runs do not compare.\n")
 	return nil
+}
+
+// wanted says whether one of the rows named is to be measured.
+func wanted(names ...string) bool {
+	return *only == "" || slices.ContainsFunc(names, func(n string) bool { return slices.Contains(strings.Split(*only, ","), n) })
 }
 
 // process is a server that was started.

@@ -21,6 +21,9 @@ type object = map[string]any
 
 // benchServers starts redoubt serve once and measures its services, each beside its peer.
 func benchServers(ctx context.Context, dir string) ([]*row, error) {
+	if !wanted("rekor", "issue", "timestamp") {
+		return nil, nil
+	}
 	issuer, err := newIssuer()
 	if err != nil {
 		return nil, err
@@ -32,12 +35,18 @@ func benchServers(ctx context.Context, dir string) ([]*row, error) {
 	}
 	defer p.stop()
 	var rows []*row
-	for _, bench := range []func() (*row, error){
-		func() (*row, error) { return benchRekor(ctx, dir, p, urls["rekor"]) },
-		func() (*row, error) { return benchIssue(ctx, dir, p, urls["fulcio"], issuer) },
-		func() (*row, error) { return benchTimestamp(p, urls["tsa"]) },
+	for _, bench := range []struct {
+		name string
+		run  func() (*row, error)
+	}{
+		{"rekor", func() (*row, error) { return benchRekor(ctx, dir, p, urls["rekor"]) }},
+		{"issue", func() (*row, error) { return benchIssue(ctx, dir, p, urls["fulcio"], issuer) }},
+		{"timestamp", func() (*row, error) { return benchTimestamp(p, urls["tsa"]) }},
 	} {
-		r, err := bench()
+		if !wanted(bench.name) {
+			continue
+		}
+		r, err := bench.run()
 		if err != nil {
 			return rows, err
 		}
