@@ -94,12 +94,13 @@ type TLS struct {
 
 // Keys locates the private keys. URIs name keys; what a key is for is said in roles.
 type Keys struct {
-	// Token is the URI of the token itself: soft:, pkcs11:token=NAME?module-path=PATH&pin-source=FILE, or hashivault://PREFIX (the
-	// server stands under vault; openbao: is the same).
+	// Token is the URI of the token itself: soft:, pkcs11:token=NAME?module-path=PATH&pin-source=FILE, tpm: (the device stands under
+	// tpm), or hashivault://PREFIX (the server stands under vault; openbao: is the same).
 	Token string `yaml:"token"`
-	// PassphraseFile holds the passphrase of software keys, one line.
+	// PassphraseFile holds the passphrase of software keys, one line; tpm-sealed:FILE is a file `redoubt keys seal` wrote.
 	PassphraseFile string `yaml:"passphrase-file,omitempty"`
-	// PINFile holds the PIN of a PKCS#11 token, one line; the same as pin-source in the URI.
+	// PINFile holds the PIN of a PKCS#11 token, one line; the same as pin-source in the URI. tpm-sealed:FILE is a file
+	// `redoubt keys seal` wrote.
 	PINFile string `yaml:"pin-file,omitempty"`
 	// AllowedModules are the PKCS#11 modules that may be loaded. Left out: the one named in Token.
 	AllowedModules []string `yaml:"allowed-modules,omitempty"`
@@ -119,12 +120,29 @@ type Keys struct {
 	// InProcess loads the PKCS#11 module into this process instead of a child of its own: for measurements. A module that hangs
 	// or crashes then takes the logs along.
 	InProcess bool `yaml:"in-process,omitempty"`
+	// TPM is the TPM 2.0 that holds the keys whose URIs are tpm:file=NAME.pem or tpm:handle=0x81......, opens tpm-sealed: files and
+	// counts for high-water marks.
+	TPM *TPM `yaml:"tpm,omitempty"`
 	// Vault is the Vault or OpenBao server that holds the keys whose URIs are hashivault://NAME?version=N or openbao://NAME?version=N.
 	Vault *Vault `yaml:"vault,omitempty"`
 	// AllowSoftware permits software keys in the production profile.
 	AllowSoftware bool `yaml:"allow-software,omitempty"`
 	// Roles maps each role (root, issuing, rekor, rekor-<n>, ct, audit, tsa, tuf, oidc, exporter) to a key URI.
 	Roles map[string]string `yaml:"roles"`
+}
+
+// TPM is one TPM 2.0.
+type TPM struct {
+	// Device is its character device or the unix socket of swtpm (default /dev/tpmrm0, the kernel's resource manager).
+	Device string `yaml:"device,omitempty"`
+	// AuthFile holds the authorisation value of the keys, one line of at most 32 octets, mode 0600; tpm-sealed:FILE is a file
+	// `redoubt keys seal` wrote. Keys made with 16 octets or more, or with none, stay usable while the TPM is locked by others.
+	AuthFile string `yaml:"auth-file,omitempty"`
+	// OwnerAuthFile holds the owner hierarchy's authorisation, where the owner has set one.
+	OwnerAuthFile string `yaml:"owner-auth-file,omitempty"`
+	// PlainSessions gives up the encryption of parameters on the way to the TPM, which FIPS-only mode has not; without it a TPM is
+	// refused in that mode.
+	PlainSessions bool `yaml:"plain-sessions,omitempty"`
 }
 
 // Vault is one server with a Transit engine, and how to log in. Secrets stand in files; no variable of the environment (VAULT_,
@@ -168,9 +186,12 @@ type Log struct {
 	// Artifact are the artifact logs, each a tree of its own with its own key. Every wire format is served by exactly one that
 	// is not frozen.
 	Artifact []ArtifactLog `yaml:"artifact"`
-	// HighWater lists the files that remember the highest head ever signed, outside the state directory.
-	// Left out: <dir>.highwater.
+	// HighWater lists what remembers the highest head ever signed, outside the state directory: files, and counters of a TPM as
+	// tpm:nv=0x01......;device=PATH, each of which binds a file <dir>.highwater.nv-<index> of its own. Where no file is listed,
+	// <dir>.highwater is one.
 	HighWater []string `yaml:"highwater,omitempty"`
+	// HighWaterEvery is how often marks bound to a counter are stored, besides at start, stop and halt (default 1m).
+	HighWaterEvery Duration `yaml:"highwater-every,omitempty"`
 }
 
 // ArtifactLog is one tree of signed artifacts.

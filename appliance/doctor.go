@@ -100,12 +100,8 @@ func checkFreeSpace(path string) error {
 // checkHighWater reads every high-water file: whether it is whole and holds a mark for each log. How the marks stand to the logs
 // is what opening the logs finds out; the checks "log NAME" say it.
 func checkHighWater(cfg *Config, dir layout) error {
-	paths := cfg.Log.HighWater
-	if len(paths) == 0 {
-		paths = []string{dir.highWater()}
-	}
+	paths, _ := dir.marksIn(cfg.Log)
 	for _, path := range paths {
-		path = dir.resolve(path)
 		info, err := os.Stat(path)
 		if err != nil {
 			return err // opening it would make an empty one

@@ -60,6 +60,8 @@ func (in *instance) checks(ctx context.Context) (checks []check) {
 		}
 		checks = append(checks, result("log "+l.role, l.log.Err(), fix))
 	}
+	checks = append(checks, in.counterChecks()...)
+	checks = append(checks, in.keys.tpmChecks(ctx)...)
 	checks = append(checks, result("trust repository", in.tufFresh(), "`redoubt trust renew`"))
 	checks = append(checks, result("clock", in.clockSane(), "set the clock: a certificate or a head lies in the future"))
 	return append(checks, in.endingChecks()...)

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -26,7 +27,9 @@ func initCommand() *cli.Command {
 			&cli.StringFlag{Name: "dir", Required: true, Usage: "state directory to make; must not exist, or be empty", EnvVars: []string{"REDOUBT_DIR"}},
 			&cli.StringFlag{Name: "domain", Required: true, Usage: "DNS domain of this deployment; part of the log origins for good", EnvVars: []string{"REDOUBT_DOMAIN"}},
 			&cli.StringFlag{Name: "profile", Value: profileDev, Usage: "dev or production", EnvVars: []string{"REDOUBT_PROFILE"}},
-			&cli.StringFlag{Name: "keys", Value: "soft:", Usage: "token that holds the keys: soft:, pkcs11:token=NAME?module-path=PATH&pin-source=FILE, or hashivault://PREFIX?address=URL&ca-file=FILE&auth=METHOD&... (docs config, keys.vault)", EnvVars: []string{"REDOUBT_KEYS"}},
+			&cli.StringFlag{Name: "keys", Value: "soft:", Usage: "token that holds the keys: soft:, pkcs11:token=NAME?module-path=PATH&pin-source=FILE, tpm:device=PATH, or hashivault://PREFIX?address=URL&ca-file=FILE&auth=METHOD&... (docs config, keys.vault)", EnvVars: []string{"REDOUBT_KEYS"}},
+			&cli.StringFlag{Name: "tpm-auth-file", Usage: "authorisation value of keys in a TPM, one line of at most 32 octets (default: none)", EnvVars: []string{"REDOUBT_TPM_AUTH_FILE"}},
+			&cli.StringSliceFlag{Name: "highwater", Usage: "counter of a TPM that binds high-water marks besides the file: tpm:nv=0x01...... (repeatable)", EnvVars: []string{"REDOUBT_HIGHWATER"}},
 			&cli.StringFlag{Name: "passphrase-file", Usage: "passphrase of software keys (default: a random one in DIR/keys)", EnvVars: []string{"REDOUBT_PASSPHRASE_FILE"}},
 			&cli.BoolFlag{Name: "allow-software-keys", Usage: "accept software keys in the production profile", EnvVars: []string{"REDOUBT_ALLOW_SOFTWARE_KEYS"}},
 			&cli.StringFlag{Name: "tls-cert", Usage: "PEM certificate of the listeners (production)", EnvVars: []string{"REDOUBT_TLS_CERT"}},
@@ -45,7 +48,8 @@ func initCommand() *cli.Command {
 			request := initRequest{
 				Dir: c.String("dir"), Domain: c.String("domain"), Profile: c.String("profile"), Keys: c.String("keys"),
 				PassphraseFile: c.String("passphrase-file"), AllowSoftware: c.Bool("allow-software-keys"),
-				TLSCert: c.String("tls-cert"), TLSKey: c.String("tls-key"), TLSCA: c.String("tls-ca"), Owner: c.String("owner"), OneTree: c.Bool("one-tree"), Actor: localActor(),
+				TLSCert: c.String("tls-cert"), TLSKey: c.String("tls-key"), TLSCA: c.String("tls-ca"), Owner: c.String("owner"), OneTree: c.Bool("one-tree"),
+				TPMAuthFile: c.String("tpm-auth-file"), HighWater: c.StringSlice("highwater"), Actor: localActor(),
 			}
 			result, err := initialise(c.Context, request, logger, progress(c))
 			if err != nil {
@@ -61,7 +65,9 @@ type initRequest struct {
 	Dir, Domain, Profile, Keys, PassphraseFile string
 	TLSCert, TLSKey, TLSCA, Owner, Actor       string
 	AllowSoftware                              bool
-	OneTree                                    bool // one artifact log for both wire formats
+	TPMAuthFile                                string
+	HighWater                                  []string // counters of a TPM
+	OneTree                                    bool     // one artifact log for both wire formats
 }
 
 // initResult is the JSON of `redoubt init -o json`.
@@ -109,7 +115,11 @@ func initialise(ctx context.Context, request initRequest, logger *slog.Logger, o
 	}
 	dir := layout{building}
 	defer os.RemoveAll(building)
-	defer os.Remove(dir.highWater())
+	defer func() {
+		for _, path := range dir.markFiles() {
+			os.Remove(path)
+		}
+	}()
 
 	cfg.Dir = building
 	result, err := build(ctx, cfg, dir, request, logger, out)
@@ -157,8 +167,8 @@ func checkFree(final layout) error {
 	if len(entries) > 0 {
 		return hinted(fmt.Errorf("%w: %s holds %s", errDirTaken, final.root, entries[0].Name()), "choose another --dir; init never overwrites")
 	}
-	if _, err := os.Stat(final.highWater()); err == nil {
-		return hinted(fmt.Errorf("%w: %s is left of an earlier instance", errDirTaken, final.highWater()),
+	if left := final.markFiles(); len(left) > 0 {
+		return hinted(fmt.Errorf("%w: %s is left of an earlier instance", errDirTaken, left[0]),
 			"restore that instance, or move the file away if its logs are retired for good")
 	}
 	return nil
@@ -168,6 +178,12 @@ func initialConfig(request initRequest) (cfg *Config, err error) {
 	var server *Vault
 	if isVault(request.Keys) {
 		if request.Keys, server, err = vaultBlock(request.Keys); err != nil {
+			return nil, usage("--keys: %v", err)
+		}
+	}
+	var chip *TPM
+	if isTPM(request.Keys) {
+		if request.Keys, chip, err = tpmBlock(request.Keys); err != nil {
 			return nil, usage("--keys: %v", err)
 		}
 	}
@@ -182,12 +198,23 @@ func initialConfig(request initRequest) (cfg *Config, err error) {
 	if err != nil {
 		return nil, err
 	}
-	cfg.Keys.Vault = server
+	cfg.Keys.Vault, cfg.Keys.TPM = server, chip
+	if cfg.Log.HighWater = request.HighWater; len(request.HighWater) > 0 && slices.ContainsFunc(request.HighWater, func(place string) bool { return !isTPM(place) }) {
+		return nil, usage("--highwater takes counters of a TPM, tpm:nv=0x01......; the file %s.highwater is always made", request.Dir)
+	}
+	if request.TPMAuthFile != "" {
+		if cfg.Keys.TPM == nil {
+			cfg.Keys.TPM = &TPM{}
+		}
+		if cfg.Keys.TPM.AuthFile, err = absoluteSecret(request.TPMAuthFile); err != nil {
+			return nil, err
+		}
+	}
 	if strings.HasPrefix(request.Keys, "soft:") {
 		cfg.Keys.PassphraseFile = request.PassphraseFile
 		if cfg.Keys.PassphraseFile == "" {
 			cfg.Keys.PassphraseFile = filepath.Join("keys", "passphrase")
-		} else if cfg.Keys.PassphraseFile, err = filepath.Abs(cfg.Keys.PassphraseFile); err != nil {
+		} else if cfg.Keys.PassphraseFile, err = absoluteSecret(cfg.Keys.PassphraseFile); err != nil {
 			return nil, err
 		}
 	} else if request.PassphraseFile != "" {
@@ -199,12 +226,16 @@ func initialConfig(request initRequest) (cfg *Config, err error) {
 // settle moves the finished directory and its high-water file to their names. The file goes first: a crash between the two
 // leaves a file that init names, never a directory without its mark.
 func settle(from, to layout) error {
-	if err := os.Rename(from.highWater(), to.highWater()); err != nil {
-		return fmt.Errorf("placing the high-water file: %w", err)
+	for _, path := range from.markFiles() {
+		if err := os.Rename(path, to.highWater()+strings.TrimPrefix(path, from.highWater())); err != nil {
+			return fmt.Errorf("placing the high-water file: %w", err)
+		}
 	}
 	// rename(2) itself, because os.Rename refuses the empty directory that may stand there.
 	if err := unix.Rename(from.root, to.root); err != nil {
-		os.Remove(to.highWater())
+		for _, path := range to.markFiles() {
+			os.Remove(path)
+		}
 		return fmt.Errorf("placing the state directory: %w", err)
 	}
 	return syncDir(filepath.Dir(to.root))
@@ -227,8 +258,10 @@ func giveTo(owner string, dir layout) error {
 	if err != nil {
 		return err
 	}
-	if err := os.Lchown(dir.highWater(), uid, gid); err != nil {
-		return fmt.Errorf("--owner: %w", err)
+	for _, path := range dir.markFiles() {
+		if err := os.Lchown(path, uid, gid); err != nil {
+			return fmt.Errorf("--owner: %w", err)
+		}
 	}
 	return filepath.WalkDir(dir.root, func(path string, _ fs.DirEntry, err error) error {
 		if err != nil {
@@ -282,7 +315,7 @@ Without --one-tree each wire format has a tree of its own and they refuse it too
 
 // productionNotes say what a production site must see to itself, because this version does not.
 var productionNotes = []string{
-	"the high-water mark is a file on this machine's disk; keep it out of every backup of the directory. Marks in a TPM, an HSM or a witness are not part of this version",
+	"the high-water mark is a file on this machine's disk; keep it out of every backup of the directory. A counter of a TPM binds a second one: --highwater tpm:nv=0x01...... . Marks in an HSM or at a witness are not part of this version",
 	"backup and restore are not part of this version: copy the stopped directory, and never start an older copy",
 	"no issuer is configured: add oidc-issuers, with jwks where the issuer cannot be reached, then SIGHUP",
 }

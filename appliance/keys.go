@@ -13,6 +13,7 @@ import (
 	"redoubt.internal/hsm"
 	"redoubt.internal/hsm/pkcs11"
 	"redoubt.internal/hsm/soft"
+	"redoubt.internal/hsm/tpm"
 	"redoubt.internal/hsm/vault"
 )
 
@@ -40,6 +41,9 @@ func (k *keyring) token(uri string) (hsm.Token, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	at := tokenURI(uri)
+	if isTPM(uri) {
+		at = k.tpmURI(uri)
+	}
 	if t, ok := k.tokens[at]; ok {
 		return t, nil
 	}
@@ -49,16 +53,20 @@ func (k *keyring) token(uri string) (hsm.Token, error) {
 	)
 	switch scheme, _, _ := strings.Cut(uri, ":"); scheme {
 	case "soft":
-		t, err = soft.Open(soft.Config{Dir: orDefault(k.softDir, k.dir.keys()), PassphraseFile: k.dir.resolve(k.cfg.PassphraseFile), Logger: k.logger})
+		c := soft.Config{Dir: orDefault(k.softDir, k.dir.keys()), Logger: k.logger}
+		c.PassphraseFile, c.ReadPassphrase = k.cfg.TPM.settings(k.dir).secretFile(secretPath(k.dir, k.cfg.PassphraseFile), k.logger)
+		t, err = soft.Open(c)
 	case "pkcs11":
 		t, err = k.openPKCS11(at)
+	case "tpm":
+		t, err = k.openTPM(at)
 	case "hashivault", "openbao":
 		var c vault.Config
 		if c, err = k.cfg.Vault.config(k.dir, k.logger).With(at); err == nil {
 			t, err = vault.Open(c)
 		}
 	default:
-		return nil, fmt.Errorf("%w: %q; want soft:, pkcs11:, hashivault: or openbao:", errScheme, scheme)
+		return nil, fmt.Errorf("%w: %q; want soft:, pkcs11:, tpm:, hashivault: or openbao:", errScheme, scheme)
 	}
 	if err != nil {
 		return nil, err
@@ -70,7 +78,7 @@ func (k *keyring) token(uri string) (hsm.Token, error) {
 // openPKCS11 opens a PKCS#11 token in a child process, or in this one where the configuration says so.
 func (k *keyring) openPKCS11(uri string) (hsm.Token, error) {
 	s := pkcs11Settings{
-		URI: uri, PINFile: k.dir.resolve(k.cfg.PINFile), LatchDir: k.dir.keys(), AllowedModules: k.modules(uri), LibraryParameters: k.cfg.LibraryParameters,
+		URI: uri, PINFile: secretPath(k.dir, k.cfg.PINFile), TPM: k.cfg.TPM.settings(k.dir), LatchDir: k.dir.keys(), AllowedModules: k.modules(uri), LibraryParameters: k.cfg.LibraryParameters,
 		AllowImported: k.cfg.AllowImported, Sessions: k.cfg.Sessions,
 	}
 	if !k.cfg.InProcess {
@@ -92,11 +100,14 @@ type pkcs11Settings struct {
 	LibraryParameters string   `json:"libraryParameters,omitempty"`
 	AllowImported     bool     `json:"allowImported,omitempty"`
 	Sessions          int      `json:"sessions,omitempty"`
+	// TPM opens a PINFile that begins with tpm-sealed:.
+	TPM tpmSettings `json:"tpm,omitzero"`
 }
 
 func (s *pkcs11Settings) config(logger *slog.Logger) pkcs11.Config {
+	pinFile, readPIN := s.TPM.secretFile(s.PINFile, logger)
 	return pkcs11.Config{
-		URI: s.URI, PINFile: s.PINFile, LatchDir: s.LatchDir, AllowedModules: s.AllowedModules, LibraryParameters: s.LibraryParameters,
+		URI: s.URI, PINFile: pinFile, ReadPIN: readPIN, LatchDir: s.LatchDir, AllowedModules: s.AllowedModules, LibraryParameters: s.LibraryParameters,
 		AllowImported: s.AllowImported, Sessions: s.Sessions, Logger: logger,
 	}
 }
@@ -166,6 +177,8 @@ func tokenURI(uri string) string {
 		return "soft:"
 	case "hashivault", "openbao":
 		return vault.TokenURI(uri)
+	case "tpm":
+		return tpm.TokenURI(uri)
 	}
 	path, query, hasQuery := strings.Cut(rest, "?")
 	var kept []string
@@ -198,6 +211,8 @@ func keyURI(token, name string) string {
 		return "soft:" + name
 	case "hashivault", "openbao":
 		return vault.KeyURI(token, name)
+	case "tpm":
+		return tpm.KeyURI(token, name)
 	}
 	path, query, hasQuery := strings.Cut(rest, "?")
 	out := scheme + ":" + path + ";object=" + name

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -26,6 +28,7 @@ import (
 //	run/redoubt.sock        the control socket of the serving process (0600)
 //	run/lock                held by the one process that works on the directory
 //	../<dir>.highwater      the highest heads ever signed; outside, so that restoring the directory does not rewind it
+//	../<dir>.highwater.nv-* the same, each bound to a counter of a TPM
 type layout struct{ root string }
 
 func (l layout) path(elem ...string) string {
@@ -40,6 +43,38 @@ func (l layout) tuf() string              { return l.path("tuf") }
 func (l layout) socket() string           { return l.path("run", "redoubt.sock") }
 func (l layout) lock() string             { return l.path("run", "lock") }
 func (l layout) highWater() string        { return filepath.Clean(l.root) + ".highwater" }
+
+// slowMarks is the file of marks bound to the TPM counter at an index.
+func (l layout) slowMarks(index string) string { return l.highWater() + ".nv-" + index }
+
+// markFiles are the files of marks beside the directory that are there.
+func (l layout) markFiles() []string {
+	files, _ := filepath.Glob(globEscape(l.highWater()) + ".nv-0x????????")
+	if _, err := os.Stat(l.highWater()); err == nil {
+		files = slices.Insert(files, 0, l.highWater())
+	}
+	return files
+}
+
+// marksIn parts the configured high-water marks into files, resolved, and counters of TPMs.
+func (l layout) marksIn(c Log) (files, counters []string) {
+	for _, place := range c.HighWater {
+		if isTPM(place) {
+			counters = append(counters, place)
+		} else {
+			files = append(files, l.resolve(place))
+		}
+	}
+	if len(files) == 0 {
+		files = []string{l.highWater()}
+	}
+	return files, counters
+}
+
+// globEscape lets filepath.Glob take a path literally.
+func globEscape(path string) string {
+	return strings.NewReplacer(`\`, `\\`, "*", `\*`, "?", `\?`, "[", `\[`).Replace(path)
+}
 
 // resolve makes a path of the configuration absolute: relative ones count from the state directory.
 func (l layout) resolve(path string) string {

@@ -43,8 +43,9 @@ type instance struct {
 	keys      *keyring
 	roleKeys  map[string]*hsm.Key // every role the running process signs with; not root
 	highWater []*log.File
-	noMarks   []noMark // high-water files that are damaged
-	markless  error    // set once the logs are open: a log whose mark is missing or damaged
+	slowMarks []*log.SlowMarks // bound to counters of a TPM
+	noMarks   []noMark         // high-water files that are damaged
+	markless  error            // set once the logs are open: a log whose mark is missing or damaged
 
 	history  *history                // which keys each role had when this instance was opened
 	latest   atomic.Pointer[history] // and as a rotation left the record since; nil before one
@@ -200,6 +201,7 @@ func (in *instance) openLogs(ctx context.Context) (err error) {
 			return fmt.Errorf("opening the %s log: %w", role, err)
 		}
 	}
+	in.storeMarks(ctx)
 	for _, c := range in.certificateLogs {
 		if c.name == in.history.active(roleCT) {
 			in.ctLog = c.log
@@ -246,12 +248,9 @@ func (in *instance) openDBs(open func(path string) (*bolt.DB, error)) error {
 }
 
 func (in *instance) openHighWater() error {
-	paths := in.cfg.Log.HighWater
-	if len(paths) == 0 {
-		paths = []string{in.dir.highWater()}
-	}
-	for _, path := range paths {
-		f, err := log.OpenHighWaterFile(in.dir.resolve(path))
+	files, _ := in.dir.marksIn(in.cfg.Log)
+	for _, path := range files {
+		f, err := log.OpenHighWaterFile(path)
 		if errors.Is(err, log.ErrHighWater) && !errors.Is(err, syscall.EWOULDBLOCK) { // damaged, not held by another process
 			in.noMarks = append(in.noMarks, noMark{err})
 			continue
@@ -262,7 +261,7 @@ func (in *instance) openHighWater() error {
 		in.highWater = append(in.highWater, f)
 		in.onClose(func() { f.Close() })
 	}
-	return nil
+	return in.openCounters()
 }
 
 // logConfigs describes the logs by role: which database and prefix, which origin, which key, how they are searched.

@@ -26,6 +26,9 @@ func (in *instance) marks(origin string) (marks []log.HighWater) {
 	for _, f := range in.highWater {
 		marks = append(marks, f.For(origin))
 	}
+	for _, s := range in.slowMarks {
+		marks = append(marks, s.For(origin))
+	}
 	for _, m := range in.noMarks {
 		marks = append(marks, m)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"redoubt.internal/log"
 	"redoubt.internal/mirror"
 )
 
@@ -27,6 +28,7 @@ type statusReport struct {
 	CAExpires   time.Time         `json:"caExpires"`
 	TSAExpires  time.Time         `json:"tsaExpires"`
 	TrustExpiry time.Time         `json:"trustExpires"`
+	Counters    []log.SlowStatus  `json:"highwaterCounters,omitempty"`
 	Mirror      *mirror.Status    `json:"mirror,omitempty"` // when a stream of parcels is configured
 }
 
@@ -47,6 +49,7 @@ var readStatus = verb[struct{}, statusReport]{"status", func(ctx context.Context
 		}
 		report.Mirror = &status
 	}
+	report.Counters = in.counterStatus()
 	report.Ready = ready(report.Checks)
 	return report, nil
 }}

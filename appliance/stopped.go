@@ -128,12 +128,11 @@ func (s *stopped) blame(err error, roles []string) {
 
 // openMarks opens the high-water files that are there; looking makes none.
 func (s *stopped) openMarks() {
-	paths := s.in.cfg.Log.HighWater
-	if len(paths) == 0 {
-		paths = []string{s.in.dir.highWater()}
+	paths, _ := s.in.dir.marksIn(s.in.cfg.Log)
+	if err := s.in.openCounters(); err != nil {
+		s.blame(err, s.in.cfg.logRoles())
 	}
 	for _, path := range paths {
-		path = s.in.dir.resolve(path)
 		_, err := os.Stat(path)
 		var f *log.File
 		if err == nil {

@@ -25,7 +25,11 @@ func readPassphrase(c Config) (pass []byte, source string, err error) {
 		}
 		source = "credential:" + name
 	}
-	if pass, err = hsm.ReadSecret(path, maxPassphrase); err != nil {
+	read := c.ReadPassphrase
+	if read == nil || c.PassphraseFile == "" {
+		read = func(path string) ([]byte, error) { return hsm.ReadSecret(path, maxPassphrase) }
+	}
+	if pass, err = read(path); err != nil {
 		return nil, "", fmt.Errorf("reading passphrase from %s: %w", source, err)
 	}
 	if len(pass) < minPassphrase {

@@ -57,6 +57,9 @@ type Config struct {
 	// PassphraseFile holds the passphrase. It must belong to the user or root
 	// and be closed to group and others.
 	PassphraseFile string
+	// ReadPassphrase reads the passphrase from PassphraseFile, for files that hold
+	// it in another form (sealed to a TPM); nil means hsm.ReadSecret.
+	ReadPassphrase func(path string) ([]byte, error)
 	// Credential is the name of a systemd credential that holds the passphrase,
 	// read from $CREDENTIALS_DIRECTORY; used when PassphraseFile is empty.
 	// Empty means DefaultCredential.

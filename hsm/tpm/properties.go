@@ -1,6 +1,7 @@
 package tpm
 
 import (
+	"context"
 	"encoding/binary"
 	"fmt"
 	"slices"
@@ -60,6 +61,20 @@ func (l Lockout) Err() error {
 		return fmt.Errorf("%w: the TPM has one try left before lockout (%s) and it is not risked; find who tries wrong values, wait, or reset the counter with tpm2_dictionarylockout -c", hsm.ErrBadPIN, l)
 	}
 	return nil
+}
+
+// Lockout reads the state of the TPM's dictionary-attack protection, and whether
+// a refused authorisation value is remembered (hsm.Latch).
+func (t *Token) Lockout(ctx context.Context) (l Lockout, latched bool, err error) {
+	err = t.with(ctx, func(c *commands) error {
+		v, err := c.lockout()
+		l = v
+		return err
+	})
+	if err == nil {
+		latched, err = t.latch.Latched()
+	}
+	return l, latched, err
 }
 
 // mayTry reads the lockout state before a secret is tried.

@@ -109,3 +109,40 @@ func (u *uri) String() string {
 func escape(s string) string {
 	return strings.NewReplacer("%", "%25", ";", "%3B", "?", "%3F", " ", "%20").Replace(s)
 }
+
+// TokenURI cuts a URI of this package down to the TPM: "tpm:device=PATH", or "tpm:"
+// where it names no device. What does not parse is returned as it is.
+func TokenURI(s string) string {
+	u, err := parseURI(s)
+	if err != nil {
+		return s
+	}
+	return (&uri{device: u.device}).String()
+}
+
+// KeyURI names the key file NAME.tpm.pem in the TPM a URI names.
+func KeyURI(token, name string) string {
+	u, err := parseURI(token)
+	if err != nil {
+		return token
+	}
+	return (&uri{device: u.device, file: name + ".tpm.pem"}).String()
+}
+
+// Device is the device a URI names, "" when it names none.
+func Device(s string) string {
+	u, err := parseURI(s)
+	if err != nil {
+		return ""
+	}
+	return u.device
+}
+
+// NV is the index of the counter a URI names, as 0x01......; "" when it names none.
+func NV(s string) string {
+	u, err := parseURI(s)
+	if err != nil || u.nv == 0 {
+		return ""
+	}
+	return fmt.Sprintf("0x%08x", u.nv)
+}
