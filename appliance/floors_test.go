@@ -23,7 +23,7 @@ const modulePath = "redoubt.internal"
 var floors = []string{"hsm", "log", "ca", "mirror", "installer", "appliance"}
 
 // tokenKinds are the packages that hold keys. Only appliance/keys.go chooses between them; tests may use a real one.
-var tokenKinds = []string{"hsm/soft", "hsm/pkcs11", "hsm/tpm", "hsm/vault"}
+var tokenKinds = []string{"hsm/soft", "hsm/pkcs11", "hsm/tpm", "hsm/vault", "hsm/plugin"}
 
 // bannedFolders name nothing: a folder is a noun of the product.
 var bannedFolders = []string{"util", "utils", "common", "helper", "helpers", "core", "misc", "shared"}
