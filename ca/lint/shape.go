@@ -28,19 +28,42 @@ import (
 // implied names lints that cannot find anything in such a certificate, and why.
 // They are not run on it.
 var implied = map[string]string{
-	"e_cert_ext_invalid_der":                       "shaped reads every critical flag and wants it TRUE",
-	"e_ext_duplicate_extension":                    "crypto/x509 refuses duplicates",
-	"e_precert_with_sct_list":                      "own rule precertificate_sct",
-	"e_empty_sct_list":                             "own rule precertificate_sct",
-	"w_ext_aia_access_location_missing":            "own rule unexpected_extension",
-	"e_ext_aia_marked_critical":                    "own rule unexpected_extension",
-	"e_subject_info_access_marked_critical":        "own rule unexpected_extension",
-	"e_utc_time_not_in_zulu":                       "shaped wants both times as YYMMDDhhmmssZ",
-	"e_utc_time_does_not_include_seconds":          "shaped wants both times as YYMMDDhhmmssZ",
-	"e_wrong_time_format_pre2050":                  "shaped wants both times as YYMMDDhhmmssZ",
-	"e_generalized_time_not_in_zulu":               "shaped wants both times as YYMMDDhhmmssZ",
-	"e_generalized_time_does_not_include_seconds":  "shaped wants both times as YYMMDDhhmmssZ",
-	"e_generalized_time_includes_fraction_seconds": "shaped wants both times as YYMMDDhhmmssZ",
+	"e_ext_duplicate_extension":                         "crypto/x509 refuses duplicates",
+	"e_cert_ext_invalid_der":                            "takeExtensions reads every critical flag and wants it TRUE",
+	"e_ext_authority_key_identifier_critical":           "own rule critical_extension",
+	"e_ext_subject_key_identifier_critical":             "own rule critical_extension",
+	"w_ext_aia_access_location_missing":                 "own rule unexpected_extension",
+	"e_ext_aia_marked_critical":                         "own rule unexpected_extension",
+	"e_subject_info_access_marked_critical":             "own rule unexpected_extension",
+	"e_precert_with_sct_list":                           "own rule precertificate_sct",
+	"e_empty_sct_list":                                  "own rule precertificate_sct",
+	"e_ext_key_usage_cert_sign_without_ca":              "own rules key_usage and eku: exactly digitalSignature and codeSigning",
+	"e_ext_key_usage_without_bits":                      "own rules key_usage and eku: exactly digitalSignature and codeSigning",
+	"e_ecdsa_allowed_ku":                                "own rules key_usage and eku: exactly digitalSignature and codeSigning",
+	"n_ecdsa_ee_invalid_ku":                             "own rules key_usage and eku: exactly digitalSignature and codeSigning",
+	"w_ext_key_usage_not_critical":                      "own rules key_usage and eku: exactly digitalSignature and codeSigning",
+	"e_key_usage_and_extended_key_usage_inconsistent":   "own rules key_usage and eku: exactly digitalSignature and codeSigning",
+	"w_eku_critical_improperly":                         "own rules key_usage and eku: exactly digitalSignature and codeSigning",
+	"e_key_usage_incorrect_length":                      "takeExtensions wants the one DER encoding of digitalSignature",
+	"e_incorrect_ku_encoding":                           "takeExtensions wants the one DER encoding of digitalSignature",
+	"e_superfluous_ku_encoding":                         "takeExtensions wants the one DER encoding of digitalSignature",
+	"e_ext_san_not_critical_without_subject":            "own rule san_critical",
+	"e_ext_san_no_entries":                              "takeName wants one name, a mail address or a URI",
+	"e_ext_san_dns_not_ia5_string":                      "takeName wants one name, a mail address or a URI",
+	"e_ext_san_space_dns_name":                          "takeName wants one name, a mail address or a URI",
+	"e_international_dns_name_not_nfc":                  "takeName wants one name, a mail address or a URI",
+	"e_international_dns_name_not_unicode":              "takeName wants one name, a mail address or a URI",
+	"e_subject_empty_without_san":                       "takeName wants one name, a mail address or a URI",
+	"e_ext_san_empty_name":                              "own rule san: the name is not empty",
+	"e_subject_dn_not_printable_characters":             "takeBody wants an empty subject",
+	"e_subject_printable_string_badalpha":               "takeBody wants an empty subject",
+	"e_utc_time_not_in_zulu":                            "takeBody wants both times as YYMMDDhhmmssZ",
+	"e_utc_time_does_not_include_seconds":               "takeBody wants both times as YYMMDDhhmmssZ",
+	"e_wrong_time_format_pre2050":                       "takeBody wants both times as YYMMDDhhmmssZ",
+	"e_generalized_time_not_in_zulu":                    "takeBody wants both times as YYMMDDhhmmssZ",
+	"e_generalized_time_does_not_include_seconds":       "takeBody wants both times as YYMMDDhhmmssZ",
+	"e_generalized_time_includes_fraction_seconds":      "takeBody wants both times as YYMMDDhhmmssZ",
+	"e_tbs_signature_rsa_encryption_parameter_not_null": "takeBody wants one of four algorithms, RSA's with NULL",
 }
 
 // signatureAlgorithm is one as zcrypto names it, by its DER AlgorithmIdentifier.
@@ -110,7 +133,7 @@ func takeExtensions(out *zx509.Certificate, list cryptobyte.String) bool {
 			return false
 		}
 		known, ok := shapeExtensions[string(id)]
-		if !ok || known.name == sanName && !takeName(out, value) {
+		if !ok || known.name == sanName && !takeName(out, value) || known.name == keyUsageName && string(value) != digitalSignature {
 			return false
 		}
 		e := zpkix.Extension{Id: known.oid, Critical: critical, Value: value}
@@ -164,7 +187,11 @@ type shapeExtension struct {
 	oid  zasn1.ObjectIdentifier
 }
 
-const sanName = "2.5.29.17"
+const (
+	sanName          = "2.5.29.17"
+	keyUsageName     = "2.5.29.15"
+	digitalSignature = "\x03\x02\x07\x80"
+)
 
 // shapeExtensions are the extensions of the shape by the contents octets of
 // their object identifiers: key usages and identifiers, name, poison, and the
