@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -201,6 +202,18 @@ func tokenURI(uri string) string {
 func keyPlace(uri string) (token string, machineBound bool) {
 	scheme, _, _ := strings.Cut(uri, ":")
 	return tokenURI(uri), scheme == "tpm" || scheme == "pkcs11" && strings.Contains(uri, "tpm2_pkcs11")
+}
+
+// attestationVerifier checks what tokens state about their keys, offline. roots are the makers' of the tokens; without them nothing
+// says that the attesting key lies in a token at all, and the sentence says so.
+func attestationVerifier(roots *x509.CertPool) func(hsm.Attestation, []byte) (string, error) {
+	return func(a hsm.Attestation, nonce []byte) (string, error) {
+		r, err := tpm.VerifyAttestation(a, roots)
+		if err == nil && !r.Endorsed {
+			r.Proven = append(r.Proven, "No maker's certificate for the attesting key leads to a root given here.")
+		}
+		return strings.Join(r.Proven, " "), err
+	}
 }
 
 // keyURI names the key called name in the token the configuration points at.

@@ -68,6 +68,7 @@ func ceremonyCommand() *cli.Command {
 			{Name: "sign", Usage: "add an operator's signature to a transcript, in place", ArgsUsage: "TRANSCRIPT", Action: ceremonySign, Flags: append(personFlags("operator's key: URI or PEM file"), outputFlag())},
 			{Name: "verify", Usage: "check a transcript offline: links, signatures, approvals, certificates, lint, attestations", ArgsUsage: "TRANSCRIPT", Action: ceremonyVerify, Flags: []cli.Flag{outputFlag(),
 				&cli.StringFlag{Name: "at", Usage: "RFC 3339 time at which the certificates must be valid as well", EnvVars: []string{"REDOUBT_AT"}},
+				&cli.StringFlag{Name: "attestation-roots", Usage: "PEM file of the roots of the tokens' makers, for attestations", EnvVars: []string{"REDOUBT_ATTESTATION_ROOTS"}},
 				&cli.BoolFlag{Name: "rehearsal", Usage: "accept a rehearsal", EnvVars: []string{"REDOUBT_REHEARSAL"}},
 				&cli.BoolFlag{Name: "pending", Usage: "accept a transcript its operators have yet to sign", EnvVars: []string{"REDOUBT_PENDING"}}}},
 			{Name: "diff", Usage: "compare two transcripts of one plan: what must be the same, what may differ", ArgsUsage: "A B", Flags: []cli.Flag{outputFlag()}, Action: ceremonyDiff},

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -191,6 +192,7 @@ func throwawaySoftHSM(ctx context.Context, dir string) (token, module string, er
 type verdictOptions struct {
 	rehearsal, pending bool
 	at                 time.Time
+	roots              *x509.CertPool // of makers of tokens
 }
 
 func ceremonyVerify(c *cli.Context) error {
@@ -204,6 +206,16 @@ func ceremonyVerify(c *cli.Context) error {
 			return usage("--at %q: want a time as 2031-01-31T00:00:00Z", text)
 		}
 	}
+	if path := c.String("attestation-roots"); path != "" {
+		chain, err := readChain(path)
+		if err != nil {
+			return fmt.Errorf("--attestation-roots: %w", err)
+		}
+		o.roots = x509.NewCertPool()
+		for _, root := range chain {
+			o.roots.AddCert(root)
+		}
+	}
 	return printTranscript(c, c.Args().First(), o)
 }
 
@@ -213,7 +225,7 @@ func printTranscript(c *cli.Context, path string, o verdictOptions) error {
 	if err != nil {
 		return err
 	}
-	t, err := ceremony.Verifier{Attestation: attestationVerifier(), At: o.at}.Verify(data)
+	t, err := ceremony.Verifier{Attestation: attestationVerifier(o.roots), At: o.at}.Verify(data)
 	if err != nil {
 		return err
 	}
@@ -359,6 +371,3 @@ func ceremonyDiff(c *cli.Context) error {
 	}
 	return nil
 }
-
-// attestationVerifier checks the statements of tokens about their keys; nil where no kind of token makes any.
-func attestationVerifier() func(hsm.Attestation, []byte) (string, error) { return nil }
