@@ -1,10 +1,12 @@
 package main
 
 import (
+	"context"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 )
@@ -33,7 +35,9 @@ func byHand(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	work := ts.Getenv("WORK")
 	ts.Check(os.WriteFile(filepath.Join(work, "FILE"), []byte("mine\n"), 0o644))
-	shell := exec.Command("bash", "-c", script)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	shell := exec.CommandContext(ctx, "bash", "-c", script)
 	shell.Dir = work
 	out, err := shell.CombinedOutput()
 	ts.Logf("%s%s", script, out)

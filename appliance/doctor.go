@@ -52,6 +52,7 @@ func diagnose(c *cli.Context) []check {
 		result("free space", checkFreeSpace(dir.root), "free or add space: a log that cannot write latches read-only; one that stays so needs `redoubt log resume`"),
 		warning("clock discipline", checkClock(), "run chrony or another time service; inside a gap, discipline the clock from a local source"),
 	)
+	checks = append(checks, fipsChecks()...)
 	broken := checkHighWater(cfg, dir)
 	checks = append(checks, result("high-water file", broken, highWaterFix(broken)))
 	report, err := readStatus.call(c, struct{}{})

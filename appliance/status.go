@@ -17,6 +17,7 @@ import (
 // statusReport is the JSON of `redoubt status -o json`, and what the console shows.
 type statusReport struct {
 	Version     versionInfo       `json:"version"`
+	FIPS        fipsInfo          `json:"fips"`
 	Domain      string            `json:"domain"`
 	Profile     string            `json:"profile"`
 	Dir         string            `json:"dir"`
@@ -37,7 +38,7 @@ var readStatus = verb[struct{}, statusReport]{"status", func(ctx context.Context
 	if err != nil {
 		return statusReport{}, err
 	}
-	report := statusReport{Version: readVersion(), Domain: in.cfg.Domain, Profile: in.cfg.Profile, Dir: in.dir.root, Checks: in.checks(ctx), Logs: infos,
+	report := statusReport{Version: readVersion(), FIPS: readFIPS(), Domain: in.cfg.Domain, Profile: in.cfg.Profile, Dir: in.dir.root, Checks: in.checks(ctx), Logs: infos,
 		URLs: in.cfg.urls(), CAExpires: in.caChain[0].NotAfter, TSAExpires: in.tsaChain[0].NotAfter, TrustExpiry: in.tufExpiry()}
 	for _, key := range in.roleKeys {
 		report.Software = report.Software || key.Info().Software
@@ -88,6 +89,7 @@ func statusCommand() *cli.Command {
 
 func (r *statusReport) print(w io.Writer) {
 	fmt.Fprintf(w, "%s (%s), redoubt %s, %s\n", r.Domain, r.Profile, r.Version.Version, r.Dir)
+	fmt.Fprintln(w, r.FIPS)
 	if r.Software {
 		fmt.Fprintln(w, "SOFTWARE KEYS: whoever copies the disk and the passphrase has the keys")
 	}

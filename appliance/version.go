@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/fips140"
 	"fmt"
 	"io"
 	"runtime"
@@ -20,10 +21,11 @@ type versionInfo struct {
 	CGO      bool   `json:"cgo"` // false: PKCS#11 tokens cannot be used with this binary
 	Revision string `json:"revision,omitempty"`
 	Modified bool   `json:"modified,omitempty"` // built from a checkout with uncommitted changes
+	FIPS     string `json:"fips"`               // version of the Go Cryptographic Module this was built with (GOFIPS140)
 }
 
 func readVersion() versionInfo {
-	v := versionInfo{Version: version, Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH, CGO: cgoEnabled}
+	v := versionInfo{Version: version, Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH, CGO: cgoEnabled, FIPS: fips140.Version()}
 	if info, ok := debug.ReadBuildInfo(); ok {
 		for _, s := range info.Settings {
 			switch s.Key {
@@ -46,7 +48,7 @@ func versionCommand() *cli.Command {
 		Action: func(c *cli.Context) error {
 			v := readVersion()
 			return printResult(c, v, func(w io.Writer) {
-				fmt.Fprintf(w, "redoubt %s %s %s cgo=%t\n", v.Version, v.Go, v.Platform, v.CGO)
+				fmt.Fprintf(w, "redoubt %s %s %s cgo=%t fips140=%s\n", v.Version, v.Go, v.Platform, v.CGO, v.FIPS)
 			})
 		},
 	}

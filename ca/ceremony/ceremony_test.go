@@ -26,7 +26,7 @@ func softToken(t testing.TB) (dir string, open func(context.Context, string) (hs
 	t.Helper()
 	dir = t.TempDir()
 	pass := filepath.Join(t.TempDir(), "passphrase")
-	if err := os.WriteFile(pass, []byte("ceremony test"), 0o600); err != nil {
+	if err := os.WriteFile(pass, []byte("ceremony test passphrase"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	tok, err := soft.Open(soft.Config{PassphraseFile: pass, Dir: dir, WorkFactor: 10})

@@ -17,37 +17,35 @@ import (
 	"path/filepath"
 	"runtime/debug"
 
-	"golang.org/x/crypto/chacha20poly1305"
-	"golang.org/x/crypto/scrypt"
-
 	"redoubt.internal/hsm"
 )
 
 // The key file, one JSON object:
 //
 //	{"header": {"format", "algorithm", "public", "kdf": {"salt", "logN"}, "fileSalt", "cipher"},
-//	 "nonce": 24 octets, "sealed": AEAD(PKCS#8)}
+//	 "nonce": octets, "sealed": AEAD(PKCS#8)}
 //
-// octet strings in standard base64, and
+// octet strings in standard base64. The format names the suite:
 //
-//	master  = scrypt(passphrase, kdf.salt, N = 2^kdf.logN, r = 8, p = 1), 32 octets
+//	v1  master = scrypt(passphrase, kdf.salt, N = 2^kdf.logN, r = 8, p = 1), 32 octets
+//	    sealed = XChaCha20-Poly1305(fileKey, nonce of 24 octets, PKCS#8 DER, header)
+//	v2  master = PBKDF2-HMAC-SHA512(passphrase, kdf.salt, 2^kdf.logN iterations), 32 octets (FIPS 140-3 mode)
+//	    sealed = random nonce of 12 octets || AES-256-GCM(fileKey, that nonce, PKCS#8 DER, header); "nonce" is empty
+//
+// and in both
+//
 //	fileKey = HKDF-SHA256(master, salt = fileSalt, info = format), 32 octets
-//	sealed  = XChaCha20-Poly1305(fileKey, nonce, PKCS#8 DER, additional data = header)
 //
 // The additional data is the header re-encoded by encoding/json in field order,
 // so every field is authenticated. kdf.salt is shared by keys made through one
-// open token, so that scrypt runs once for all of them; fileSalt never is.
+// open token, so that the derivation runs once for all of them; fileSalt never is.
 const (
-	formatV1      = "redoubt-soft-key/v1"
-	cipherV1      = "xchacha20-poly1305"
-	scryptR       = 8
-	scryptP       = 1
 	minWorkFactor = 10
-	maxWorkFactor = 20 // 1 GiB; more is an attack on memory
+	maxWorkFactor = 20 // scrypt: 1 GiB; more is an attack on memory
 	maxFile       = 64 << 10
 )
 
-// kdf holds the scrypt parameters of a key file.
+// kdf holds the derivation parameters of a key file.
 type kdf struct {
 	Salt [16]byte
 	LogN int
@@ -65,6 +63,7 @@ type header struct {
 
 // keyFile is one parsed key file.
 type keyFile struct {
+	suite  *suite
 	header header
 	nonce  []byte
 	sealed []byte
@@ -121,17 +120,12 @@ func parseFile(data []byte) (*keyFile, error) {
 		return nil, fmt.Errorf("parsing key file: %w", err)
 	}
 	h := j.Header
-	switch {
-	case h.Format != formatV1:
-		return nil, fmt.Errorf("key file of format %q, expected %q: %w", h.Format, formatV1, hsm.ErrUnsupported)
-	case h.Cipher != cipherV1:
-		return nil, fmt.Errorf("key file sealed with %q, expected %q: %w", h.Cipher, cipherV1, hsm.ErrUnsupported)
-	case h.KDF.LogN < minWorkFactor || h.KDF.LogN > maxWorkFactor:
-		return nil, fmt.Errorf("key file with scrypt work factor %d, allowed are %d to %d", h.KDF.LogN, minWorkFactor, maxWorkFactor)
-	case len(h.FileSalt) != 32:
-		return nil, fmt.Errorf("key file with a salt of %d octets, expected 32", len(h.FileSalt))
-	case len(j.Nonce) != chacha20poly1305.NonceSizeX:
-		return nil, fmt.Errorf("key file with a nonce of %d octets, expected %d", len(j.Nonce), chacha20poly1305.NonceSizeX)
+	suite, err := suiteOf(h.Format)
+	if err != nil {
+		return nil, err
+	}
+	if err := suite.check(h, j.Nonce); err != nil {
+		return nil, err
 	}
 	pub, err := x509.ParsePKIXPublicKey(h.Public)
 	if err != nil {
@@ -142,7 +136,7 @@ func parseFile(data []byte) (*keyFile, error) {
 	} else if alg != h.Algorithm {
 		return nil, fmt.Errorf("key file says %q but holds a key of type %s", h.Algorithm, alg)
 	}
-	return &keyFile{header: h, nonce: j.Nonce, sealed: j.Sealed}, nil
+	return &keyFile{suite: suite, header: h, nonce: j.Nonce, sealed: j.Sealed}, nil
 }
 
 // encode is the inverse of parseFile.
@@ -156,7 +150,7 @@ func (f *keyFile) encode() ([]byte, error) {
 
 // aead returns the cipher of this file and its additional data.
 func (f *keyFile) aead(master []byte) (c cipher.AEAD, ad []byte, err error) {
-	key, err := hkdf.Key(sha256.New, master, f.header.FileSalt, formatV1, chacha20poly1305.KeySize)
+	key, err := hkdf.Key(sha256.New, master, f.header.FileSalt, f.suite.format, 32)
 	if err != nil {
 		return nil, nil, fmt.Errorf("deriving file key: %w", err)
 	}
@@ -164,12 +158,12 @@ func (f *keyFile) aead(master []byte) (c cipher.AEAD, ad []byte, err error) {
 	if ad, err = json.Marshal(f.header); err != nil {
 		return nil, nil, fmt.Errorf("encoding key header: %w", err)
 	}
-	c, err = chacha20poly1305.NewX(key)
+	c, err = f.suite.aead(key)
 	return c, ad, err
 }
 
 // seal encrypts a private key.
-func seal(signer crypto.Signer, alg hsm.Algorithm, params kdf, master []byte) (*keyFile, error) {
+func (s *suite) seal(signer crypto.Signer, alg hsm.Algorithm, params kdf, master []byte) (*keyFile, error) {
 	spki, err := x509.MarshalPKIXPublicKey(signer.Public())
 	if err != nil {
 		return nil, fmt.Errorf("encoding public key: %w", err)
@@ -180,8 +174,9 @@ func seal(signer crypto.Signer, alg hsm.Algorithm, params kdf, master []byte) (*
 	}
 	defer clear(der)
 	f := &keyFile{
-		header: header{Format: formatV1, Algorithm: alg, Public: spki, KDF: params, FileSalt: make([]byte, 32), Cipher: cipherV1},
-		nonce:  make([]byte, chacha20poly1305.NonceSizeX),
+		suite:  s,
+		header: header{Format: s.format, Algorithm: alg, Public: spki, KDF: params, FileSalt: make([]byte, 32), Cipher: s.cipher},
+		nonce:  make([]byte, s.nonce),
 	}
 	_, _ = rand.Read(f.header.FileSalt) // crypto/rand.Read never fails
 	_, _ = rand.Read(f.nonce)
@@ -218,41 +213,43 @@ func (f *keyFile) open(master []byte) (crypto.Signer, error) {
 	return signer, nil
 }
 
-// master runs scrypt once per parameters and token.
-func (t *Token) master(params kdf) ([]byte, error) {
+// master derives once per suite, parameters and token.
+func (t *Token) master(s *suite, params kdf) ([]byte, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.closed.Load() {
 		return nil, fmt.Errorf("%w: token is closed", hsm.ErrUnavailable)
 	}
-	if m, ok := t.masters[params]; ok {
+	at := derivation{s, params}
+	if m, ok := t.masters[at]; ok {
 		return bytes.Clone(m), nil
 	}
-	m, err := scrypt.Key(t.passphrase, params.Salt[:], 1<<params.LogN, scryptR, scryptP, 32)
+	m, err := s.derive(t.passphrase, params)
 	if err != nil {
 		return nil, fmt.Errorf("deriving key from passphrase: %w", err)
 	}
 	// What scrypt leaves behind, 128 MiB by default, is collected now: the collector would let the heap grow to a multiple of it.
 	debug.FreeOSMemory()
-	t.masters[params] = m
-	if t.latest == nil && params.LogN >= t.workFactor {
+	t.masters[at] = m
+	if t.latest == nil && s == newSuite() && params.LogN >= s.logN(t.workFactor) {
 		t.latest = &params
 	}
 	return bytes.Clone(m), nil
 }
 
-// newKDF returns the scrypt parameters for a new key.
-func (t *Token) newKDF() (kdf, error) {
+// newKDF returns the suite and parameters for a new key.
+func (t *Token) newKDF() (*suite, kdf, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.closed.Load() {
-		return kdf{}, fmt.Errorf("%w: token is closed", hsm.ErrUnavailable)
+		return nil, kdf{}, fmt.Errorf("%w: token is closed", hsm.ErrUnavailable)
 	}
+	s := newSuite()
 	if t.latest == nil {
-		t.latest = &kdf{LogN: t.workFactor}
+		t.latest = &kdf{LogN: s.logN(t.workFactor)}
 		_, _ = rand.Read(t.latest.Salt[:])
 	}
-	return *t.latest, nil
+	return s, *t.latest, nil
 }
 
 // readFile reads a key file that nobody else may read.

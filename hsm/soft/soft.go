@@ -5,8 +5,9 @@
 // and every Info has Software set.
 //
 // It guarantees:
-//   - a key never touches the disk in the clear: it is sealed with
-//     XChaCha20-Poly1305 under a key derived by scrypt from the passphrase;
+//   - a key never touches the disk in the clear: it is sealed under a key derived
+//     from the passphrase (scrypt and XChaCha20-Poly1305; in FIPS 140-3 mode
+//     PBKDF2 and AES-256-GCM);
 //   - Generate never replaces a file, and a key it returned is durable (file and
 //     directory are fsynced before it returns);
 //   - key files and passphrase files that others may read are refused;
@@ -66,7 +67,8 @@ type Config struct {
 	Credential string
 	// Dir is where relative paths of key URIs start; empty means they are refused.
 	Dir string
-	// WorkFactor is log2 of scrypt's N for keys made from now on (10 to 20);
+	// WorkFactor is log2 of scrypt's N for keys made from now on (10 to 20; in
+	// FIPS 140-3 mode log2 of PBKDF2's iterations is two more);
 	// 0 means DefaultWorkFactor. Only tests lower it.
 	WorkFactor int
 	// Logger receives the warning that keys are in software; nil discards it.
@@ -80,10 +82,10 @@ type Token struct {
 	workFactor int
 
 	closed     atomic.Bool
-	mu         sync.Mutex // guards what follows; held while scrypt runs, so that it runs once
+	mu         sync.Mutex // guards what follows; held while the derivation runs, so that it runs once
 	passphrase []byte
-	masters    map[kdf][]byte // scrypt results, so that many keys open fast
-	latest     *kdf           // parameters new keys reuse, nil before the first
+	masters    map[derivation][]byte // results, so that many keys open fast
+	latest     *kdf                  // parameters new keys reuse, nil before the first
 }
 
 // Open reads the passphrase and returns the token. It opens no key: a wrong
@@ -103,7 +105,7 @@ func Open(c Config) (*Token, error) {
 		c.Logger.Warn("SOFTWARE KEYS IN USE: private keys are files on this machine; whoever copies them and the passphrase can sign as this authority. Use an HSM or TPM in production.",
 			"kind", "soft", "dir", c.Dir, "passphrase", source)
 	}
-	return &Token{dir: c.Dir, workFactor: c.WorkFactor, passphrase: pass, masters: map[kdf][]byte{}}, nil
+	return &Token{dir: c.Dir, workFactor: c.WorkFactor, passphrase: pass, masters: map[derivation][]byte{}}, nil
 }
 
 // Signer opens the key file the URI names.
@@ -119,7 +121,7 @@ func (t *Token) Signer(ctx context.Context, uri string) (*hsm.Key, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening key %s: %w", uri, err)
 	}
-	master, err := t.master(file.header.KDF)
+	master, err := t.master(file.suite, file.header.KDF)
 	if err != nil {
 		return nil, fmt.Errorf("opening key %s: %w", uri, err)
 	}
@@ -150,15 +152,15 @@ func (t *Token) Generate(ctx context.Context, uri string, alg hsm.Algorithm) (*h
 	if err != nil {
 		return nil, fmt.Errorf("generating key %s: %w", uri, err)
 	}
-	params, err := t.newKDF()
+	suite, params, err := t.newKDF()
 	if err != nil {
 		return nil, fmt.Errorf("generating key %s: %w", uri, err)
 	}
-	master, err := t.master(params)
+	master, err := t.master(suite, params)
 	if err != nil {
 		return nil, fmt.Errorf("generating key %s: %w", uri, err)
 	}
-	file, err := seal(signer, alg, params, master)
+	file, err := suite.seal(signer, alg, params, master)
 	if err != nil {
 		return nil, fmt.Errorf("generating key %s: %w", uri, err)
 	}
@@ -193,10 +195,10 @@ func (t *Token) key(uri, path string, f *keyFile, signer crypto.Signer) (*hsm.Ke
 		Label:     strings.TrimSuffix(filepath.Base(path), filepath.Ext(path)),
 		Algorithm: f.header.Algorithm,
 		Software:  true,
-		Module:    "redoubt.internal/hsm/soft " + formatV1,
+		Module:    "redoubt.internal/hsm/soft " + f.suite.format,
 		Attributes: map[string]string{
 			"cipher": f.header.Cipher,
-			"kdf":    fmt.Sprintf("scrypt N=2^%d r=%d p=%d, HKDF-SHA256", f.header.KDF.LogN, scryptR, scryptP),
+			"kdf":    fmt.Sprintf(f.suite.derivation, f.header.KDF.LogN),
 		},
 		Evidence: []string{"The private key is an encrypted file of this machine: software, copyable, no protection by hardware."},
 	}

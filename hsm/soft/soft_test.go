@@ -2,11 +2,13 @@ package soft
 
 import (
 	"bytes"
+	"crypto/fips140"
 	"encoding/json"
 	"errors"
 	"io/fs"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -169,7 +171,7 @@ func TestKeyFileRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	f, _ := parseFile(good)
-	swapped, err := seal(other, hsm.ECDSAP256, f.header.KDF, make([]byte, 32))
+	swapped, err := f.suite.seal(other, hsm.ECDSAP256, f.header.KDF, make([]byte, 32))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -191,12 +193,19 @@ func TestKeyFileRefused(t *testing.T) {
 		"other algorithm": change(func(j *fileJSON) { j.Header.Algorithm = hsm.ECDSAP384 }),
 		"other salt":      change(func(j *fileJSON) { j.Header.FileSalt[0] ^= 1 }),
 		"flipped seal":    change(func(j *fileJSON) { j.Sealed[3] ^= 1 }),
-		"flipped nonce":   change(func(j *fileJSON) { j.Nonce[3] ^= 1 }),
-		"cheap kdf":       change(func(j *fileJSON) { j.Header.KDF.LogN = 1 }),
-		"memory bomb":     change(func(j *fileJSON) { j.Header.KDF.LogN = 40 }),
-		"other cipher":    change(func(j *fileJSON) { j.Header.Cipher = "none" }),
-		"other format":    change(func(j *fileJSON) { j.Header.Format = "redoubt-soft-key/v9" }),
-		"huge":            append(bytes.Clone(good), bytes.Repeat([]byte(" "), maxFile)...),
+		"flipped nonce": change(func(j *fileJSON) {
+			if len(j.Nonce) > 0 {
+				j.Nonce[3] ^= 1
+			} else {
+				j.Sealed[0] ^= 1
+			}
+		}),
+		"foreign nonce": change(func(j *fileJSON) { j.Nonce = append(j.Nonce, 0) }),
+		"cheap kdf":     change(func(j *fileJSON) { j.Header.KDF.LogN = 1 }),
+		"memory bomb":   change(func(j *fileJSON) { j.Header.KDF.LogN = 40 }),
+		"other cipher":  change(func(j *fileJSON) { j.Header.Cipher = "none" }),
+		"other format":  change(func(j *fileJSON) { j.Header.Format = "redoubt-soft-key/v9" }),
+		"huge":          append(bytes.Clone(good), bytes.Repeat([]byte(" "), maxFile)...),
 	} {
 		if err := os.WriteFile(path, data, 0o600); err != nil {
 			t.Fatal(err)
@@ -251,20 +260,70 @@ func TestOneDerivationForManyKeys(t *testing.T) {
 	}
 }
 
+// TestFIPS runs this file's tests once more under strict enforcement, where other files are written, and carries keys both ways.
+func TestFIPS(t *testing.T) {
+	if dir := os.Getenv("REDOUBT_SOFT_FIPS"); dir != "" {
+		c := config(t, dir)
+		if _, err := open(t, c).Generate(t.Context(), "soft:strict", hsm.ECDSAP256); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := open(t, c).Signer(t.Context(), "soft:usual"); !errors.Is(err, hsm.ErrUnsupported) || !strings.Contains(err.Error(), "FIPS") {
+			t.Errorf("a key file of the usual format in FIPS 140-3 mode: %v", err)
+		}
+		short := c
+		short.PassphraseFile = filepath.Join(t.TempDir(), "short")
+		if err := os.WriteFile(short.PassphraseFile, []byte("13 characters"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := open(t, short).Generate(t.Context(), "soft:short", hsm.ECDSAP256); !errors.Is(err, hsm.ErrUnsupported) || !strings.Contains(err.Error(), "at least 14") {
+			t.Errorf("a passphrase of less than 112 bits: %v", err)
+		}
+		return
+	}
+	if fips140.Enforced() {
+		return // the tests of this file run under enforcement already
+	}
+	c := config(t, t.TempDir())
+	if _, err := open(t, c).Generate(t.Context(), "soft:usual", hsm.ECDSAP256); err != nil {
+		t.Fatal(err)
+	}
+	child := func(run string) {
+		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run="+run)
+		cmd.Env = append(os.Environ(), "GODEBUG=fips140=only", "REDOUBT_SOFT_FIPS="+c.Dir)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("under fips140=only, %s: %v\n%s", run, err, out)
+		}
+	}
+	child("^TestFIPS$")
+	key, err := open(t, c).Signer(t.Context(), "soft:strict")
+	if err != nil {
+		t.Fatalf("a key made in FIPS 140-3 mode, opened out of it: %v", err)
+	}
+	if err := key.Check(t.Context()); err != nil || !strings.Contains(key.Info().Attributes["kdf"], "PBKDF2") {
+		t.Errorf("%v, %v", err, key.Info().Attributes)
+	}
+	child("^Test[^F]")
+}
+
 func FuzzKeyFile(f *testing.F) {
 	signer, err := generate(hsm.Ed25519)
 	if err != nil {
 		f.Fatal(err)
 	}
-	k, err := seal(signer, hsm.Ed25519, kdf{LogN: minWorkFactor}, make([]byte, 32))
-	if err != nil {
-		f.Fatal(err)
+	for _, suite := range suites {
+		if fips140.Enforced() && !suite.approved {
+			continue
+		}
+		k, err := suite.seal(signer, hsm.Ed25519, kdf{LogN: suite.minLogN}, make([]byte, 32))
+		if err != nil {
+			f.Fatal(err)
+		}
+		data, err := k.encode()
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(data)
 	}
-	data, err := k.encode()
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(data)
 	f.Add([]byte(`{}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		k, err := parseFile(data)

@@ -1,6 +1,7 @@
 package tpm
 
 import (
+	"crypto/fips140"
 	"net"
 	"os"
 	"os/exec"
@@ -77,7 +78,7 @@ func (e *emulator) signal(s syscall.Signal) { must(e.t, e.cmd.Process.Signal(s))
 
 // config opens the emulator; keys lie in its directory.
 func (e *emulator) config() Config {
-	return Config{Device: e.socket, Dir: filepath.Join(e.dir, "keys"), LatchDir: e.dir}
+	return Config{Device: e.socket, Dir: filepath.Join(e.dir, "keys"), LatchDir: e.dir, PlainSessions: fips140.Enforced()} // the strict mode has no AES-CFB
 }
 
 // auth writes an authorisation value into a file.

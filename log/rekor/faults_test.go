@@ -161,37 +161,37 @@ func offCurve(t testing.TB) []byte {
 	return der
 }
 
-// weakRandom lets the test make the RSA keys that Go no longer makes by itself.
-func weakRandom(t testing.TB) io.Reader {
-	t.Setenv("GODEBUG", "rsa1024min=0")
-	return rand.Reader
-}
+// weakRSA lets a test make the RSA keys that Go no longer makes by itself.
+const weakRSA = "rsa1024min=0"
 
 func TestWeakKeysV1(t *testing.T) {
 	r := newRig(t)
-	weak := must(rsa.GenerateKey(weakRandom(t), 1024))
-	p224 := must(ecdsa.GenerateKey(elliptic.P224(), rand.Reader))
+	t.Setenv("GODEBUG", weakRSA)
 	good := generate(t)
 	exponent := must(rsa.GenerateKey(rand.Reader, 2048))
 	lowE := &rsa.PublicKey{N: exponent.N, E: 3}
 	off := pemOf("PUBLIC KEY", offCurve(t))
 	st := statement(strings.Repeat("1", 64))
-	for name, entry := range map[string]object{
-		"hashedrekord RSA 1024":         hashedrekord(weak, pemKey(weak.Public()), "x"),
-		"hashedrekord RSA 1024 in cert": hashedrekord(weak, pemCert(certify(t, weak.Public(), "a@b.example")), "x"),
-		"hashedrekord P-224":            hashedrekord(p224, pemKey(p224.Public()), "x"),
-		"hashedrekord RSA e=3":          hashedrekord(exponent, pemKey(lowE), "x"),
-		"hashedrekord off curve":        hashedrekord(good, off, "x"),
-		"dsse RSA 1024":                 dsse(weak, pemKey(weak.Public()), st),
-		"dsse P-224":                    dsse(p224, pemKey(p224.Public()), st),
-		"dsse off curve":                dsse(good, off, st),
-		"intoto RSA 1024":               intoto(weak, pemKey(weak.Public()), st),
-		"intoto P-224":                  intoto(p224, pemKey(p224.Public()), st),
-		"intoto off curve":              intoto(good, off, st),
-		"rekord RSA 1024":               rekord(weak, pemKey(weak.Public()), "x"),
-		"rekord P-224":                  rekord(p224, pemKey(p224.Public()), "x"),
-		"rekord off curve":              rekord(good, off, "x"),
-	} {
+	entries := unbound(func() map[string]object {
+		weak, p224 := must(rsa.GenerateKey(rand.Reader, 1024)), must(ecdsa.GenerateKey(elliptic.P224(), rand.Reader))
+		return map[string]object{
+			"hashedrekord RSA 1024":         hashedrekord(weak, pemKey(weak.Public()), "x"),
+			"hashedrekord RSA 1024 in cert": hashedrekord(weak, pemCert(certify(t, weak.Public(), "a@b.example")), "x"),
+			"hashedrekord P-224":            hashedrekord(p224, pemKey(p224.Public()), "x"),
+			"hashedrekord RSA e=3":          hashedrekord(exponent, pemKey(lowE), "x"),
+			"hashedrekord off curve":        hashedrekord(good, off, "x"),
+			"dsse RSA 1024":                 dsse(weak, pemKey(weak.Public()), st),
+			"dsse P-224":                    dsse(p224, pemKey(p224.Public()), st),
+			"dsse off curve":                dsse(good, off, st),
+			"intoto RSA 1024":               intoto(weak, pemKey(weak.Public()), st),
+			"intoto P-224":                  intoto(p224, pemKey(p224.Public()), st),
+			"intoto off curve":              intoto(good, off, st),
+			"rekord RSA 1024":               rekord(weak, pemKey(weak.Public()), "x"),
+			"rekord P-224":                  rekord(p224, pemKey(p224.Public()), "x"),
+			"rekord off curve":              rekord(good, off, "x"),
+		}
+	})
+	for name, entry := range entries {
 		if a := r.post("/api/v1/log/entries", encode(entry)); a.code != 400 || !bytes.HasPrefix(a.body, []byte(`{"code":400,"message":"error processing entry: `)) {
 			t.Errorf("%s: %d %s", name, a.code, a.body)
 		}

@@ -5,6 +5,7 @@ import (
 	"crypto"
 	"crypto/dsa"
 	"crypto/ed25519"
+	"crypto/fips140"
 	"crypto/rand"
 	"crypto/rsa"
 	"encoding/pem"
@@ -82,30 +83,54 @@ func TestRekordFormats(t *testing.T) {
 			t.Errorf("%s: %d %s; want 400 %q", name, a.code, a.body, why)
 		}
 	}
+	if fips140.Enforced() {
+		e := unbound(func() object {
+			return pgpEntry(t, must(openpgp.NewEntity("dev", "", "dev@corp.example", &packet.Config{Algorithm: packet.PubKeyAlgoEdDSA})), "a file")
+		})
+		refused("pgp", "FIPS 140-3", e)
+		sig := e["spec"].(object)["signature"].(object)
+		q := object{"publicKey": object{"format": "pgp", "content": sig["publicKey"].(object)["content"]}}
+		if a := r.post("/api/v1/index/retrieve", encode(q)); a.code != 400 || !strings.Contains(string(a.body), "FIPS 140-3") {
+			t.Errorf("search by a PGP key: %d %s", a.code, a.body)
+		}
+	} else {
+		pgpFormats(t, r, accepted, refused)
+	}
+	sig, key := minisign("a file")
+	accepted("minisign", rekordAs("minisign", []byte("a file"), sig, key))
+	refused("minisign of another file", "", rekordAs("minisign", []byte("another"), sig, key))
+	for name, weak := range map[string]bool{"ecdsa": false, "rsa": false, "weak rsa": true} {
+		e := unbound(func() object {
+			k := crypto.Signer(generate(t))
+			switch name {
+			case "rsa":
+				k = must(rsa.GenerateKey(rand.Reader, 2048))
+			case "weak rsa":
+				k = must(rsa.GenerateKey(rand.Reader, 1024))
+			}
+			block := must(ssh.MarshalPrivateKey(k, ""))
+			sig := must(sshpki.Sign(string(pem.EncodeToMemory(block)), strings.NewReader("a file")))
+			return rekordAs("ssh", []byte("a file"), sig, ssh.MarshalAuthorizedKey(must(ssh.NewPublicKey(k.Public()))))
+		})
+		if weak {
+			refused("ssh "+name, "weak key", e)
+		} else {
+			accepted("ssh "+name, e)
+		}
+	}
+}
+
+// pgpFormats are the OpenPGP keys rekord takes, and those it does not.
+func pgpFormats(t *testing.T, r *rig, accepted func(string, object), refused func(name, why string, e object)) {
 	rsaPGP := must(openpgp.NewEntity("dev", "", "dev@corp.example", &packet.Config{RSABits: 2048, Algorithm: packet.PubKeyAlgoRSA}))
 	accepted("pgp RSA", pgpEntry(t, rsaPGP, "a file"))
 	accepted("pgp EdDSA", pgpEntry(t, must(openpgp.NewEntity("dev", "", "other@corp.example", &packet.Config{Algorithm: packet.PubKeyAlgoEdDSA})), "a file"))
 	if ids := r.search(object{"email": "dev@corp.example"}); len(ids) != 1 {
 		t.Errorf("search by the PGP user id: %v", ids)
 	}
-	t.Setenv("GODEBUG", "rsa1024min=0")
+	t.Setenv("GODEBUG", weakRSA)
 	refused("pgp RSA 1024", "weak key", pgpEntry(t, must(openpgp.NewEntity("dev", "", "x@corp.example", &packet.Config{RSABits: 1024, Algorithm: packet.PubKeyAlgoRSA})), "a file"))
 	refused("pgp DSA", "DSA", pgpEntry(t, dsaEntity(t), "a file"))
-
-	sig, key := minisign("a file")
-	accepted("minisign", rekordAs("minisign", []byte("a file"), sig, key))
-	refused("minisign of another file", "", rekordAs("minisign", []byte("another"), sig, key))
-
-	for name, k := range map[string]crypto.Signer{"ecdsa": generate(t), "rsa": must(rsa.GenerateKey(rand.Reader, 2048)), "weak rsa": must(rsa.GenerateKey(rand.Reader, 1024))} {
-		block := must(ssh.MarshalPrivateKey(k, ""))
-		sig := must(sshpki.Sign(string(pem.EncodeToMemory(block)), strings.NewReader("a file")))
-		e := rekordAs("ssh", []byte("a file"), sig, ssh.MarshalAuthorizedKey(must(ssh.NewPublicKey(k.Public()))))
-		if name == "weak rsa" {
-			refused("ssh "+name, "weak key", e)
-		} else {
-			accepted("ssh "+name, e)
-		}
-	}
 }
 
 // dsaEntity is an OpenPGP key of the kind GnuPG made by default until 2009.

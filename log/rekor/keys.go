@@ -5,6 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
+	"crypto/fips140"
 	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
@@ -99,8 +100,14 @@ func checkKey(key any) error {
 	return fmt.Errorf("unsupported key: %T", key)
 }
 
+// errPGP: version 4 OpenPGP keys are named by a SHA-1 hash (RFC 4880, 12.2).
+var errPGP = fmt.Errorf("%w: OpenPGP keys are not taken in FIPS 140-3 mode: their fingerprints are SHA-1; sign with an x509, ssh or minisign key", ErrEntry)
+
 // checkPGP refuses OpenPGP keys that sign with DSA or ElGamal; the rest of the floor sees only the kinds of key it knows.
 func checkPGP(content []byte) error {
+	if fips140.Enforced() {
+		return errPGP
+	}
 	read := openpgp.ReadKeyRing
 	if bytes.HasPrefix(bytes.TrimSpace(content), []byte("-----BEGIN")) {
 		read = openpgp.ReadArmoredKeyRing

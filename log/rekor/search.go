@@ -3,6 +3,7 @@ package rekor
 import (
 	"bytes"
 	"context"
+	"crypto/fips140"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
@@ -230,6 +231,9 @@ func parseQueryKey(v any) (string, error) {
 		return "", badRequest("publicKey.format in body should be one of [pgp x509 minisign ssh tuf]")
 	}
 	text, _ := o["content"].(string)
+	if format == "pgp" && fips140.Enforced() {
+		return "", badRequest("publicKey in body: %w", errPGP)
+	}
 	content, err := base64.StdEncoding.DecodeString(text)
 	if err != nil || len(content) == 0 {
 		return "", badRequest("publicKey.content in body must be base64 and not empty")

@@ -258,8 +258,11 @@ func TestBadInputV2(t *testing.T) {
 		refused(name, []byte(body), "")
 	}
 	other := generate(t)
-	weak := must(rsa.GenerateKey(weakRandom(t), 1024))
-	weakReq := requestV2(weak, keyV2(weak.Public()), "artifact")
+	t.Setenv("GODEBUG", weakRSA)
+	weakReq := unbound(func() object {
+		weak := must(rsa.GenerateKey(rand.Reader, 1024))
+		return requestV2(weak, keyV2(weak.Public()), "artifact")
+	})
 	refused("RSA 1024 called P-256", encode(weakReq), "weak key")
 	weakReq["hashedRekordRequestV002"].(object)["signature"].(object)["verifier"].(object)["keyDetails"] = "PKIX_RSA_PKCS1V15_2048_SHA256"
 	refused("RSA 1024", encode(weakReq), "weak key")
