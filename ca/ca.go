@@ -147,6 +147,7 @@ type Authority struct {
 	// it stands under what is linted.
 	algorithm, throwaway []byte
 	verifier             *hsm.Verifier // of the issuing key
+	usages, authority    []byte        // extensions that never change, DER
 }
 
 // Request asks for a certificate: a token, and either a public key with a proof
@@ -294,6 +295,7 @@ var (
 // the throwaway signature.
 func (a *Authority) prepareLint(pub crypto.PublicKey) error {
 	a.verifier = hsm.NewVerifier(pub)
+	a.usages, a.authority = fixedExtensions(a.chain[0])
 	var throwaway crypto.Signer
 	var err error
 	switch k := pub.(type) {

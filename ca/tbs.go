@@ -5,6 +5,7 @@ import (
 	"crypto"
 	"crypto/rand"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/asn1"
 	"errors"
 	"fmt"
@@ -95,26 +96,41 @@ func (a *Authority) precertificate(t template) ([]byte, error) {
 		b.AddBytes(t.spki)
 		b.AddASN1(cbasn1.Tag(3).ContextSpecific().Constructed(), func(b *cryptobyte.Builder) {
 			b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
-				addExtension(b, oidKeyUsage, true, []byte{0x03, 0x02, 0x07, 0x80}) // bit 0, digitalSignature
-				addExtension(b, oidExtKeyUsage, false, der(func(b *cryptobyte.Builder) {
-					b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) { b.AddASN1ObjectIdentifier(oidCodeSigning) })
-				}))
-				addExtension(b, oidSubjectKey, false, der(func(b *cryptobyte.Builder) { b.AddASN1OctetString(ski) }))
-				addExtension(b, oidAuthority, false, der(func(b *cryptobyte.Builder) {
-					b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
-						b.AddASN1(cbasn1.Tag(0).ContextSpecific(), func(b *cryptobyte.Builder) { b.AddBytes(a.chain[0].SubjectKeyId) })
-					})
-				}))
+				b.AddBytes(a.usages)
+				addExtension(b, oidSubjectKey, false, append([]byte{0x04, byte(len(ski))}, ski...))
+				b.AddBytes(a.authority)
 				addExtension(b, oidSAN, true, san) // critical, because the subject is empty
 				for _, e := range t.who.Extensions {
 					addExtension(b, e.Id, e.Critical, e.Value)
 				}
-				addExtension(b, oidPoison, true, asn1.NullBytes)
+				b.AddBytes(poison)
 			})
 		})
 	})
 	return b.Bytes()
 }
+
+// fixedExtensions encodes those that are the same in every certificate of the
+// issuing certificate: the two usages, and its key identifier.
+func fixedExtensions(issuing *x509.Certificate) (usages, authority []byte) {
+	usages = der(func(b *cryptobyte.Builder) {
+		addExtension(b, oidKeyUsage, true, []byte{0x03, 0x02, 0x07, 0x80}) // bit 0, digitalSignature
+		addExtension(b, oidExtKeyUsage, false, der(func(b *cryptobyte.Builder) {
+			b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) { b.AddASN1ObjectIdentifier(oidCodeSigning) })
+		}))
+	})
+	authority = der(func(b *cryptobyte.Builder) {
+		addExtension(b, oidAuthority, false, der(func(b *cryptobyte.Builder) {
+			b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
+				b.AddASN1(cbasn1.Tag(0).ContextSpecific(), func(b *cryptobyte.Builder) { b.AddBytes(issuing.SubjectKeyId) })
+			})
+		}))
+	})
+	return usages, authority
+}
+
+// poison is the extension that makes a precertificate (RFC 6962, 3.1).
+var poison = der(func(b *cryptobyte.Builder) { addExtension(b, oidPoison, true, asn1.NullBytes) })
 
 // addTime adds a Time: UTCTime through 2049, GeneralizedTime from 2050 (RFC
 // 5280, 4.1.2.5).
