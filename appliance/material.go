@@ -119,7 +119,7 @@ func clientCommand() *cli.Command {
 				if m.LacksTLSRoot() {
 					fmt.Fprintln(c.App.ErrWriter, "redoubt: warning: the services are https and no TLS root is known; clients that do not trust their certificates already need tls.ca (`redoubt init --tls-ca`)")
 				}
-				return printResult(c, map[string]any{"dir": out, "files": written}, func(w io.Writer) {
+				return printResult(c, setupResult{out, written}, func(w io.Writer) {
 					for _, name := range written {
 						fmt.Fprintln(w, filepath.Join(out, name))
 					}
@@ -128,6 +128,12 @@ func clientCommand() *cli.Command {
 			},
 		}},
 	}
+}
+
+// setupResult is the JSON of `redoubt client setup -o json`.
+type setupResult struct {
+	Dir   string   `json:"dir"`
+	Files []string `json:"files"` // what was written, by name within dir
 }
 
 // publishedTrust is trust.Material with certificates as PEM and keys as PKIX DER, for the way over the control socket: the

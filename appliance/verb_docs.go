@@ -36,6 +36,7 @@ mirror
 func topics(app *cli.App) map[string]func(io.Writer) error {
 	return map[string]func(io.Writer) error{
 		"config":     configManual,
+		"json":       resultsManual,
 		"exit-codes": func(w io.Writer) error { _, err := io.WriteString(w, exitCodesTopic); return err },
 		"commands": func(w io.Writer) error {
 			text, err := app.ToMarkdown()

@@ -59,15 +59,18 @@ func signCommand() *cli.Command {
 				return fmt.Errorf("writing the bundle: %w", err)
 			}
 			entry := bundle.GetVerificationMaterial().GetTlogEntries()[0]
-			result := struct {
-				Bundle   string `json:"bundle"`
-				LogIndex int64  `json:"logIndex"`
-			}{c.String("bundle"), entry.GetLogIndex()}
+			result := signResult{c.String("bundle"), entry.GetLogIndex()}
 			return printResult(c, result, func(w io.Writer) {
 				fmt.Fprintf(w, "signed %s, log index %d, bundle %s\n", c.Args().First(), result.LogIndex, result.Bundle)
 			})
 		},
 	}
+}
+
+// signResult is the JSON of `redoubt sign -o json`.
+type signResult struct {
+	Bundle   string `json:"bundle"`   // the file that was written
+	LogIndex int64  `json:"logIndex"` // as the log gave it: over all logs in Rekor v1, within its tree in Rekor v2
 }
 
 // signRequest is one signature to make.

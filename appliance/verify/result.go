@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"reflect"
 	"slices"
 	"time"
 
@@ -49,6 +50,9 @@ func (r *Result) MarshalJSON() ([]byte, error) {
 	}
 	return json.Marshal(r.report)
 }
+
+// ResultShape is the type whose JSON a Result is written as, for manuals.
+func ResultShape() reflect.Type { return reflect.TypeFor[report]() }
 
 // report is the schema. Everything in it was verified.
 type report struct {

@@ -1,0 +1,220 @@
+package main
+
+import (
+	_ "embed"
+	"encoding"
+	"encoding/json"
+	"fmt"
+	"io"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"redoubt.internal/appliance/verify"
+	"redoubt.internal/ca/ceremony"
+	"redoubt.internal/ca/trust"
+	"redoubt.internal/ca/tsa"
+	"redoubt.internal/installer"
+	"redoubt.internal/log/audit"
+	"redoubt.internal/mirror"
+)
+
+// resultDoc says what one verb prints under -o json.
+type resultDoc struct {
+	verbs string // separated by ", "
+	of    reflect.Type
+	note  string
+	as    reflect.Type // whose members the JSON has, where that is not of
+}
+
+// resultDocs is a row for every verb with -o json. A test holds it to the command tree and to what the verbs hand to printResult.
+var resultDocs = []resultDoc{
+	{"init", reflect.TypeFor[*initResult](), "", nil},
+	{"status", reflect.TypeFor[statusReport](), "", nil},
+	{"doctor, keys check", reflect.TypeFor[[]check](), "", nil},
+	{"identity token", reflect.TypeFor[tokenResult](), "", nil},
+	{"client setup", reflect.TypeFor[setupResult](), "", nil},
+	{"sign", reflect.TypeFor[signResult](), "", nil},
+	{"verify", reflect.TypeFor[*verify.Result](), "exit 0", verify.ResultShape()},
+	{"verify", reflect.TypeFor[verify.Failure](), "any other exit", nil},
+	{"keys list", reflect.TypeFor[[]keyEntry](), "", nil},
+	{"keys attest", reflect.TypeFor[attestResult](), "", nil},
+	{"keys rotate, ca rotate, tsa rotate, trust rotate, log rotate", reflect.TypeFor[rotateResult](), "", nil},
+	{"ceremony digest", reflect.TypeFor[digestResult](), "", nil},
+	{"ceremony rehearse, ceremony run, ceremony sign, ceremony verify", reflect.TypeFor[*ceremonyResult](), "", nil},
+	{"ceremony diff", reflect.TypeFor[ceremony.Comparison](), "", nil},
+	{"ceremony register", reflect.TypeFor[registerResult](), "", nil},
+	{"ca chain, tsa chain", reflect.TypeFor[[]certificateRecord](), "", nil},
+	{"tsa status", reflect.TypeFor[tsa.Status](), "", nil},
+	{"log info", reflect.TypeFor[[]logInfo](), "", nil},
+	{"log get", reflect.TypeFor[logEntry](), "", nil},
+	{"log search", reflect.TypeFor[[]logMatch](), "", nil},
+	{"log proof", reflect.TypeFor[logProof](), "", nil},
+	{"log fsck", reflect.TypeFor[[]fsckResult](), "", nil},
+	{"audit verify", reflect.TypeFor[fsckResult](), "", nil},
+	{"log resume", reflect.TypeFor[resumed](), "", nil},
+	{"log export", reflect.TypeFor[logExport](), "", nil},
+	{"log verify", reflect.TypeFor[logVerified](), "", nil},
+	{"audit list", reflect.TypeFor[[]audit.Record](), "", nil},
+	{"trust publish, trust renew, trust status", reflect.TypeFor[[]trust.RoleStatus](), "", nil},
+	{"mirror key", reflect.TypeFor[keyLine](), "", nil},
+	{"mirror pull", reflect.TypeFor[mirror.PullReport](), "", nil},
+	{"mirror export", reflect.TypeFor[mirror.Packed](), "", nil},
+	{"mirror evidence", reflect.TypeFor[*mirror.Evidence](), "", nil},
+	{"mirror inspect", reflect.TypeFor[[]mirror.Inspection](), "", nil},
+	{"mirror import", reflect.TypeFor[mirror.Report](), "", nil},
+	{"mirror accept-clock", reflect.TypeFor[clockResult](), "", nil},
+	{"mirror status", reflect.TypeFor[mirror.Status](), "", nil},
+	{"mirror reconcile", reflect.TypeFor[reconcileResult](), "", nil},
+	{"bundle build, bundle verify", reflect.TypeFor[*installer.Report](), "", nil},
+	{"config validate", reflect.TypeFor[configVerdict](), "", nil},
+	{"config show", reflect.TypeFor[map[string]any](), "redoubt.yaml as JSON; `redoubt docs config` has its keys", nil},
+	{"version", reflect.TypeFor[versionInfo](), "", nil},
+}
+
+// resultComments holds the comments of the types above and of those in them, by "import path.Type" and "import path.Type.Field". A
+// binary has no comments: TestResultComments writes the file from the sources (-update) and fails where it is behind them.
+//
+//go:embed results.json
+var resultComments []byte
+
+// resultsManual is `redoubt docs json`: every shape with its members, indented as they stand in the JSON.
+func resultsManual(w io.Writer) error {
+	var comments map[string]string
+	if err := json.Unmarshal(resultComments, &comments); err != nil {
+		return fmt.Errorf("reading the embedded comments: %w", err)
+	}
+	fmt.Fprint(w, "What verbs print under -o json: one value on stdout, whatever else is said goes to stderr. A member marked ? may be left out.\n")
+	for _, d := range resultDocs {
+		fmt.Fprintf(w, "\n%s", d.verbs)
+		if d.note != "" {
+			fmt.Fprintf(w, " (%s)", d.note)
+		}
+		shape := d.shape()
+		fmt.Fprintf(w, ": %s\n", jsonKind(shape))
+		p := shapePrinter{w, comments, nil}
+		if inner := innermost(shape); inner.Kind() == reflect.Struct {
+			if doc := comments[typeName(inner)]; doc != "" {
+				fmt.Fprintf(w, "  # %s\n", doc)
+			}
+		}
+		p.members(shape, "  ")
+	}
+	return nil
+}
+
+func (d resultDoc) shape() reflect.Type {
+	if d.as != nil {
+		return d.as
+	}
+	return d.of
+}
+
+type shapePrinter struct {
+	w        io.Writer
+	comments map[string]string
+	open     []reflect.Type // structs being printed: a shape inside itself is named, not repeated
+}
+
+func (p *shapePrinter) members(t reflect.Type, indent string) {
+	t = innermost(t)
+	if t.Kind() != reflect.Struct || isScalar(t) {
+		return
+	}
+	if slices.Contains(p.open, t) {
+		fmt.Fprintf(p.w, "%s# as above\n", indent)
+		return
+	}
+	p.open = append(p.open, t)
+	defer func() { p.open = p.open[:len(p.open)-1] }()
+	for f := range t.Fields() {
+		name, options, _ := strings.Cut(f.Tag.Get("json"), ",")
+		switch {
+		case f.Anonymous && name == "":
+			p.members(f.Type, indent)
+			continue
+		case !f.IsExported() || name == "-" && options == "":
+			continue
+		case name == "":
+			name = f.Name
+		}
+		if strings.Contains(options, "omit") {
+			name += "?"
+		}
+		kind := jsonKind(f.Type)
+		if strings.Contains(","+options+",", ",string,") {
+			kind = "string of a " + kind
+		}
+		fmt.Fprintf(p.w, "%s%s: %s", indent, name, kind)
+		if doc := p.comments[typeName(t)+"."+f.Name]; doc != "" {
+			fmt.Fprintf(p.w, "  # %s", doc)
+		}
+		fmt.Fprintln(p.w)
+		p.members(f.Type, indent+"  ")
+	}
+}
+
+// innermost is what pointers, lists and maps hold in the end.
+func innermost(t reflect.Type) reflect.Type {
+	for !isScalar(t) && (t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice || t.Kind() == reflect.Array || t.Kind() == reflect.Map) {
+		t = t.Elem()
+	}
+	return t
+}
+
+// isScalar reports types that are one JSON string or number whatever they are made of.
+func isScalar(t reflect.Type) bool {
+	return t == reflect.TypeFor[time.Time]() || t == reflect.TypeFor[time.Duration]() || isBytes(t) || marshals[json.Marshaler](t) || marshals[encoding.TextMarshaler](t)
+}
+
+func marshals[M any](t reflect.Type) bool {
+	return t.Implements(reflect.TypeFor[M]()) || reflect.PointerTo(t).Implements(reflect.TypeFor[M]())
+}
+
+func isBytes(t reflect.Type) bool {
+	return t.Kind() == reflect.Slice && t.Elem().Kind() == reflect.Uint8
+}
+
+// jsonKind says in words how a value of t stands in JSON.
+func jsonKind(t reflect.Type) string {
+	switch {
+	case t.Kind() == reflect.Pointer:
+		return jsonKind(t.Elem())
+	case t == reflect.TypeFor[time.Time]():
+		return "time, RFC 3339"
+	case t == reflect.TypeFor[time.Duration]():
+		return "nanoseconds"
+	case marshals[json.Marshaler](t):
+		return "value"
+	case marshals[encoding.TextMarshaler](t):
+		return "string"
+	case isBytes(t):
+		return "base64"
+	}
+	switch t.Kind() {
+	case reflect.String:
+		return "string"
+	case reflect.Bool:
+		return "true or false"
+	case reflect.Slice, reflect.Array:
+		return "list of " + jsonKind(t.Elem())
+	case reflect.Map:
+		return "object by name, each: " + jsonKind(t.Elem())
+	case reflect.Struct:
+		return "object"
+	case reflect.Interface:
+		return "any value"
+	default:
+		return "number"
+	}
+}
+
+// typeName is how resultComments names a type. This package is main in the binary and not in its tests.
+func typeName(t reflect.Type) string {
+	path := t.PkgPath()
+	if path == reflect.TypeFor[resultDoc]().PkgPath() {
+		path = "main"
+	}
+	return path + "." + t.Name()
+}
