@@ -45,6 +45,14 @@ var (
 
 func in(base []any, more ...any) []any { return append(base[:len(base):len(base)], more...) }
 
+// signedAs is a bundle whose checkpoint has another name in its signature line.
+func signedAs(generation int, name string) func(*deployment) sample {
+	return spoil(generation, func(b map[string]any) {
+		text, line, _ := strings.Cut(at(b, in(proofPath, "checkpoint", "envelope")...).(string), "\n\n")
+		set(b, text+"\n\n"+strings.Replace(line, "rekor.corp.internal", name, 1), in(proofPath, "checkpoint", "envelope")...)
+	})
+}
+
 // attacks replays published failures of this family of software and the gaps
 // found while writing this package. The identifiers are those of the advisories.
 var attacks = []attack{
@@ -65,6 +73,16 @@ var attacks = []attack{
 		p.entries = []any{d.entry(body, time.Time{}, true)}
 		return d.sample(p)
 	}},
+	// The name in a signature line is not signed: anybody can write another one in front of a log's good signature.
+	{name: "v1 checkpoint signed under another name", want: 22, upstream: true, make: signedAs(1, "rekor.elsewhere.internal")},
+	{name: "v1 checkpoint signed under the name of the v2 log", want: 22, upstream: true, make: signedAs(1, "rekor-2.corp.internal")},
+	{name: "v1 checkpoint signed under no name", want: 22, upstream: true, make: signedAs(1, "")},
+	{name: "v2 checkpoint signed under another name", want: 22, make: signedAs(2, "rekor.elsewhere.internal")},
+	{name: "v2 checkpoint with a second line of the log's key under another name", want: 22, upstream: true, make: spoil(2, func(b map[string]any) {
+		note := at(b, in(proofPath, "checkpoint", "envelope")...).(string)
+		_, line, _ := strings.Cut(note, "\n\n")
+		set(b, note+strings.Replace(line, "rekor.corp.internal", "rekor.elsewhere.internal", 1), in(proofPath, "checkpoint", "envelope")...)
+	})},
 	{name: "CVE-2022-36056 entry unbound, identity wrong", want: 11, make: func(d *deployment) sample {
 		s := d.sample(d.signMessage(1, "artifact"))
 		s.policy.Identities[0].SAN = "other@corp.internal"

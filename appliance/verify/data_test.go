@@ -1,11 +1,13 @@
 package verify
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -243,6 +245,47 @@ func TestRealBundles(t *testing.T) {
 	t.Logf("%d in full, %d without the log", full, partial)
 	if full != 70 || partial != 10 {
 		t.Errorf("%d bundles in full and %d without the log, want 70 and 10", full, partial)
+	}
+}
+
+// TestRealCheckpointNames records how the public logs name themselves. The line of the log's own key bears the host of the origin in both
+// generations, so holding it to that costs no real bundle. The host itself is not always that of the trusted root's baseUrl: Rekor v1
+// took it from the machine ("localhost:8000", "rekor-00001-deployment-..."), so a v1 origin cannot be held to the root.
+func TestRealCheckpointNames(t *testing.T) {
+	data := dataDir(t)
+	samples, modes := realSamples(t, data)
+	names, elsewhere := map[string]int{}, 0
+	for i, s := range samples {
+		if modes[i] != "tlog+obsTS+SCT" {
+			continue
+		}
+		b, err := decode(s.bundle)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range b.GetVerificationMaterial().GetTlogEntries() {
+			note := e.GetInclusionProof().GetCheckpoint().GetEnvelope()
+			if note == "" {
+				names["a promise alone"]++
+				continue
+			}
+			origin, _, _, err := parseCheckpoint(note)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := checkNoteName(note, origin, e.GetLogId().GetKeyId()); err != nil {
+				t.Errorf("%s: %v", s.name, err)
+			}
+			host, _, v1 := strings.Cut(origin, " - ")
+			names[fmt.Sprintf("%s, v1 %v", host, v1)]++
+			if v1 && !bytes.Contains(s.root, []byte(`"https://`+host+`"`)) {
+				elsewhere++
+			}
+		}
+	}
+	t.Logf("%v", names)
+	if len(names) < 5 || elsewhere == 0 {
+		t.Errorf("%d names, %d v1 origins that are not the log's host: the real logs are others than when this was written", len(names), elsewhere)
 	}
 }
 
