@@ -125,6 +125,9 @@ type Keys struct {
 	TPM *TPM `yaml:"tpm,omitempty"`
 	// Vault is the Vault or OpenBao server that holds the keys whose URIs are hashivault://NAME?version=N or openbao://NAME?version=N.
 	Vault *Vault `yaml:"vault,omitempty"`
+	// Plugins are sigstore KMS plugins by the scheme of the key URIs they answer for, SCHEME://REST: cloud key services and whatever
+	// else speaks that protocol.
+	Plugins map[string]KeyPlugin `yaml:"plugins,omitempty"`
 	// AllowSoftware permits software keys in the production profile.
 	AllowSoftware bool `yaml:"allow-software,omitempty"`
 	// Roles maps each role (root, issuing, rekor, rekor-<n>, ct, audit, tsa, tuf, oidc, exporter) to a key URI.
@@ -178,6 +181,22 @@ type Vault struct {
 	// KeyFile is its private key, PEM, mode 0600 (cert).
 	KeyFile string `yaml:"key-file,omitempty"`
 	// Timeout bounds one signature, reconnection included (default 2s).
+	Timeout Duration `yaml:"timeout,omitempty"`
+}
+
+// KeyPlugin is the executable of one plugin. It runs with the rights of the server; trust it like a driver.
+type KeyPlugin struct {
+	// Path of the executable, absolute. It is never looked up, and a script is refused.
+	Path string `yaml:"path"`
+	// SHA256 of the executable, 64 hex digits. What runs is a sealed copy of what was hashed at the start.
+	SHA256 string `yaml:"sha256"`
+	// Environment lists the variables of the server's environment the plugin gets, such as those of its cloud's login; no other
+	// is passed on.
+	Environment []string `yaml:"environment,omitempty"`
+	// Algorithms translates ecdsa-p256, ecdsa-p384, rsa-3072, rsa-4096 and ed25519 into the plugin's names, where keys are made
+	// and the plugin uses unusual ones.
+	Algorithms map[string]string `yaml:"algorithms,omitempty"`
+	// Timeout bounds one call (default 2s).
 	Timeout Duration `yaml:"timeout,omitempty"`
 }
 

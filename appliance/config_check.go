@@ -109,6 +109,9 @@ func (c *Config) check() error {
 			bad("keys.roles.%s: holds a PIN (pin-value); name its file with pin-source", role)
 		}
 	}
+	for _, err := range c.Keys.checkPlugins() {
+		bad("%w", err)
+	}
 	for _, err := range c.Log.check() {
 		bad("log.artifact: %w", err)
 	}

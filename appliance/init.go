@@ -28,6 +28,7 @@ func initCommand() *cli.Command {
 			&cli.StringFlag{Name: "domain", Required: true, Usage: "DNS domain of this deployment; part of the log origins for good", EnvVars: []string{"REDOUBT_DOMAIN"}},
 			&cli.StringFlag{Name: "profile", Value: profileDev, Usage: "dev or production", EnvVars: []string{"REDOUBT_PROFILE"}},
 			&cli.StringFlag{Name: "keys", Value: "soft:", Usage: "token that holds the keys: soft:, pkcs11:token=NAME?module-path=PATH&pin-source=FILE, tpm:device=PATH, or hashivault://PREFIX?address=URL&ca-file=FILE&auth=METHOD&... (docs config, keys.vault)", EnvVars: []string{"REDOUBT_KEYS"}},
+			&cli.StringFlag{Name: "tpm-device", Usage: "TPM device or swtpm socket, for keys in a TPM, tpm-sealed: files and counters (default /dev/tpmrm0)", EnvVars: []string{"REDOUBT_TPM_DEVICE"}},
 			&cli.StringFlag{Name: "tpm-auth-file", Usage: "authorisation value of keys in a TPM, one line of at most 32 octets (default: none)", EnvVars: []string{"REDOUBT_TPM_AUTH_FILE"}},
 			&cli.StringSliceFlag{Name: "highwater", Usage: "counter of a TPM that binds high-water marks besides the file: tpm:nv=0x01...... (repeatable)", EnvVars: []string{"REDOUBT_HIGHWATER"}},
 			&cli.StringFlag{Name: "passphrase-file", Usage: "passphrase of software keys (default: a random one in DIR/keys)", EnvVars: []string{"REDOUBT_PASSPHRASE_FILE"}},
@@ -36,6 +37,7 @@ func initCommand() *cli.Command {
 			&cli.StringFlag{Name: "tls-key", Usage: "PEM private key of the listeners (production)", EnvVars: []string{"REDOUBT_TLS_KEY"}},
 			&cli.StringFlag{Name: "tls-ca", Usage: "PEM of the CA that signed --tls-cert, handed to clients", EnvVars: []string{"REDOUBT_TLS_CA"}},
 			&cli.StringFlag{Name: "owner", Usage: "user that will run the server; everything made is given to it", EnvVars: []string{"REDOUBT_OWNER"}},
+			&cli.StringFlag{Name: "plugin", Usage: "SCHEME=PATH: sigstore KMS plugin behind --keys SCHEME://PREFIX, pinned by its SHA-256 as it is now", EnvVars: []string{"REDOUBT_PLUGIN"}},
 			&cli.BoolFlag{Name: "one-tree", Usage: "one artifact log for both wire formats; stock clients then accept signatures that were never logged", EnvVars: []string{"REDOUBT_ONE_TREE"}},
 			&cli.BoolFlag{Name: "non-interactive", Usage: "never ask; every answer is a flag already", EnvVars: []string{"REDOUBT_NON_INTERACTIVE"}},
 			outputFlag(),
@@ -46,10 +48,10 @@ func initCommand() *cli.Command {
 				return err
 			}
 			request := initRequest{
-				Dir: c.String("dir"), Domain: c.String("domain"), Profile: c.String("profile"), Keys: c.String("keys"),
+				Dir: c.String("dir"), Domain: c.String("domain"), Profile: c.String("profile"), Keys: c.String("keys"), Plugin: c.String("plugin"),
 				PassphraseFile: c.String("passphrase-file"), AllowSoftware: c.Bool("allow-software-keys"),
 				TLSCert: c.String("tls-cert"), TLSKey: c.String("tls-key"), TLSCA: c.String("tls-ca"), Owner: c.String("owner"), OneTree: c.Bool("one-tree"),
-				TPMAuthFile: c.String("tpm-auth-file"), HighWater: c.StringSlice("highwater"), Actor: localActor(),
+				TPMDevice: c.String("tpm-device"), TPMAuthFile: c.String("tpm-auth-file"), HighWater: c.StringSlice("highwater"), Actor: localActor(),
 			}
 			result, err := initialise(c.Context, request, logger, progress(c))
 			if err != nil {
@@ -64,8 +66,9 @@ func initCommand() *cli.Command {
 type initRequest struct {
 	Dir, Domain, Profile, Keys, PassphraseFile string
 	TLSCert, TLSKey, TLSCA, Owner, Actor       string
+	Plugin                                     string // SCHEME=PATH
 	AllowSoftware                              bool
-	TPMAuthFile                                string
+	TPMDevice, TPMAuthFile                     string
 	HighWater                                  []string // counters of a TPM
 	OneTree                                    bool     // one artifact log for both wire formats
 }
@@ -198,17 +201,19 @@ func initialConfig(request initRequest) (cfg *Config, err error) {
 	if err != nil {
 		return nil, err
 	}
-	cfg.Keys.Vault, cfg.Keys.TPM = server, chip
+	cfg.Keys.Vault = server
+	if request.Plugin != "" {
+		scheme, pinned, err := pinPlugin(request.Plugin)
+		if err != nil {
+			return nil, usage("--plugin: %v", err)
+		}
+		cfg.Keys.Plugins = map[string]KeyPlugin{scheme: pinned}
+	}
 	if cfg.Log.HighWater = request.HighWater; len(request.HighWater) > 0 && slices.ContainsFunc(request.HighWater, func(place string) bool { return !isTPM(place) }) {
 		return nil, usage("--highwater takes counters of a TPM, tpm:nv=0x01......; the file %s.highwater is always made", request.Dir)
 	}
-	if request.TPMAuthFile != "" {
-		if cfg.Keys.TPM == nil {
-			cfg.Keys.TPM = &TPM{}
-		}
-		if cfg.Keys.TPM.AuthFile, err = absoluteSecret(request.TPMAuthFile); err != nil {
-			return nil, err
-		}
+	if cfg.Keys.TPM, err = request.tpm(chip); err != nil {
+		return nil, err
 	}
 	if strings.HasPrefix(request.Keys, "soft:") {
 		cfg.Keys.PassphraseFile = request.PassphraseFile

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -62,12 +61,9 @@ func (k *keyring) token(uri string) (hsm.Token, error) {
 	case "tpm":
 		t, err = k.openTPM(at)
 	case "hashivault", "openbao":
-		var c vault.Config
-		if c, err = k.cfg.Vault.config(k.dir, k.logger).With(at); err == nil {
-			t, err = vault.Open(c)
-		}
+		t, err = k.openVault(at)
 	default:
-		return nil, fmt.Errorf("%w: %q; want soft:, pkcs11:, tpm:, hashivault: or openbao:", errScheme, scheme)
+		t, err = k.openPlugin(scheme)
 	}
 	if err != nil {
 		return nil, err
@@ -181,6 +177,9 @@ func tokenURI(uri string) string {
 	case "tpm":
 		return tpm.TokenURI(uri)
 	}
+	if strings.HasPrefix(rest, "//") { // a plugin
+		return scheme + "://"
+	}
 	path, query, hasQuery := strings.Cut(rest, "?")
 	var kept []string
 	for attribute := range strings.SplitSeq(path, ";") {
@@ -227,6 +226,9 @@ func keyURI(token, name string) string {
 	case "tpm":
 		return tpm.KeyURI(token, name)
 	}
+	if strings.HasPrefix(rest, "//") { // a plugin; what token ends in is a prefix of names
+		return token + name
+	}
 	path, query, hasQuery := strings.Cut(rest, "?")
 	out := scheme + ":" + path + ";object=" + name
 	if hasQuery {
@@ -243,52 +245,4 @@ func uriAttribute(uri, name string) string {
 		}
 	}
 	return ""
-}
-
-// checkKeyURI refuses what a kind of token can see from the URI alone: a Vault key without its version.
-func checkKeyURI(uri string) error {
-	if isVault(uri) {
-		return vault.CheckKeyURI(uri)
-	}
-	return nil
-}
-
-// isVault reports whether a key URI names a key in a Vault or OpenBao server.
-func isVault(uri string) bool {
-	return strings.HasPrefix(uri, vault.Scheme) || strings.HasPrefix(uri, vault.SchemeOpenBao)
-}
-
-// config is the block as the token kind takes it; a block left out leaves all to the URI.
-func (v *Vault) config(dir layout, logger *slog.Logger) vault.Config {
-	if v == nil {
-		return vault.Config{Logger: logger}
-	}
-	return vault.Config{
-		Address: v.Address, CAFile: dir.resolve(v.CAFile), SystemRoots: v.SystemRoots, Namespace: v.Namespace, Mount: v.Mount,
-		Auth: v.Auth, AuthMount: v.AuthMount, TokenFile: dir.resolve(v.TokenFile), RoleID: v.RoleID, SecretIDFile: dir.resolve(v.SecretIDFile),
-		Role: v.Role, JWTFile: dir.resolve(v.JWTFile), CertFile: dir.resolve(v.CertFile), KeyFile: dir.resolve(v.KeyFile),
-		Timeout: time.Duration(v.Timeout), Logger: logger,
-	}
-}
-
-// vaultBlock moves what a token URI of init says about the server into a configuration block, so that key URIs stay short.
-// The URI is left with its scheme and the prefix of names. Relative paths count from the working directory.
-func vaultBlock(token string) (rest string, block *Vault, err error) {
-	c, err := vault.Config{}.With(token)
-	if err != nil {
-		return "", nil, err
-	}
-	for _, path := range []*string{&c.CAFile, &c.TokenFile, &c.SecretIDFile, &c.JWTFile, &c.CertFile, &c.KeyFile} {
-		if *path == "" {
-			continue
-		}
-		if *path, err = filepath.Abs(*path); err != nil {
-			return "", nil, err
-		}
-	}
-	rest, _, _ = strings.Cut(token, "?")
-	return rest, &Vault{
-		Address: c.Address, CAFile: c.CAFile, SystemRoots: c.SystemRoots, Namespace: c.Namespace, Mount: c.Mount, Auth: c.Auth, AuthMount: c.AuthMount,
-		TokenFile: c.TokenFile, RoleID: c.RoleID, SecretIDFile: c.SecretIDFile, Role: c.Role, JWTFile: c.JWTFile, CertFile: c.CertFile, KeyFile: c.KeyFile,
-	}, nil
 }

@@ -28,7 +28,7 @@ var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args [
 	"exits": exits, "start": start, "halt": halt, "hangup": hangup, "get": get, "digest": digest, "mode": mode,
 	"newstate": newState, "softhsmconf": softHSMConf, "carry": carry, "interval": interval, "reports": reports, "byhand": byHand,
 	"flip": flip, "stamp": stamp,
-	"spoil": spoil, "latch": latch, "vault": vaultServer,
+	"spoil": spoil, "latch": latch, "vault": vaultServer, "buildplugin": buildPlugin, "swtpm": swtpm,
 }
 
 func arguments(ts *testscript.TestScript, neg bool, args []string, least int, usage string) {

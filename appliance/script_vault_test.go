@@ -1,6 +1,7 @@
 package main
 
 import (
+	"os/exec"
 	"sync"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -36,3 +37,11 @@ func vaultServer(ts *testscript.TestScript, neg bool, args []string) {
 
 // vaultServers are the servers by script, *testscript.TestScript to *fake.Server.
 var vaultServers sync.Map
+
+// buildPlugin FILE builds the test plugin of hsm/plugin: keys in files, behind sigstore's own server code.
+func buildPlugin(ts *testscript.TestScript, neg bool, args []string) {
+	arguments(ts, neg, args, 1, "buildplugin FILE")
+	if out, err := exec.Command("go", "build", "-o", ts.MkAbs(args[0]), "redoubt.internal/hsm/plugin/testdata/sigstore-kms-local").CombinedOutput(); err != nil {
+		ts.Fatalf("building the plugin: %v\n%s", err, out)
+	}
+}
