@@ -44,6 +44,9 @@ func build(ctx context.Context, cfg *Config, dir layout, request initRequest, lo
 	}
 	keys := newKeyring(cfg.Keys, dir, logger)
 	defer keys.close()
+	if err := keys.unusedCounters(ctx, cfg.Log); err != nil {
+		return nil, err
+	}
 	if err := firstCeremony(ctx, cfg, dir, keys, func(s string) { fmt.Fprintln(out, s) }); err != nil {
 		return nil, err
 	}

@@ -130,6 +130,27 @@ func tpmBlock(token string) (rest string, block *TPM, err error) {
 	return tpm.Scheme, &TPM{Device: device}, nil
 }
 
+// tpm adds what the flags of init say to the block its --keys gave, nil for none.
+func (r initRequest) tpm(block *TPM) (*TPM, error) {
+	if block == nil && r.TPMDevice == "" && r.TPMAuthFile == "" {
+		return nil, nil
+	}
+	if block == nil {
+		block = &TPM{}
+	}
+	for flag, to := range map[string]*string{r.TPMDevice: &block.Device, r.TPMAuthFile: &block.AuthFile} {
+		if flag == "" {
+			continue
+		}
+		path, err := absoluteSecret(flag)
+		if err != nil {
+			return nil, err
+		}
+		*to = path
+	}
+	return block, nil
+}
+
 // isTPM reports whether a URI is one of a TPM.
 func isTPM(uri string) bool { return strings.HasPrefix(uri, tpm.Scheme) }
 
@@ -166,6 +187,29 @@ func (k *keyring) slowMarks(ctx context.Context, uri string, every time.Duration
 		return value, err
 	}
 	return log.OpenSlowMarks(ctx, c), nil
+}
+
+// unusedCounters refuses counters that exist already, before init makes anything: they remember another instance.
+func (k *keyring) unusedCounters(ctx context.Context, c Log) error {
+	_, counters := k.dir.marksIn(c)
+	for _, uri := range counters {
+		t, err := k.token(uri)
+		if err != nil {
+			return err
+		}
+		counter, err := t.(*tpm.Token).Counter(uri)
+		if err != nil {
+			return err
+		}
+		switch value, err := counter.Read(ctx); {
+		case err == nil:
+			return hinted(fmt.Errorf("the counter of %s stands at %d: it is another instance's: %w", uri, value, hsm.ErrExists),
+				"choose another index, or, when that instance is retired for good, `tpm2_nvundefine %s`", tpm.NV(uri))
+		case !errors.Is(err, hsm.ErrNotFound):
+			return err
+		}
+	}
+	return nil
 }
 
 // openCounters opens the marks bound to counters. One that cannot be relied on keeps every log from signing, and says why.

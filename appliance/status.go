@@ -97,11 +97,26 @@ func (r *statusReport) print(w io.Writer) {
 	for _, l := range r.Logs {
 		fmt.Fprintf(w, "%-8s%s: %d entries\n", l.Log, l.Origin, l.Size)
 	}
+	for _, s := range r.Counters {
+		printCounter(w, s)
+	}
 	fmt.Fprintf(w, "issuing certificate until %s, timestamp certificate until %s, trust repository until %s\n",
 		r.CAExpires.Format(time.DateOnly), r.TSAExpires.Format(time.DateOnly), r.TrustExpiry.Format(time.RFC3339))
 	if r.Mirror != nil {
 		printMirrorStatus(w, r.Mirror)
 	}
+}
+
+// printCounter describes one counter that binds high-water marks.
+func printCounter(w io.Writer, s log.SlowStatus) {
+	kind, pending := "not rewindable", "nothing signed since"
+	if s.Rewindable {
+		kind = "REWINDABLE: the TPM is software, whoever puts its storage back puts the counter back"
+	}
+	if s.Pending {
+		pending = "heads signed since are not covered yet"
+	}
+	fmt.Fprintf(w, "high-water marks bound to %s: count %d, stored every %s, last %s, %s; %s\n", s.Name, s.Counter, s.Every, s.StoredAt.Format(time.RFC3339), pending, kind)
 }
 
 // consoleHandler shows the status as a page without script, form or outside reference.

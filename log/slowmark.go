@@ -169,6 +169,9 @@ func (s *SlowMarks) Flush(ctx context.Context) error {
 	s.mu.Lock()
 	if s.broken != nil || s.dirtyAt.IsZero() {
 		defer s.mu.Unlock()
+		if s.dirtyAt.IsZero() {
+			return nil
+		}
 		return s.broken
 	}
 	marks, since := maps.Clone(s.latest), s.dirtyAt
