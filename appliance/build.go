@@ -47,7 +47,7 @@ func build(ctx context.Context, cfg *Config, dir layout, request initRequest, lo
 	if err := keys.unusedCounters(ctx, cfg.Log); err != nil {
 		return nil, err
 	}
-	if err := firstCeremony(ctx, cfg, dir, keys, func(s string) { fmt.Fprintln(out, s) }); err != nil {
+	if err := request.makeKeys(ctx, cfg, dir, keys, out); err != nil {
 		return nil, err
 	}
 	fmt.Fprintln(out, "making logs and trust repository")

@@ -36,6 +36,7 @@ func initCommand() *cli.Command {
 			&cli.StringFlag{Name: "tls-cert", Usage: "PEM certificate of the listeners (production)", EnvVars: []string{"REDOUBT_TLS_CERT"}},
 			&cli.StringFlag{Name: "tls-key", Usage: "PEM private key of the listeners (production)", EnvVars: []string{"REDOUBT_TLS_KEY"}},
 			&cli.StringFlag{Name: "tls-ca", Usage: "PEM of the CA that signed --tls-cert, handed to clients", EnvVars: []string{"REDOUBT_TLS_CA"}},
+			&cli.StringFlag{Name: "ceremony", Usage: "folder of a ceremony held before (found or offline-root): its keys and certificates are taken over", EnvVars: []string{"REDOUBT_CEREMONY"}},
 			&cli.StringFlag{Name: "owner", Usage: "user that will run the server; everything made is given to it", EnvVars: []string{"REDOUBT_OWNER"}},
 			&cli.StringFlag{Name: "plugin", Usage: "SCHEME=PATH: sigstore KMS plugin behind --keys SCHEME://PREFIX, pinned by its SHA-256 as it is now", EnvVars: []string{"REDOUBT_PLUGIN"}},
 			&cli.BoolFlag{Name: "one-tree", Usage: "one artifact log for both wire formats; stock clients then accept signatures that were never logged", EnvVars: []string{"REDOUBT_ONE_TREE"}},
@@ -53,6 +54,11 @@ func initCommand() *cli.Command {
 				TLSCert: c.String("tls-cert"), TLSKey: c.String("tls-key"), TLSCA: c.String("tls-ca"), Owner: c.String("owner"), OneTree: c.Bool("one-tree"),
 				TPMDevice: c.String("tpm-device"), TPMAuthFile: c.String("tpm-auth-file"), HighWater: c.StringSlice("highwater"), Actor: localActor(),
 			}
+			if folder := c.String("ceremony"); folder != "" {
+				if request.adopted, err = readAdopted(folder, &request); err != nil {
+					return err
+				}
+			}
 			result, err := initialise(c.Context, request, logger, progress(c))
 			if err != nil {
 				return err
@@ -68,6 +74,7 @@ type initRequest struct {
 	TLSCert, TLSKey, TLSCA, Owner, Actor       string
 	Plugin                                     string // SCHEME=PATH
 	AllowSoftware                              bool
+	adopted                                    *adopted // a ceremony held before
 	TPMDevice, TPMAuthFile                     string
 	HighWater                                  []string // counters of a TPM
 	OneTree                                    bool     // one artifact log for both wire formats
@@ -224,6 +231,9 @@ func initialConfig(request initRequest) (cfg *Config, err error) {
 		}
 	} else if request.PassphraseFile != "" {
 		return nil, usage("--passphrase-file is for software keys; a PKCS#11 URI names its PIN file as pin-source")
+	}
+	if request.adopted != nil {
+		request.adopted.configure(cfg)
 	}
 	return cfg, nil
 }

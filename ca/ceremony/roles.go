@@ -93,6 +93,15 @@ func (p *Plan) roleRules() (must, may []string) {
 	return nil, nil
 }
 
+// KeyURIs says where each role's key is.
+func (p *Plan) KeyURIs() map[string]string {
+	uris := map[string]string{}
+	for _, k := range p.roles() {
+		uris[k.role] = k.URI
+	}
+	return uris
+}
+
 // checkRoles says which keys are missing, out of place or unknown.
 func (p *Plan) checkRoles(want wanting) {
 	must, may := p.roleRules()
