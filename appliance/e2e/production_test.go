@@ -23,7 +23,7 @@ import (
 )
 
 // hosts are the names a production site gives its services; nameHosts makes them loopback addresses.
-var hosts = []string{"fulcio." + domain, "rekor." + domain, "tsa." + domain, "ct." + domain, "tuf." + domain, "mirror." + domain}
+var hosts = []string{"fulcio." + domain, "rekor." + domain, "tsa." + domain, "ct." + domain, "tuf." + domain, "mirror." + domain, "vault." + domain}
 
 // siteIssuer is the site's own identity provider. It is nowhere to be reached: its keys are pinned in redoubt.yaml.
 const siteIssuer = "https://login.corp.internal"
