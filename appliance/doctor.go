@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"net/http"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -53,6 +55,10 @@ func diagnose(c *cli.Context) []check {
 		warning("clock discipline", checkClock(), "run chrony or another time service; inside a gap, discipline the clock from a local source"),
 	)
 	checks = append(checks, fipsChecks()...)
+	if strings.HasPrefix(cfg.Keys.Token, "pkcs11:") {
+		ring := newKeyring(cfg.Keys, dir, slog.New(slog.DiscardHandler))
+		checks = append(checks, result("token PIN", ring.refusedPIN(), "put the right PIN into its file; if it was reset on the token to the one in the file, remove the mark"))
+	}
 	broken := checkHighWater(cfg, dir)
 	checks = append(checks, result("high-water file", broken, highWaterFix(broken)))
 	report, err := readStatus.call(c, struct{}{})

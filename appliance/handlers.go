@@ -8,6 +8,7 @@ import (
 	"net/http/pprof"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"redoubt.internal/log"
@@ -46,13 +47,17 @@ func (s *server) metricsHandler() http.Handler {
 // checks are the conditions of readiness: every key signs, every log takes entries, the trust repository is fresh, the
 // clock is sane.
 func (in *instance) checks(ctx context.Context) (checks []check) {
+	var live []keyInstance
 	for _, k := range in.instances() {
-		if key, ok := in.roleKeys[k.Name]; ok {
-			c := result("key "+k.Name, key.Check(ctx), "is the token there and unlocked? `redoubt keys check`")
-			c.Warning = !c.OK && k.State == stateRetired
-			checks = append(checks, c)
+		if in.roleKeys[k.Name] != nil {
+			live = append(live, k)
 		}
 	}
+	checks = eachKey(live, func(k keyInstance) check {
+		c := result("key "+k.Name, in.roleKeys[k.Name].Check(ctx), "is the token there and unlocked? `redoubt keys check`")
+		c.Warning = !c.OK && k.State == stateRetired
+		return c
+	})
 	for _, l := range in.logs() {
 		fix := "see to the cause the reason names (disk, space, another writer), stop the server, `redoubt log resume`, start it"
 		if err := l.log.Err(); errors.Is(err, log.ErrRolledBack) || errors.Is(err, log.ErrHighWater) {
@@ -65,6 +70,17 @@ func (in *instance) checks(ctx context.Context) (checks []check) {
 	checks = append(checks, result("trust repository", in.tufFresh(), "`redoubt trust renew`"))
 	checks = append(checks, result("clock", in.clockSane(), "set the clock: a certificate or a head lies in the future"))
 	return append(checks, in.endingChecks()...)
+}
+
+// eachKey checks keys beside each other: a token that is slow to say no is waited for once.
+func eachKey[K any](keys []K, fn func(K) check) []check {
+	checks := make([]check, len(keys))
+	var wg sync.WaitGroup
+	for i, k := range keys {
+		wg.Go(func() { checks[i] = fn(k) })
+	}
+	wg.Wait()
+	return checks
 }
 
 type namedLog struct {

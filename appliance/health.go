@@ -15,6 +15,7 @@ type check struct {
 	Warning bool   `json:"warning,omitempty"`
 	Urgent  bool   `json:"urgent,omitempty"` // a warning doctor fails on
 	Reason  string `json:"reason,omitempty"`
+	Detail  string `json:"detail,omitempty"` // of what holds
 	Fix     string `json:"fix,omitempty"`
 
 	keyTrouble bool // the reason speaks of a key's token

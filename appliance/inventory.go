@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"redoubt.internal/ca/ceremony"
+	"redoubt.internal/hsm"
 )
 
 // keyEntry is one element of the JSON of `redoubt keys list -o json`: a key, what its token says of it, and its life.
@@ -240,20 +241,29 @@ func (s *server) registerEndings() {
 
 // checkKeys lets every key sign once. Of a retired key only a log's is needed, for what it signs when it is read.
 var checkKeys = verb[struct{}, []check]{"keys.check", func(ctx context.Context, in *instance, _ string, _ struct{}) (checks []check, err error) {
-	for _, k := range in.instances() {
-		if k.State == statePlanned {
-			continue
-		}
+	made := slices.DeleteFunc(in.instances(), func(k keyInstance) bool { return k.State == statePlanned })
+	checks = eachKey(made, func(k keyInstance) check {
 		key, err := in.keys.signer(ctx, k.URI)
 		if err == nil {
 			err = key.Check(ctx)
 		}
 		c := result("key "+k.Name, err, "see the token at "+redactURI(k.URI)+"; the URI stands under keys.roles."+k.Role+" or in pki/instances.json")
 		c.Warning = err != nil && k.State == stateRetired
-		checks = append(checks, c)
-	}
+		if err == nil {
+			c.Detail = tokenDetail(key.Info())
+		}
+		return c
+	})
 	return append(checks, in.endingChecks()...), nil
 }}
+
+// tokenDetail tells which algorithms a key's token was found to have, "" where it was not asked.
+func tokenDetail(info hsm.Info) string {
+	if len(info.TokenAlgorithms) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%s; its token has %v", info.Algorithm, info.TokenAlgorithms)
+}
 
 // printKeys writes two lines for each key.
 func printKeys(w io.Writer, entries []keyEntry) {

@@ -121,6 +121,18 @@ func openSettings(ctx context.Context, s workerSettings, logger *slog.Logger) (h
 	return pkcs11.Open(c)
 }
 
+// refusedPIN is the error of a token that refused the PIN configured for it; nil when there is none. No token is opened.
+func (k *keyring) refusedPIN() error {
+	if scheme, _, _ := strings.Cut(k.cfg.Token, ":"); scheme != "pkcs11" {
+		return nil
+	}
+	path, err := pkcs11.RefusedPIN(pkcs11.Config{URI: k.cfg.Token, PINFile: k.dir.resolve(k.cfg.PINFile), LatchDir: k.dir.keys()})
+	if err == nil && path != "" {
+		err = fmt.Errorf("%w by the token; it was tried once and is not tried again until its file holds another (mark: %s)", hsm.ErrBadPIN, path)
+	}
+	return err
+}
+
 // modules are the PKCS#11 modules that may be loaded: the configured list, else the one the configuration's own URI names.
 func (k *keyring) modules(uri string) []string {
 	if len(k.cfg.AllowedModules) > 0 {

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"redoubt.internal/ca/ceremony"
@@ -90,6 +91,9 @@ func (in *instance) openKeys(ctx context.Context) error {
 				doors[at] = &door{ring: in.keys, at: at, held: make(chan struct{}, 1)}
 			}
 			key, err = hsm.Later(p.info, p.public, func(ctx context.Context) (*hsm.Key, error) { return doors[at].key(ctx, name, p.public) })
+			if err == nil {
+				key = key.WithTimeout(in.cfg.Keys.Timeout.or(defaultSignTimeout)) // opening included
+			}
 		} else {
 			key, err = in.keys.role(ctx, name)
 		}
@@ -142,7 +146,7 @@ func (d *door) key(ctx context.Context, role string, public crypto.PublicKey) (*
 	}
 	if err == nil {
 		d.gave = true
-	} else if !d.gave {
+	} else if !d.gave && ctx.Err() == nil { // what only takes longer than this caller waits goes on
 		d.ring.forget(d.at)
 	}
 	return key, err
@@ -161,11 +165,17 @@ func (k *keyring) forget(at string) {
 // tryKeys lets every key sign once, and returns what keeps the first one from it; the others are in the journal.
 func (in *instance) tryKeys(ctx context.Context) (first error) {
 	inUse, _ := in.onlineKeys()
-	for _, name := range inUse {
-		if err := in.roleKeys[name].Check(ctx); err != nil {
-			in.logger.Error("a key does not sign; what needs it is refused until it does", "key", name, "error", err)
+	errs := make([]error, len(inUse))
+	var wg sync.WaitGroup
+	for i, name := range inUse {
+		wg.Go(func() { errs[i] = in.roleKeys[name].Check(ctx) })
+	}
+	wg.Wait()
+	for i, err := range errs {
+		if err != nil {
+			in.logger.Error("a key does not sign; what needs it is refused until it does", "key", inUse[i], "error", err)
 			if first == nil {
-				first = fmt.Errorf("key %s: %w", name, err)
+				first = fmt.Errorf("key %s: %w", inUse[i], err)
 			}
 		}
 	}

@@ -26,7 +26,7 @@ import (
 // scriptCommands are what the scripts have beyond testscript's own.
 var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args []string){
 	"exits": exits, "start": start, "halt": halt, "hangup": hangup, "get": get, "digest": digest, "mode": mode,
-	"newstate": newState, "softhsmconf": softHSMConf, "carry": carry, "interval": interval, "reports": reports, "byhand": byHand,
+	"newstate": newState, "softhsmconf": softHSMConf, "faultymodule": faultyModule, "carry": carry, "interval": interval, "reports": reports, "byhand": byHand,
 	"flip": flip, "stamp": stamp,
 	"spoil": spoil, "latch": latch, "vault": vaultServer, "buildplugin": buildPlugin, "swtpm": swtpm,
 }
@@ -64,7 +64,7 @@ func start(ts *testscript.TestScript, neg bool, args []string) {
 	defer log.Close()
 	command := exec.Command("redoubt", "serve", "--dir", dir, "--ready-file", dir+".ready")
 	command.Env = os.Environ()
-	for _, name := range []string{"SOFTHSM2_CONF", "GODEBUG"} { // the script's own; of two, the last one counts
+	for _, name := range []string{"SOFTHSM2_CONF", "GODEBUG", "FAULTY_CONTROL"} { // the script's own; of two, the last one counts
 		command.Env = append(command.Env, name+"="+ts.Getenv(name))
 	}
 	command.Stdout, command.Stderr = log, log
@@ -217,6 +217,17 @@ func softHSMConf(ts *testscript.TestScript, neg bool, args []string) {
 		}
 	}
 	ts.Fatalf("SoftHSM's module is in none of %v", softHSMModules)
+}
+
+// faultyModule FILE builds SoftHSM with faults (hsm/pkcs11/testdata/faulty.c).
+func faultyModule(ts *testscript.TestScript, neg bool, args []string) {
+	arguments(ts, neg, args, 1, "faultymodule FILE")
+	headers, err := exec.Command("go", "list", "-f", "{{.Dir}}", "github.com/miekg/pkcs11").Output()
+	ts.Check(err)
+	cc := exec.Command("cc", "-shared", "-fPIC", "-o", ts.MkAbs(args[0]), "-I", strings.TrimSpace(string(headers)), "../hsm/pkcs11/testdata/faulty.c", "-ldl")
+	if out, err := cc.CombinedOutput(); err != nil {
+		ts.Fatalf("compiling the faulty module: %v: %s", err, out)
+	}
 }
 
 // stateTemplate is one state directory, made once and copied by newstate: making RSA keys takes longer than most scripts.

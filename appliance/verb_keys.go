@@ -64,7 +64,11 @@ func result(name string, err error, fix string) check {
 func printChecks(w io.Writer, checks []check) {
 	for _, c := range checks {
 		if c.OK {
-			fmt.Fprintf(w, "ok    %s\n", c.Name)
+			fmt.Fprintf(w, "ok    %s", c.Name)
+			if c.Detail != "" {
+				fmt.Fprintf(w, ": %s", c.Detail)
+			}
+			fmt.Fprintln(w)
 			continue
 		}
 		word := "FAIL"

@@ -19,7 +19,7 @@ import (
 
 const workerVerb = "hsm-worker"
 
-// defaultSignTimeout bounds one signature of a served key.
+// defaultSignTimeout bounds one signature of a served key, opening its token included.
 const defaultSignTimeout = 2 * time.Second
 
 // processEnv are the variables a child gets besides those its module needs: Go's own, systemd's credentials, what the dynamic
@@ -31,13 +31,14 @@ type workerSettings struct {
 	PKCS11 *pkcs11Settings `json:"pkcs11,omitempty"`
 }
 
-// openWorker starts this program again as a child that holds the token.
+// openWorker starts this program again as a child that holds the token, and does not wait for it: whoever needs a key does, and
+// has the errors of opening.
 func openWorker(s workerSettings, cfg Keys, env []string, logger *slog.Logger) (hsm.Token, error) {
 	config, err := json.Marshal(s)
 	if err != nil {
 		return nil, fmt.Errorf("encoding the worker's configuration: %w", err)
 	}
-	t, err := worker.Open(worker.Config{
+	t, err := worker.Start(worker.Config{
 		Path: "/proc/self/exe", Args: []string{os.Args[0], workerVerb}, Config: config, Env: append(env[:len(env):len(env)], processEnv...),
 		Timeout: cfg.Timeout.or(defaultSignTimeout), Logger: logger,
 	})

@@ -46,6 +46,24 @@ func newPINSource(c Config, u *uri) (p *pinSource, err error) {
 	return p, err
 }
 
+// RefusedPIN returns the file that remembers a PIN the token of c refused, ""
+// when there is none. It opens no token and reads no PIN.
+func RefusedPIN(c Config) (path string, err error) {
+	u, err := parseURI(c.URI)
+	if err != nil {
+		return "", err
+	}
+	p, err := newPINSource(c, u)
+	if err != nil {
+		return "", err
+	}
+	latched, err := p.latch.Latched()
+	if err != nil || !latched {
+		return "", err
+	}
+	return p.latch.Path(), nil
+}
+
 // read returns the PIN if it may be tried; hsm.ErrBadPIN when it is the one
 // that was refused.
 func (p *pinSource) read() (pin []byte, err error) {
