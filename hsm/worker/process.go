@@ -284,7 +284,7 @@ func (p *process) relay(r *os.File) {
 			_, err = in.ReadSlice('\n')
 		}
 		text := strings.TrimSpace(strings.ToValidUTF8(string(line[:min(len(line), 512)]), "?"))
-		if text != "" && n < 32 {
+		if text != "" && n < 12 {
 			p.tail.add(text)
 			level := slog.LevelWarn
 			if strings.HasPrefix(text, "level=INFO") || strings.HasPrefix(text, "level=DEBUG") {
