@@ -269,8 +269,11 @@ func tokenDetail(info hsm.Info) string {
 func printKeys(w io.Writer, entries []keyEntry) {
 	for _, k := range entries {
 		where := "hardware claimed"
-		if k.Software {
+		switch {
+		case k.Software:
 			where = "software"
+		case k.Kind == "vault" || k.Kind == "plugin":
+			where = "key service"
 		}
 		life := k.State
 		if !k.Since.IsZero() {
