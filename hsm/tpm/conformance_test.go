@@ -1,7 +1,10 @@
 package tpm
 
 import (
+	"crypto/fips140"
+	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 
@@ -43,6 +46,23 @@ func TestConformanceHandle(t *testing.T) {
 		Algorithms: swtpmAlgorithms[:2],
 	})
 	e.empty()
+}
+
+// In FIPS-only mode a TPM is refused until its sessions may go without encryption
+// (the other tests then do); in no other mode.
+func TestFIPSOnly(t *testing.T) {
+	e := startTPM(t)
+	c := e.config()
+	c.PlainSessions = false
+	tok, err := Open(c)
+	if fips140.Enforced() {
+		if !errors.Is(err, hsm.ErrUnsupported) || !strings.Contains(err.Error(), "AES-CFB") {
+			t.Errorf("FIPS-only mode: %v", err)
+		}
+		return
+	}
+	must(t, err)
+	must(t, tok.Close())
 }
 
 // empty checks that the TPM holds nothing that is not persistent.
