@@ -21,8 +21,11 @@ import (
 // material is what clients must know about this instance: chains, log keys, the URLs they dial. What was rotated away is listed with
 // its end, what is announced with its start. Logs that were made by the first ceremony count from the moment the first issuing
 // certificate does.
-func (in *instance) material() (trust.Material, error) {
-	m, h := trust.Material{Domain: in.cfg.Domain}, in.onRecord()
+func (in *instance) material() (trust.Material, error) { return in.materialOf(in.onRecord()) }
+
+// materialOf is material as the record of keys h has it.
+func (in *instance) materialOf(h *history) (trust.Material, error) {
+	m := trust.Material{Domain: in.cfg.Domain}
 	authorities, err := in.readAuthorities(h)
 	if err != nil {
 		return m, err

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto"
 	"crypto/sha256"
 	"crypto/x509"
 	"errors"
@@ -95,12 +96,12 @@ var rotateKey = verb[rotateArgs, rotateResult]{"keys.rotate", func(ctx context.C
 		// 2
 		made, err := in.make(ctx, next, a.Chain)
 		if err != nil {
-			return rotateResult{}, in.unplan(ctx, next, err)
+			return rotateResult{}, in.unplan(ctx, next, a.Chain != "", err)
 		}
 		atPoint("made")
 		// 3
 		if err := in.announce(ctx, actor, made); err != nil {
-			return rotateResult{}, err
+			return rotateResult{}, in.unplan(ctx, next, a.Chain != "", err)
 		}
 		next = *in.onRecord().find(next.Name)
 	}
@@ -236,8 +237,10 @@ func (in *instance) checkPlace(ctx context.Context, uri string, exists bool) err
 	if strings.HasPrefix(uri, "soft:") && in.cfg.Profile == profileProduction && !in.cfg.Keys.AllowSoftware {
 		return usage("--key %s: software keys in the production profile need keys.allow-software: true", redactURI(uri))
 	}
-	_, err := in.keys.signer(ctx, uri)
+	key, err := in.keys.signer(ctx, uri)
 	switch {
+	case exists && err == nil:
+		return in.isNobodys(key)
 	case exists:
 		return err
 	case errors.Is(err, hsm.ErrNotFound):
@@ -247,6 +250,25 @@ func (in *instance) checkPlace(ctx context.Context, uri string, exists bool) err
 	default:
 		return fmt.Errorf("looking for a key at %s: %w", redactURI(uri), err)
 	}
+}
+
+// isNobodys refuses a key that has or had a role here, under whatever URI.
+func (in *instance) isNobodys(key *hsm.Key) error {
+	taken := map[string]crypto.PublicKey{roleRoot: in.caChain[len(in.caChain)-1].PublicKey}
+	for name, k := range in.roleKeys {
+		taken[name] = k.Public()
+	}
+	for _, k := range in.onRecord().Instances {
+		if public, err := k.public(); err == nil {
+			taken[k.Name] = public
+		}
+	}
+	for name, public := range taken {
+		if hsm.SamePublic(public, key.Public()) {
+			return usage("--key %s is the key of %s under another URI; no key serves two roles", redactURI(key.Info().URI), name)
+		}
+	}
+	return nil
 }
 
 // firstKey is the record of the key the configuration names, which signs for role until the rotation that is being planned.
@@ -289,9 +311,13 @@ func (in *instance) nextName(role string) string {
 	return fmt.Sprintf("%s-%d", row, last+1)
 }
 
-// unplan takes a key that could not be made off the record, unless something of it exists, and returns why.
-func (in *instance) unplan(ctx context.Context, k keyInstance, why error) error {
-	if _, err := in.keys.signer(ctx, k.URI); !errors.Is(err, hsm.ErrNotFound) {
+// unplan takes a key that could not be made off the record, unless this rotation made something of it, and returns why. A key that was
+// there before is another ceremony's.
+func (in *instance) unplan(ctx context.Context, k keyInstance, wasThere bool, why error) error {
+	if in.onRecord().find(k.Name).State != statePlanned {
+		return why
+	}
+	if _, err := in.keys.signer(ctx, k.URI); !wasThere && !errors.Is(err, hsm.ErrNotFound) {
 		return hinted(why, "the same verb again goes on from here")
 	}
 	h := in.onRecord().clone()
@@ -310,13 +336,16 @@ func (in *instance) announce(ctx context.Context, actor string, made keyInstance
 	if made.Chain == "" {
 		made.Start = in.now().Add(-backdate).UTC().Truncate(time.Second)
 	}
+	h := in.onRecord().clone()
+	*h.find(made.Name) = made
+	h.Unpublished = made.Name
+	if _, err := in.materialOf(h); err != nil { // a chain clients would not take
+		return err
+	}
 	detail := map[string]string{"step": stateAnnounced, "name": made.Name, "uri": redactURI(made.URI), "fingerprint": fmt.Sprintf("%x", sha256.Sum256(made.PublicKey))}
 	if err := in.record(ctx, actor, "keys.rotate", made.Role, detail); err != nil {
 		return err
 	}
-	h := in.onRecord().clone()
-	*h.find(made.Name) = made
-	h.Unpublished = made.Name
 	return in.keep(h)
 }
 

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,11 +14,14 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/sigstore/sigstore-go/pkg/root"
 
+	"redoubt.internal/ca/ceremony"
 	"redoubt.internal/ca/trust"
 	"redoubt.internal/hsm"
 )
@@ -176,6 +181,7 @@ func TestRotationRefuses(t *testing.T) {
 		{rotateArgs{Role: "tsa", Algorithm: "dsa"}, "allows"},
 		{rotateArgs{Role: "issuing", Overlap: -1}, "--overlap"},
 		{rotateArgs{Role: "rekor", Chain: "/x"}, "--chain goes with --key"},
+		{rotateArgs{Role: "issuing", Key: "soft:./issuing", Chain: dir.pki("ca-chain.pem")}, "is the key of issuing under another URI"},
 		{rotateArgs{Role: "issuing", Key: "soft:absent", Chain: dir.pki("ca-chain.pem")}, hsm.ErrNotFound.Error()},
 	} {
 		_, err := rotateKey.run(t.Context(), in, "test", test.args)
@@ -204,8 +210,175 @@ func TestRotationRefuses(t *testing.T) {
 	if err := stray.Check(t.Context()); err != nil {
 		t.Error(err)
 	}
-	if h := in.onRecord(); h.active(roleIssuing) != roleIssuing || h.active(roleCT) != roleCT || in.superseded.Load() {
+	if h := in.onRecord(); len(h.Instances) != 0 || in.superseded.Load() {
 		t.Errorf("refusals left %+v", h)
+	}
+}
+
+// TestRotationUnderLoad: while every role that signs for clients is rotated no request fails, and what was answered stays provable.
+func TestRotationUnderLoad(t *testing.T) {
+	dir := newStateDir(t)
+	s := serveDir(t, dir, nil)
+	ctx, stop := context.WithCancel(t.Context())
+	var clients sync.WaitGroup
+	var answered, stamped atomic.Int64
+	for i := range 3 {
+		clients.Go(func() {
+			for n := 0; ctx.Err() == nil; n++ {
+				v1, v2 := proposals(t, fmt.Sprintf("under load %d %d", i, n))
+				for path, body := range map[string][]byte{"/api/v1/log/entries": v1, "/api/v2/log/entries": v2} {
+					response, err := http.Post(s.cfg.Services.Rekor.URL+path, "application/json", bytes.NewReader(body))
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					text, _ := io.ReadAll(response.Body)
+					if response.Body.Close(); response.StatusCode != http.StatusCreated {
+						t.Errorf("%s: %s %s", path, response.Status, text)
+					}
+					answered.Add(1)
+				}
+				response, err := http.Post(s.cfg.Services.TSA.URL+timestampPath, "application/json",
+					strings.NewReader(`{"artifactHash":"n4bQgYhMfWWaL+qgxVrQFaO/TxsrC4Is0V1sFbDwCgg=","hashAlgorithm":"sha256","certificates":true}`))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if response.Body.Close(); response.StatusCode/100 != 2 {
+					t.Errorf("timestamp: %s", response.Status)
+				}
+				stamped.Add(1)
+			}
+		})
+	}
+	for _, role := range []string{"rekor", "tsa", "rekor-2", "issuing", "ct", "tuf", "rekor"} {
+		if code, _ := redoubt(t, dir, "", "keys", "rotate", role); code != 0 {
+			t.Errorf("rotating %s: exit code %d", role, code)
+		}
+	}
+	stop()
+	clients.Wait()
+	t.Logf("%d entries and %d timestamps were answered across 7 rotations", answered.Load(), stamped.Load())
+	code, out := redoubt(t, dir, "", "log", "info", "-o", "json")
+	var infos []logInfo
+	if err := json.Unmarshal(out, &infos); code != 0 || err != nil {
+		t.Fatalf("exit code %d, %v", code, err)
+	}
+	var entries uint64
+	for _, l := range infos {
+		if shardNumber(l.Log) > 0 {
+			entries += l.Size
+		}
+	}
+	if entries != uint64(answered.Load()) {
+		t.Errorf("the logs hold %d entries, %d were answered", entries, answered.Load())
+	}
+}
+
+// TestChainOfACeremony: a key and certificate that a ceremony made elsewhere are taken as they are.
+func TestChainOfACeremony(t *testing.T) {
+	dir := newStateDir(t)
+	in, err := openState(t, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, err := readChain(dir.pki(ceremony.RootFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	plan := ceremony.Rotation(in.cfg.Domain, &ceremony.Authority{URI: "soft:root", Chain: string(pemChain(root))}, map[string]ceremony.KeyPlan{roleTSA: {URI: "soft:made-elsewhere", Algorithm: hsm.ECDSAP256}})
+	plan.Certificates.TSA.CommonName = "Made Elsewhere"
+	out := t.TempDir()
+	if err := holdCeremony(t.Context(), plan, session(in.keys, nil), out); err != nil {
+		t.Fatal(err)
+	}
+	chain, err := readChain(filepath.Join(out, ceremony.TSAChainFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	headless := filepath.Join(t.TempDir(), "chain.pem")
+	if err := os.WriteFile(headless, pemChain(chain[:1]), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := rotateKey.run(t.Context(), in, "test", rotateArgs{Role: roleTSA, Key: "soft:made-elsewhere", Chain: headless}); !errors.Is(err, trust.ErrMaterial) || len(in.onRecord().Instances) > 0 {
+		t.Errorf("a chain without its root: %v, %+v", err, in.onRecord())
+	}
+	result, err := rotateKey.run(t.Context(), in, "test", rotateArgs{Role: roleTSA, Key: "soft:made-elsewhere", Chain: filepath.Join(out, ceremony.TSAChainFile), Overlap: time.Hour})
+	if err != nil || result.State != stateActive {
+		t.Fatalf("%+v, %v", result, err)
+	}
+	in.close()
+	if in, err = openState(t, dir); err != nil {
+		t.Fatal(err)
+	}
+	if cn := in.tsaChain[0].Subject.CommonName; cn != "Made Elsewhere" {
+		t.Errorf("timestamps are signed under %q", cn)
+	}
+	if err := in.finish(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// attesting is a token whose keys attest.
+type attesting struct {
+	hsm.Token
+	lie string // a fingerprint to state instead
+}
+
+func (a attesting) Signer(ctx context.Context, uri string) (*hsm.Key, error) {
+	key, err := a.Token.Signer(ctx, uri)
+	if err != nil {
+		return nil, err
+	}
+	return key.WithAttest(func(_ context.Context, nonce []byte) (hsm.Attestation, error) {
+		return hsm.Attestation{Format: "test", Fingerprint: orDefault(a.lie, key.Info().Fingerprint), Nonce: nonce, Statement: []byte("made here")}, nil
+	}), nil
+}
+
+// TestAttest: an attestation is of the key that signs now, over the challenge given, and kept beside the certificates; one of another key
+// is refused.
+func TestAttest(t *testing.T) {
+	dir := newStateDir(t)
+	in, err := openState(t, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := attestKey.run(t.Context(), in, "test", attestArgs{Role: roleIssuing}); !errors.Is(err, hsm.ErrUnsupported) || hintOf(err) == "" {
+		t.Errorf("a software key: %v", err)
+	}
+	token, err := in.keys.token("soft:")
+	if err != nil {
+		t.Fatal(err)
+	}
+	in.keys.tokens["soft:"] = attesting{token, ""}
+	nonce := []byte("a challenge")
+	result, err := attestKey.run(t.Context(), in, "test", attestArgs{Role: roleIssuing, Nonce: nonce})
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(dir.pki("issuing.attestation.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var kept hsm.Attestation
+	if err := json.Unmarshal(data, &kept); err != nil || string(kept.Nonce) != string(nonce) || kept.Fingerprint != in.roleKeys[roleIssuing].Info().Fingerprint {
+		t.Errorf("%s: %+v, %v", result.File, kept, err)
+	}
+	entries, err := listKeys.run(t.Context(), in, "test", struct{}{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if i := slices.IndexFunc(entries, func(e keyEntry) bool { return e.Name == roleIssuing }); entries[i].Attestation != result.File {
+		t.Errorf("the inventory names %q", entries[i].Attestation)
+	}
+	in.keys.tokens["soft:"] = attesting{token, strings.Repeat("0", 64)}
+	if _, err := attestKey.run(t.Context(), in, "test", attestArgs{Role: roleTSA, Nonce: nonce}); err == nil || fileExists(dir.pki("tsa.attestation.json")) {
+		t.Errorf("an attestation of another key: %v", err)
+	}
+	for _, bad := range []attestArgs{{Role: "nosuch"}, {Role: roleTSA, Nonce: make([]byte, maxNonce+1)}} {
+		if _, err := attestKey.run(t.Context(), in, "test", bad); err == nil {
+			t.Errorf("%+v was taken", bad)
+		}
 	}
 }
 

@@ -67,7 +67,7 @@ func serveDir(t *testing.T, at layout, change func(*Config)) *served {
 	s := &server{in: in, cfg: cfg, logger: logger, configPath: layout{dir}.config()}
 	go func() { done <- s.run(ctx, ready) }()
 	t.Cleanup(func() {
-		results, err := logFsck.run(context.Background(), in, "test", struct{}{})
+		results, err := logFsck.run(context.Background(), s.instance(), "test", struct{}{})
 		if err != nil {
 			t.Error(err)
 		}
@@ -80,7 +80,7 @@ func serveDir(t *testing.T, at layout, change func(*Config)) *served {
 		if err := <-done; err != nil {
 			t.Errorf("serving: %v", err)
 		}
-		in.close()
+		s.instance().close()
 	})
 	for {
 		if _, err := os.Stat(ready); err == nil {
