@@ -222,6 +222,7 @@ func New(c Config) (*Authority, error) {
 	if err := a.prepareLint(c.Signer.Public()); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
 	}
+	a.verifier = a.ct.Verifier()
 	floor, err := readFloor(c.DB)
 	if err != nil {
 		return nil, fmt.Errorf("reading time floor: %w", err)

@@ -230,6 +230,41 @@ func TestFaultyToken(t *testing.T) {
 	}
 }
 
+// TestSignaturesPerCertificate counts what every certificate costs, so that the
+// numbers of docs/cycle.md cannot creep up: two signatures of the issuing key and
+// one timestamp, each verified once and never twice. One certificate at a time
+// has a batch, and with it a head, of its own in each log.
+func TestSignaturesPerCertificate(t *testing.T) {
+	const n = 10
+	inner := catest.NewKey(t)
+	key, err := hsm.NewKey(hsm.Info{URI: "test:issuing"}, inner.Public(), func(_ context.Context, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
+		return inner.Sign(nil, digest, opts)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := catest.New(t, catest.Options{IssuingKey: key})
+	issue := func() {
+		if _, err := r.Authority.Issue(t.Context(), r.Request(t, "dev@corp.example", clientKeys()["P-256"])); err != nil {
+			t.Fatal(err)
+		}
+	}
+	counts := func() [5]int64 {
+		return [5]int64{inner.Signatures.Load(), r.Authority.Verifications() + key.Verified(), r.CTToken.Verified(), r.CTKey.Signatures.Load(), r.AuditKey.Signatures.Load()}
+	}
+	issue()
+	before := counts()
+	for range n {
+		issue()
+	}
+	got := counts()
+	for i, each := range []int64{2, 2, 1, 2, 2} {
+		if name := []string{"issuing key signs", "its signatures are verified", "timestamps are verified", "log's key signs, heads included", "audit log's key signs its heads"}[i]; got[i]-before[i] != n*each {
+			t.Errorf("%s: %d for %d certificates, want %d each", name, got[i]-before[i], n, each)
+		}
+	}
+}
+
 // TestFailureIsRecorded shows the outcome of an intent that came to nothing.
 func TestFailureIsRecorded(t *testing.T) {
 	r := catest.New(t, catest.Options{})

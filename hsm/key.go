@@ -129,6 +129,9 @@ func (k *Key) SignContext(ctx context.Context, digest []byte, opts crypto.Signer
 	return sig, nil
 }
 
+// Verified is how many of the key's signatures were verified here so far.
+func (k *Key) Verified() int64 { return k.verifier.Count() }
+
 // WithTimeout returns the same key with another bound per signature; d <= 0
 // means DefaultTimeout.
 func (k *Key) WithTimeout(d time.Duration) *Key {

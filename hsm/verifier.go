@@ -29,7 +29,7 @@ type Verifier struct {
 	pub  crypto.PublicKey
 	p256 *ecdsa.PublicKey // nil: crypto/ecdsa and the others do it all
 
-	seen  atomic.Int64 // verifications so far, up to tableAfter
+	count atomic.Int64 // verifications so far
 	table sync.Mutex   // held while multiples are made
 	// multiples of the public point, nil until there was use for them.
 	multiples atomic.Pointer[[32][256]nistec.P256Point]
@@ -51,12 +51,13 @@ func NewVerifier(pub crypto.PublicKey) *Verifier {
 // Verify reports whether sig is the key's signature of digest, as crypto.Signer
 // makes them under opts: see Key.Sign.
 func (v *Verifier) Verify(digest, sig []byte, opts crypto.SignerOpts) bool {
+	n := v.count.Add(1)
 	if v.p256 == nil || len(digest) != 32 {
 		return verify(v.pub, digest, sig, opts)
 	}
 	multiples := v.multiples.Load()
 	if multiples == nil {
-		if v.seen.Add(1) <= tableAfter || !v.table.TryLock() { // one makes them, the others go on meanwhile
+		if n <= tableAfter || !v.table.TryLock() { // one makes them, the others go on meanwhile
 			return verify(v.pub, digest, sig, opts)
 		}
 		defer v.table.Unlock()
@@ -69,6 +70,9 @@ func (v *Verifier) Verify(digest, sig []byte, opts crypto.SignerOpts) bool {
 	}
 	return verifyP256(multiples, digest, sig)
 }
+
+// Count is how many verifications there were.
+func (v *Verifier) Count() int64 { return v.count.Load() }
 
 // pointMultiples returns n * 2^(8*(31-i)) * Q at [i][n], so that the octets of a
 // big-endian number pick the points whose sum is the number times Q. It returns

@@ -41,7 +41,7 @@ func p256Key(t testing.TB, d *big.Int) *ecdsa.PrivateKey {
 func warm(t testing.TB, pub *ecdsa.PublicKey) *Verifier {
 	t.Helper()
 	v := NewVerifier(pub)
-	v.seen.Store(tableAfter)
+	v.count.Store(tableAfter)
 	v.Verify(make([]byte, 32), nil, crypto.SHA256)
 	if v.multiples.Load() == nil {
 		t.Fatal("no multiples were made")
@@ -158,7 +158,7 @@ func TestVerifierKinds(t *testing.T) {
 		}
 		wg.Wait()
 		if (v.multiples.Load() != nil) != (v.p256 != nil) {
-			t.Errorf("%T: multiples after %d verifications: %v", key, v.seen.Load(), v.multiples.Load() != nil)
+			t.Errorf("%T: multiples after %d verifications: %v", key, v.Count(), v.multiples.Load() != nil)
 		}
 		if NewVerifier(p256Key(t, big.NewInt(78)).Public()).Verify(digest[:], sig, crypto.SHA256) {
 			t.Errorf("%T: verifies under another key", key)

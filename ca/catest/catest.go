@@ -76,6 +76,7 @@ type Rig struct {
 	CT        *ct.Log
 	CTLog     *log.Log
 	CTKey     *Signer
+	CTToken   *hsm.Key // CTKey in a token, for timestamps
 	Audit     *audit.Log
 	AuditLog  *log.Log
 	AuditKey  *Signer
@@ -156,7 +157,12 @@ func New(t testing.TB, o Options) *Rig {
 	}
 	r.CTLog, r.StopCT = r.runLog(t, log.Config{DB: r.DB, Prefix: "ct/", Origin: "ct.redoubt.example", Signer: r.CTKey, Now: o.Now, IndexKeys: ct.IndexKeys})
 	r.AuditLog, r.StopAudit = r.runLog(t, log.Config{DB: r.DB, Prefix: "audit/", Origin: "audit.redoubt.example", Signer: r.AuditKey, Now: o.Now})
-	r.CT, err = ct.New(ct.Config{Log: r.CTLog, Signer: r.CTKey, Roots: r.Chain[len(r.Chain)-1:], Now: o.Now})
+	// As the appliance passes it: each timestamp is verified before it is used.
+	r.CTToken, err = hsm.NewKey(hsm.Info{URI: "test:ct"}, r.CTKey.Public(), func(_ context.Context, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
+		return r.CTKey.Sign(rand.Reader, digest, opts)
+	})
+	must(t, err)
+	r.CT, err = ct.New(ct.Config{Log: r.CTLog, Signer: r.CTToken, Roots: r.Chain[len(r.Chain)-1:], Now: o.Now})
 	must(t, err)
 	if o.IssuerKey == nil {
 		o.IssuerKey = NewKey(t)

@@ -50,6 +50,9 @@ func (l *Log) Issuer(chain [][]byte) (*Issuer, error) {
 	return &Issuer{log: l, above: above, verifier: hsm.NewVerifier(above[0].PublicKey)}, nil
 }
 
+// Verifier verifies the signatures of the issuing certificate's key. Add does with it; the authority may for its certificates.
+func (i *Issuer) Verifier() *hsm.Verifier { return i.verifier }
+
 // Add logs the precertificate der and returns its timestamp: AddPreChain without reading the chain, and the whole certificate, again. The
 // signature is verified here, before anything is kept; what the certificate says is the authority's to check, which lints it.
 func (i *Issuer) Add(ctx context.Context, der []byte) (SCT, error) {
