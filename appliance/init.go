@@ -29,6 +29,7 @@ func initCommand() *cli.Command {
 			&cli.StringFlag{Name: "profile", Value: profileDev, Usage: "dev or production", EnvVars: []string{"REDOUBT_PROFILE"}},
 			&cli.StringFlag{Name: "keys", Value: "soft:", Usage: "token that holds the keys: soft:, pkcs11:token=NAME?module-path=PATH&pin-source=FILE, tpm:device=PATH, or hashivault://PREFIX?address=URL&ca-file=FILE&auth=METHOD&... (docs config, keys.vault)", EnvVars: []string{"REDOUBT_KEYS"}},
 			&cli.StringFlag{Name: "tpm-device", Usage: "TPM device or swtpm socket, for keys in a TPM, tpm-sealed: files and counters (default /dev/tpmrm0)", EnvVars: []string{"REDOUBT_TPM_DEVICE"}},
+			plainSessionsFlag(),
 			&cli.StringFlag{Name: "tpm-auth-file", Usage: "authorisation value of keys in a TPM, one line of at most 32 octets (default: none)", EnvVars: []string{"REDOUBT_TPM_AUTH_FILE"}},
 			&cli.StringSliceFlag{Name: "highwater", Usage: "counter of a TPM that binds high-water marks besides the file: tpm:nv=0x01...... (repeatable)", EnvVars: []string{"REDOUBT_HIGHWATER"}},
 			&cli.StringFlag{Name: "passphrase-file", Usage: "passphrase of software keys (default: a random one in DIR/keys)", EnvVars: []string{"REDOUBT_PASSPHRASE_FILE"}},
@@ -52,7 +53,7 @@ func initCommand() *cli.Command {
 				Dir: c.String("dir"), Domain: c.String("domain"), Profile: c.String("profile"), Keys: c.String("keys"), Plugin: c.String("plugin"),
 				PassphraseFile: c.String("passphrase-file"), AllowSoftware: c.Bool("allow-software-keys"),
 				TLSCert: c.String("tls-cert"), TLSKey: c.String("tls-key"), TLSCA: c.String("tls-ca"), Owner: c.String("owner"), OneTree: c.Bool("one-tree"),
-				TPMDevice: c.String("tpm-device"), TPMAuthFile: c.String("tpm-auth-file"), HighWater: c.StringSlice("highwater"), Actor: localActor(),
+				TPMDevice: c.String("tpm-device"), TPMAuthFile: c.String("tpm-auth-file"), TPMPlain: c.Bool("tpm-plain-sessions"), HighWater: c.StringSlice("highwater"), Actor: localActor(),
 			}
 			if folder := c.String("ceremony"); folder != "" {
 				if request.adopted, err = readAdopted(folder, &request); err != nil {
@@ -76,6 +77,7 @@ type initRequest struct {
 	AllowSoftware                              bool
 	adopted                                    *adopted // a ceremony held before
 	TPMDevice, TPMAuthFile                     string
+	TPMPlain                                   bool     // no encryption in sessions
 	HighWater                                  []string // counters of a TPM
 	OneTree                                    bool     // one artifact log for both wire formats
 }

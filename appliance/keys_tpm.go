@@ -132,12 +132,13 @@ func tpmBlock(token string) (rest string, block *TPM, err error) {
 
 // tpm adds what the flags of init say to the block its --keys gave, nil for none.
 func (r initRequest) tpm(block *TPM) (*TPM, error) {
-	if block == nil && r.TPMDevice == "" && r.TPMAuthFile == "" {
+	if block == nil && r.TPMDevice == "" && r.TPMAuthFile == "" && len(r.HighWater) == 0 {
 		return nil, nil
 	}
 	if block == nil {
 		block = &TPM{}
 	}
+	block.PlainSessions = r.TPMPlain
 	for flag, to := range map[string]*string{r.TPMDevice: &block.Device, r.TPMAuthFile: &block.AuthFile} {
 		if flag == "" {
 			continue

@@ -20,6 +20,11 @@ type sealed struct {
 	Use  string `json:"use"`  // the value of passphrase-file or pin-file
 }
 
+// plainSessionsFlag goes without the encryption FIPS-only mode has not.
+func plainSessionsFlag() cli.Flag {
+	return &cli.BoolFlag{Name: "tpm-plain-sessions", Usage: "speak to the TPM without encrypting parameters, as FIPS-only mode needs", EnvVars: []string{"REDOUBT_TPM_PLAIN_SESSIONS"}}
+}
+
 // maxSecret bounds the file that is sealed: what a TPM seals, and a newline.
 const maxSecret = 130
 
@@ -32,6 +37,7 @@ func sealCommand() *cli.Command {
 			&cli.StringFlag{Name: "in", Required: true, Usage: "file of the secret, one line of at most 128 octets, mode 0600", EnvVars: []string{"REDOUBT_IN"}},
 			&cli.StringFlag{Name: "out", Required: true, Usage: "sealed file to make; never overwritten", EnvVars: []string{"REDOUBT_OUT"}},
 			&cli.StringFlag{Name: "device", Usage: "TPM device or swtpm socket (default /dev/tpmrm0)", EnvVars: []string{"REDOUBT_TPM_DEVICE"}},
+			plainSessionsFlag(),
 			&cli.StringFlag{Name: "tpm-auth-file", Usage: "authorisation value that is needed besides the PCRs", EnvVars: []string{"REDOUBT_TPM_AUTH_FILE"}},
 			outputFlag(),
 		},
@@ -44,7 +50,7 @@ func sealCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			keys := newKeyring(Keys{TPM: &TPM{Device: c.String("device")}}, layout{filepath.Dir(out)}, slog.New(slog.DiscardHandler))
+			keys := newKeyring(Keys{TPM: &TPM{Device: c.String("device"), PlainSessions: c.Bool("tpm-plain-sessions")}}, layout{filepath.Dir(out)}, slog.New(slog.DiscardHandler))
 			if auth := c.String("tpm-auth-file"); auth != "" {
 				if keys.cfg.TPM.AuthFile, err = filepath.Abs(auth); err != nil {
 					return err
