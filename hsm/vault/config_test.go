@@ -99,13 +99,13 @@ func TestNoServer(t *testing.T) {
 	s := httptest.NewTLSServer(nil) // 404 for everything
 	defer s.Close()
 	c := Config{Address: s.URL, CAFile: secretFile(t, string(pemOf(s.Certificate()))), Auth: AuthToken, TokenFile: secretFile(t, "hvs.x")}
-	_, err := Open(c)
+	_, err := connected(c)
 	failsWith(t, err, hsm.ErrUnavailable, s.URL, "404")
 	s.Close()
-	_, err = Open(c)
+	_, err = connected(c)
 	failsWith(t, err, hsm.ErrUnavailable, s.URL, "refused")
 	c.CAFile, c.SystemRoots = "", true
-	_, err = Open(c)
+	_, err = connected(c)
 	failsWith(t, err, hsm.ErrUnavailable)
 }
 

@@ -235,11 +235,13 @@ func (t *Token) schedule(g *grant) {
 // has a maximum life, at which renewal still answers with success — logs in anew.
 // The old token goes on signing until the new one is there.
 func (t *Token) renew(g *grant) {
-	ctx, cancel := context.WithTimeout(t.ended, t.cfg.Timeout)
+	ctx, cancel := context.WithTimeout(context.Background(), t.cfg.Timeout)
 	defer cancel()
 	select {
 	case t.gate <- struct{}{}:
 		defer func() { <-t.gate }()
+	case <-t.ended:
+		return
 	case <-ctx.Done():
 		return
 	}

@@ -159,6 +159,30 @@ func TestSpentSecretID(t *testing.T) {
 	})
 }
 
+// Ten keys of a server that refuses the login cost one refused login, not ten.
+func TestRefusedLoginIsRemembered(t *testing.T) {
+	eachPeer(t, func(t *testing.T, p *peer) {
+		logins := p.counting()
+		c := p.appRole(t, nil)
+		check(t, os.WriteFile(c.SecretIDFile, []byte("00000000-0000-0000-0000-000000000000"), 0o600))
+		tok, err := Open(c)
+		check(t, err)
+		defer tok.Close()
+		for range 10 {
+			_, err = tok.Signer(t.Context(), keyAt("k"))
+			failsWith(t, err, hsm.ErrBadPIN, "invalid role or secret")
+			time.Sleep(retryAfter / 2)
+		}
+		if n := logins.Load(); n != 1 {
+			t.Errorf("%d logins, want 1", n)
+		}
+		check(t, os.WriteFile(c.SecretIDFile, []byte(p.secretID(t)), 0o600))
+		time.Sleep(retryAfter)
+		_, err = tok.Signer(t.Context(), keyAt("k"))
+		failsWith(t, err, hsm.ErrNotFound)
+	})
+}
+
 // A token file is read again when its token ends.
 func TestTokenFileIsReadAgain(t *testing.T) {
 	eachPeer(t, func(t *testing.T, p *peer) {
@@ -177,7 +201,7 @@ func TestTokenFileIsReadAgain(t *testing.T) {
 		time.Sleep(retryAfter)
 		check(t, sign(key))
 		check(t, os.WriteFile(file, []byte("not a token\x00"), 0o600))
-		_, err = Open(c)
+		_, err = connected(c)
 		failsWith(t, err, hsm.ErrBadPIN, "printable")
 	})
 }
@@ -214,14 +238,14 @@ func TestCertificateLogin(t *testing.T) {
 		der, err = x509.MarshalPKCS8PrivateKey(other)
 		check(t, err)
 		strange.CertFile, strange.KeyFile = secretFile(t, string(pemOf(stranger))), secretFile(t, string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})))
-		_, err = Open(strange)
+		_, err = connected(strange)
 		failsWith(t, err, hsm.ErrBadPIN, "logging in by cert", p.url)
 		check(t, os.Chmod(c.KeyFile, 0o640))
-		_, err = Open(c)
+		_, err = connected(c)
 		failsWith(t, err, hsm.ErrInsecureKey, c.KeyFile)
 		check(t, os.Chmod(c.KeyFile, 0o600))
 		c.CertFile = strange.CertFile
-		if _, err = Open(c); err == nil || !strings.Contains(err.Error(), c.KeyFile) {
+		if _, err = connected(c); err == nil || !strings.Contains(err.Error(), c.KeyFile) {
 			t.Errorf("a certificate without its key: %v", err)
 		}
 	})
@@ -283,10 +307,10 @@ func TestKubernetesLogin(t *testing.T) {
 		tok := p.open(t, c)
 		check(t, sign(generate(t, tok, "k", hsm.ECDSAP256)))
 		check(t, os.WriteFile(c.JWTFile, []byte(accountToken(t, "somebody")), 0o644))
-		_, err := Open(c)
+		_, err := connected(c)
 		failsWith(t, err, hsm.ErrBadPIN, "service account name not authorized")
 		c.Role = "nosuch"
-		_, err = Open(c)
+		_, err = connected(c)
 		failsWith(t, err, hsm.ErrBadPIN, "invalid role name")
 	})
 }
@@ -305,6 +329,6 @@ func TestNamespaceThatIsHonoured(t *testing.T) {
 		t.Errorf("%+v", info)
 	}
 	c.Namespace = "team2"
-	_, err := Open(c)
+	_, err := connected(c)
 	failsWith(t, err, hsm.ErrUnavailable, "404")
 }

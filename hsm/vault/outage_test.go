@@ -44,7 +44,7 @@ func TestSealedWhileServing(t *testing.T) {
 		for range 3 {
 			failsWith(t, sign(key), hsm.ErrUnavailable, "sealed", p.front.url, p.mount)
 		}
-		_, err := Open(p.configWith(tok.cfg.TokenFile))
+		_, err := connected(p.configWith(tok.cfg.TokenFile))
 		failsWith(t, err, hsm.ErrUnavailable, "sealed")
 		p.unseal(t)
 		recovers(t, key)
@@ -236,7 +236,7 @@ func TestEnvironmentIsNotFollowed(t *testing.T) {
 		}
 		// The system's or the environment's idea of trust does not count either.
 		c.CAFile = secretFile(t, string(pemOf(otherCertificate(t))))
-		_, err := Open(c)
+		_, err := connected(c)
 		failsWith(t, err, hsm.ErrUnavailable, "certificate")
 	})
 	if contacted() {
@@ -281,7 +281,7 @@ func TestDialsOneAddress(t *testing.T) {
 func TestSystemCallsShowOneAddress(t *testing.T) {
 	if os.Getenv("REDOUBT_VAULT_CHILD") != "" {
 		c := Config{Address: os.Getenv("CHILD_ADDRESS"), CAFile: os.Getenv("CHILD_CA"), Mount: os.Getenv("CHILD_MOUNT"), Auth: AuthToken, TokenFile: os.Getenv("CHILD_TOKEN")}
-		tok, err := Open(c)
+		tok, err := connected(c)
 		check(t, err)
 		check(t, sign(generate(t, tok, "traced", hsm.ECDSAP256)))
 		check(t, tok.Close())

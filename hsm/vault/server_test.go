@@ -196,9 +196,24 @@ func (p *peer) config(t testing.TB) Config {
 	return Config{Address: p.front.url, CAFile: p.front.caFile, Mount: p.mount, Auth: AuthToken, TokenFile: file}
 }
 
+// connected opens the token and logs in, as the first key does.
+func connected(c Config) (*Token, error) {
+	tok, err := Open(c)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), connectTimeout)
+	defer cancel()
+	if _, err := tok.connect(ctx); err != nil {
+		_ = tok.Close()
+		return nil, fmt.Errorf("opening %s: %w", tok.where, err)
+	}
+	return tok, nil
+}
+
 func (p *peer) open(t testing.TB, c Config) *Token {
 	t.Helper()
-	tok, err := Open(c)
+	tok, err := connected(c)
 	check(t, err)
 	t.Cleanup(func() { check(t, tok.Close()) })
 	return tok

@@ -185,7 +185,7 @@ func TestNamespaceIsProved(t *testing.T) {
 	eachPeer(t, func(t *testing.T, p *peer) {
 		c := p.config(t)
 		c.Namespace = "team1"
-		tok, err := Open(c)
+		tok, err := connected(c)
 		if err == nil {
 			tok.Close()
 		}
@@ -255,11 +255,11 @@ func TestSecretsStaySecret(t *testing.T) {
 		p.front.do(nil)
 
 		check(t, os.Chmod(file, 0o644))
-		_, err = Open(c)
+		_, err = connected(c)
 		failsWith(t, err, hsm.ErrInsecureKey, file, "0644")
 		failsWith(t, err, hsm.ErrBadPIN)
 		c.TokenFile += ".absent"
-		_, err = Open(c)
+		_, err = connected(c)
 		failsWith(t, err, hsm.ErrBadPIN, c.TokenFile)
 	})
 }

@@ -26,7 +26,7 @@
 // other client of the server may use it: both are the server's configuration,
 // and Info.Evidence says so.
 //
-// Start at Open, then Token.Signer. login.go is how a session comes to be and
+// Start at Token.Signer. login.go is how a session comes to be and
 // ends, client.go the wire. docs/adr/0032 has the reasons. Facts of the API:
 // Vault 1.21 API documentation, secret/transit, auth/approle, auth/cert,
 // auth/kubernetes, auth/token, and the source under builtin/logical/transit.
@@ -57,7 +57,7 @@ const (
 const (
 	// DefaultTimeout bounds one signature, reconnection included.
 	DefaultTimeout = 2 * time.Second
-	// connectTimeout bounds Open and Signer.
+	// connectTimeout bounds Signer.
 	connectTimeout = 5 * time.Second
 	// generateTimeout bounds Generate: a busy server makes RSA keys in many seconds.
 	generateTimeout = 2 * time.Minute
@@ -110,8 +110,7 @@ type Token struct {
 	live   atomic.Pointer[session] // nil while there is none
 	closed atomic.Bool
 	making chan struct{} // held by the one Generate at a time
-	ended  context.Context
-	end    context.CancelFunc
+	ended  chan struct{} // closed by Close
 
 	gate    chan struct{} // held by whoever connects; guards the fields below
 	lastErr error         // result of the last connection that failed
@@ -121,9 +120,11 @@ type Token struct {
 	renewal *time.Timer
 }
 
-// Open checks the configuration, logs in and proves the namespace. It fails with
-// hsm.ErrUnavailable (server not reachable, sealed), hsm.ErrBadPIN (login refused)
-// or hsm.ErrUnsupported (configuration or URI refused).
+// Open checks the configuration and reads the certificates; it contacts nothing.
+// The first Signer or Generate logs in and proves the namespace. So a server that is
+// away, sealed or refuses the login is an error of the key: it heals without another
+// Open, and a refused login is remembered between the keys of one server. Open fails
+// with hsm.ErrUnsupported, or hsm.ErrInsecureKey for a key-file open to others.
 func Open(c Config) (*Token, error) {
 	if err := c.check(); err != nil {
 		return nil, err
@@ -132,15 +133,7 @@ func Open(c Config) (*Token, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &Token{cfg: c, wire: w, logger: c.Logger, where: c.where(), gate: make(chan struct{}, 1), making: make(chan struct{}, 1)}
-	t.ended, t.end = context.WithCancel(context.Background())
-	ctx, cancel := context.WithTimeout(t.ended, connectTimeout)
-	defer cancel()
-	if _, err := t.connect(ctx); err != nil {
-		_ = t.Close()
-		return nil, fmt.Errorf("opening %s: %w", t.where, err)
-	}
-	return t, nil
+	return &Token{cfg: c, wire: w, logger: c.Logger, where: c.where(), gate: make(chan struct{}, 1), making: make(chan struct{}, 1), ended: make(chan struct{})}, nil
 }
 
 // check refuses what cannot work and fills the defaults.
@@ -222,7 +215,7 @@ func (t *Token) Close() error {
 	if t.closed.Swap(true) {
 		return nil
 	}
-	t.end()
+	close(t.ended)
 	t.gate <- struct{}{}
 	if t.renewal != nil {
 		t.renewal.Stop()
