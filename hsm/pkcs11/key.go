@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"sync/atomic"
 
 	"github.com/miekg/pkcs11"
 
@@ -28,6 +29,13 @@ type keyRef struct {
 	alg   hsm.Algorithm
 	pub   interface{ Equal(crypto.PublicKey) bool } // pinned when opened
 	spki  string                                    // pub as DER SubjectPublicKeyInfo: names the key within a connection
+	found atomic.Pointer[located]                   // where it was last
+}
+
+// located is the handle of a key on one connection.
+type located struct {
+	conn   *connection
+	handle pkcs11.ObjectHandle
 }
 
 // goneError: after a reconnection the key is missing or is another one.
@@ -132,20 +140,19 @@ func (t *Token) sign(ctx context.Context, k *keyRef, digest []byte, opts crypto.
 	if err != nil {
 		return nil, err
 	}
-	result := make(chan []byte, 2)
+	mechs := []*pkcs11.Mechanism{mech}
+	var sig []byte // read only when the call that wrote it has ended
 	err = t.with(ctx, true, func(c *pkcs11.Ctx, conn *connection, s pkcs11.SessionHandle) error {
 		handle, err := conn.object(c, s, k)
 		if err != nil {
 			return err
 		}
-		if err := c.SignInit(s, []*pkcs11.Mechanism{mech}, handle); err != nil {
+		if err := c.SignInit(s, mechs, handle); err != nil {
 			return fmt.Errorf("starting signature: %w", err)
 		}
-		sig, err := c.Sign(s, input)
-		if err != nil {
+		if sig, err = c.Sign(s, input); err != nil {
 			return fmt.Errorf("signing: %w", err)
 		}
-		result <- sig
 		return nil
 	})
 	if err != nil {
@@ -154,16 +161,20 @@ func (t *Token) sign(ctx context.Context, k *keyRef, digest []byte, opts crypto.
 		}
 		return nil, err
 	}
-	return encodeSignature(k.alg, <-result)
+	return encodeSignature(k.alg, sig)
 }
 
 // object returns the handle of a key on this connection. The first use after a
 // reconnection searches it and compares its public key with the pinned one.
 func (conn *connection) object(c *pkcs11.Ctx, s pkcs11.SessionHandle, k *keyRef) (pkcs11.ObjectHandle, error) {
+	if at := k.found.Load(); at != nil && at.conn == conn {
+		return at.handle, nil
+	}
 	conn.mu.Lock()
 	handle, ok := conn.objects[k.spki]
 	conn.mu.Unlock()
 	if ok {
+		k.found.Store(&located{conn, handle})
 		return handle, nil
 	}
 	handle, err := findPrivate(c, s, k.id, k.label)

@@ -7,12 +7,9 @@ import (
 	"crypto/rsa"
 	"encoding/asn1"
 	"fmt"
-	"math/big"
 	"slices"
 
 	"github.com/miekg/pkcs11"
-	"golang.org/x/crypto/cryptobyte"
-	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
 
 	"redoubt.internal/hsm"
 )
@@ -145,20 +142,28 @@ func pssParams(h crypto.Hash) (hash, mgf uint, err error) {
 }
 
 // encodeSignature turns the module's signature into crypto.Signer's encoding:
-// for ECDSA from r || s of equal length to SEQUENCE { r, s }.
+// for ECDSA from r || s of equal length to SEQUENCE { INTEGER r, INTEGER s }.
 func encodeSignature(alg hsm.Algorithm, sig []byte) ([]byte, error) {
 	if alg != hsm.ECDSAP256 && alg != hsm.ECDSAP384 {
 		return sig, nil
 	}
-	if len(sig) == 0 || len(sig)%2 != 0 {
+	if len(sig) == 0 || len(sig)%2 != 0 || len(sig) > 2*48 { // so that every length below is one octet
 		return nil, fmt.Errorf("ECDSA signature of %d octets: %w", len(sig), hsm.ErrBadSignature)
 	}
-	var b cryptobyte.Builder
-	b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
-		b.AddASN1BigInt(new(big.Int).SetBytes(sig[:len(sig)/2]))
-		b.AddASN1BigInt(new(big.Int).SetBytes(sig[len(sig)/2:]))
-	})
-	return b.Bytes()
+	out := make([]byte, 2, len(sig)+8)
+	for _, part := range [][]byte{sig[:len(sig)/2], sig[len(sig)/2:]} {
+		for len(part) > 1 && part[0] == 0 {
+			part = part[1:]
+		}
+		if part[0]&0x80 != 0 { // positive
+			out = append(out, 0x02, byte(len(part)+1), 0)
+		} else {
+			out = append(out, 0x02, byte(len(part)))
+		}
+		out = append(out, part...)
+	}
+	out[0], out[1] = 0x30, byte(len(out)-2)
+	return out, nil
 }
 
 // ecPoint unwraps CKA_EC_POINT: an OCTET STRING by the standard, the bare

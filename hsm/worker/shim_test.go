@@ -82,6 +82,13 @@ func newShim(t testing.TB) *shim {
 	return s
 }
 
+// childConfig is what the children of s open.
+func childConfig(s *shim) (*pkcs11Config, error) {
+	var c testConfig
+	err := json.Unmarshal(s.config.Config, &c)
+	return c.PKCS11, err
+}
+
 func (s *shim) open(t testing.TB) *Token {
 	t.Helper()
 	tok, err := Open(s.config)
