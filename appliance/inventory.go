@@ -14,31 +14,28 @@ import (
 	"redoubt.internal/hsm"
 )
 
-// keyEntry is one element of the JSON of `redoubt keys list -o json`: a key, what its token says of it, and its life.
-//
-//	name         the role for its first key, role-2 and on after rotations; a log's key has the log's name
-//	role         what it is, or was, for
-//	state        active, announced (listed in the trusted root, not signing yet), planned, or retired
-//	usedBy       what signs with it
-//	since        when the key was made, as far as it is on record
-//	until        when it ends: absent where nothing ends it; untilWhat says what does (certificate, window, metadata)
-//	certificate  file of its certificate chain
-//	attestation  file of its token's attestation, see `redoubt keys attest`
-//	alarmDays    90, 30 or 7 once fewer days are left, absent before
-//	error        why the key does not open; uri and what follows is then what is on record
-//
-// The rest is hsm.Info: uri, kind, token, label, id, algorithm, fingerprint, software, module, tokenState, attributes, evidence.
+// keyEntry is one key: its life, and what its token says of it.
 type keyEntry struct {
-	Name        string    `json:"name"`
-	State       string    `json:"state"`
-	UsedBy      string    `json:"usedBy"`
-	Since       time.Time `json:"since,omitzero"`
-	Until       time.Time `json:"until,omitzero"`
-	UntilWhat   string    `json:"untilWhat,omitempty"`
-	Certificate string    `json:"certificate,omitempty"`
-	Attestation string    `json:"attestation,omitempty"`
-	AlarmDays   int       `json:"alarmDays,omitempty"`
-	Error       string    `json:"error,omitempty"`
+	// Name is the role for its first key, role-2 and on after rotations; a log's key has the log's name.
+	Name string `json:"name"`
+	// State is active, announced (listed in the trusted root, not signing yet), planned, or retired.
+	State string `json:"state"`
+	// UsedBy is what signs with it.
+	UsedBy string `json:"usedBy"`
+	// Since is when the key was made, as far as it is on record.
+	Since time.Time `json:"since,omitzero"`
+	// Until is when it ends; left out where nothing ends it.
+	Until time.Time `json:"until,omitzero"`
+	// UntilWhat ends it: certificate, window (of a retired key) or metadata.
+	UntilWhat string `json:"untilWhat,omitempty"`
+	// Certificate is the file of its certificate chain.
+	Certificate string `json:"certificate,omitempty"`
+	// Attestation is the file of its token's attestation, see keys attest.
+	Attestation string `json:"attestation,omitempty"`
+	// AlarmDays is 90, 30 or 7 once fewer days are left.
+	AlarmDays int `json:"alarmDays,omitempty"`
+	// Error is why the key does not open; what follows is then what is on record.
+	Error string `json:"error,omitempty"`
 	keyRecord
 }
 

@@ -120,7 +120,7 @@ func (in *instance) certify(ctx context.Context, k keyInstance) (string, error) 
 	}
 	transcript, err := ceremony.Run(ctx, plan, open, time.Now, func(step string) { in.logger.Debug("ceremony", "step", step) })
 	if err != nil {
-		return "", hinted(fmt.Errorf("certifying the new %s key: %w", k.Role, err), "where the root is offline, hold a ceremony of kind rotate there and pass --key and --chain")
+		return "", hinted(fmt.Errorf("certifying the new %s key: %w", k.Role, err), "keys.roles.root names the key of the root above the certificate in use, %s; where it is offline, hold a ceremony of kind rotate there and pass --key and --chain", root.Subject)
 	}
 	atPoint("certified")
 	return at, transcript.Write(folder)
