@@ -94,6 +94,9 @@ var attestKey = verb[attestArgs, attestResult]{"keys.attest", func(ctx context.C
 	if result.Attestation.Fingerprint != key.Info().Fingerprint {
 		return result, fmt.Errorf("the token attested key %s, the role's is %s", result.Attestation.Fingerprint, key.Info().Fingerprint)
 	}
+	if _, err := verifyAttestation(result.Attestation, nil); err != nil { // what does not verify is not written
+		return result, err
+	}
 	if err := in.record(ctx, actor, "keys.attest", name, map[string]string{"fingerprint": result.Attestation.Fingerprint, "nonce": hex.EncodeToString(a.Nonce)}); err != nil {
 		return result, err
 	}

@@ -46,6 +46,7 @@ func keysCommand() *cli.Command {
 				return nil
 			}},
 			attestCommand(),
+			attestationCommand(),
 			sealCommand(),
 			rotate,
 		},

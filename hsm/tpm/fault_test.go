@@ -103,7 +103,7 @@ func foreignKeyFile(t *testing.T) []byte {
 
 // A TPM that dies and comes back: every signer is answered with the reason, and
 // the same keys sign again, without a goroutine or a handle left behind.
-func TestOutages(t *testing.T) {
+func TestKilledTPM(t *testing.T) {
 	e := startTPM(t)
 	e.persistSRK()
 	c := e.config()
@@ -166,7 +166,7 @@ func settle(t *testing.T, before int) {
 
 // A TPM that hangs in the middle of commands and goes on: the late commands run
 // after all, and what they loaded is found and flushed.
-func TestHungTPM(t *testing.T) {
+func TestTortureHungTPM(t *testing.T) {
 	e := startTPM(t)
 	tok := open(t, e.config())
 	key := generate(t, tok, "tpm:file=a.pem", hsm.ECDSAP256)
@@ -200,7 +200,7 @@ func TestHungTPM(t *testing.T) {
 
 // A wrong authorisation is tried exactly once over a thousand restarts, and not at
 // all when one try is left or in lockout.
-func TestWrongAuth(t *testing.T) {
+func TestTortureWrongAuth(t *testing.T) {
 	e := startTPM(t)
 	e.tool("tpm2_dictionarylockout", "-s", "-n", "5", "-t", "3600", "-l", "3600")
 	c := e.config()
