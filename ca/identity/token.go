@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -274,6 +275,9 @@ func numericDate(all map[string]json.RawMessage, name string) (time.Time, error)
 	if !ok {
 		return time.Time{}, nil
 	}
+	if n, err := strconv.ParseInt(string(raw), 10, 64); err == nil && n >= 1 && n <= farFuture {
+		return time.Unix(n, 0), nil
+	}
 	var f *float64
 	if err := json.Unmarshal(raw, &f); err != nil || f == nil || *f < 1 || *f > farFuture {
 		return time.Time{}, fmt.Errorf("%q is not a time", name)
@@ -289,11 +293,53 @@ func strictObject(doc []byte) (map[string]json.RawMessage, error) {
 	if err := strictJSON(doc); err != nil {
 		return nil, err
 	}
-	var all map[string]json.RawMessage
-	if err := json.Unmarshal(doc, &all); err != nil || all == nil {
+	all, ok := members(doc)
+	if !ok {
 		return nil, errors.New("not a JSON object")
 	}
 	return all, nil
+}
+
+// members cuts one JSON object that passed strictJSON into its members, each
+// value still encoded.
+func members(doc []byte) (map[string]json.RawMessage, bool) {
+	doc = bytes.TrimSpace(doc)
+	if len(doc) == 0 || doc[0] != '{' {
+		return nil, false
+	}
+	all := make(map[string]json.RawMessage, 16)
+	var name string
+	start, depth := 1, 0 // of the name or value being read, and its nesting
+	for i := 1; i < len(doc); i++ {
+		switch doc[i] {
+		case '"':
+			for i++; doc[i] != '"'; i++ {
+				if doc[i] == '\\' {
+					i++
+				}
+			}
+		case '{', '[':
+			depth++
+		case ':':
+			if depth == 0 {
+				ok := false
+				if name, ok = text(bytes.TrimSpace(doc[start:i])); !ok {
+					return nil, false
+				}
+				start = i + 1
+			}
+		case ']', '}', ',':
+			if depth == 0 { // a comma of this object, or its end
+				if value := bytes.TrimSpace(doc[start:i]); len(value) > 0 {
+					all[name] = value
+				}
+				start = i + 1
+			} else if doc[i] != ',' {
+				depth--
+			}
+		}
+	}
+	return all, true
 }
 
 // strictJSON checks one JSON value and its nested values.
