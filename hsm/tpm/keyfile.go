@@ -67,9 +67,8 @@ func (f *keyFile) encode() ([]byte, error) {
 	var b cryptobyte.Builder
 	b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
 		b.AddASN1ObjectIdentifier(f.kind)
-		if f.emptyAuth {
-			b.AddASN1(explicit(0), func(b *cryptobyte.Builder) { b.AddASN1Boolean(true) })
-		}
+		// Written when false too: tpm2-openssl takes an absent one for true.
+		b.AddASN1(explicit(0), func(b *cryptobyte.Builder) { b.AddASN1Boolean(f.emptyAuth) })
 		if len(f.policy) > 0 {
 			b.AddASN1(explicit(1), func(b *cryptobyte.Builder) {
 				b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
