@@ -76,7 +76,7 @@ func (t *Token) establish(ctx context.Context) (*session, error) {
 func (t *Token) login(ctx context.Context) (*grant, error) {
 	path, body, secret, err := t.credential()
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", hsm.ErrBadPIN, err)
+		return nil, fmt.Errorf("%w: %s", hsm.ErrBadPIN, err.Error()) // a file open to others is no insecure key
 	}
 	id := sha256.Sum256([]byte(path + "\x00" + secret))
 	if r := &t.refused; r.reason != nil && r.credential == id && time.Now().Before(r.until) {
