@@ -100,7 +100,7 @@ func TestRealServer(t *testing.T) {
 var mounts atomic.Int64
 
 // newPeer gives the test a front, an engine and an administrator of its own.
-func newPeer(t *testing.T, p *peer) *peer {
+func newPeer(t testing.TB, p *peer) *peer {
 	t.Helper()
 	config := api.DefaultConfig()
 	config.Address, config.MaxRetries = p.url, 0
