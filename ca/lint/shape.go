@@ -7,6 +7,7 @@ import (
 	"crypto/rsa"
 	"crypto/x509"
 	"slices"
+	"strings"
 	"sync/atomic"
 
 	zasn1 "github.com/zmap/zcrypto/encoding/asn1"
@@ -27,43 +28,47 @@ import (
 
 // implied names lints that cannot find anything in such a certificate, and why.
 // They are not run on it.
-var implied = map[string]string{
-	"e_ext_duplicate_extension":                         "crypto/x509 refuses duplicates",
-	"e_cert_ext_invalid_der":                            "takeExtensions reads every critical flag and wants it TRUE",
-	"e_ext_authority_key_identifier_critical":           "own rule critical_extension",
-	"e_ext_subject_key_identifier_critical":             "own rule critical_extension",
-	"w_ext_aia_access_location_missing":                 "own rule unexpected_extension",
-	"e_ext_aia_marked_critical":                         "own rule unexpected_extension",
-	"e_subject_info_access_marked_critical":             "own rule unexpected_extension",
-	"e_precert_with_sct_list":                           "own rule precertificate_sct",
-	"e_empty_sct_list":                                  "own rule precertificate_sct",
-	"e_ext_key_usage_cert_sign_without_ca":              "own rules key_usage and eku: exactly digitalSignature and codeSigning",
-	"e_ext_key_usage_without_bits":                      "own rules key_usage and eku: exactly digitalSignature and codeSigning",
-	"e_ecdsa_allowed_ku":                                "own rules key_usage and eku: exactly digitalSignature and codeSigning",
-	"n_ecdsa_ee_invalid_ku":                             "own rules key_usage and eku: exactly digitalSignature and codeSigning",
-	"w_ext_key_usage_not_critical":                      "own rules key_usage and eku: exactly digitalSignature and codeSigning",
-	"e_key_usage_and_extended_key_usage_inconsistent":   "own rules key_usage and eku: exactly digitalSignature and codeSigning",
-	"w_eku_critical_improperly":                         "own rules key_usage and eku: exactly digitalSignature and codeSigning",
-	"e_key_usage_incorrect_length":                      "takeExtensions wants the one DER encoding of digitalSignature",
-	"e_incorrect_ku_encoding":                           "takeExtensions wants the one DER encoding of digitalSignature",
-	"e_superfluous_ku_encoding":                         "takeExtensions wants the one DER encoding of digitalSignature",
-	"e_ext_san_not_critical_without_subject":            "own rule san_critical",
-	"e_ext_san_no_entries":                              "takeName wants one name, a mail address or a URI",
-	"e_ext_san_dns_not_ia5_string":                      "takeName wants one name, a mail address or a URI",
-	"e_ext_san_space_dns_name":                          "takeName wants one name, a mail address or a URI",
-	"e_international_dns_name_not_nfc":                  "takeName wants one name, a mail address or a URI",
-	"e_international_dns_name_not_unicode":              "takeName wants one name, a mail address or a URI",
-	"e_subject_empty_without_san":                       "takeName wants one name, a mail address or a URI",
-	"e_ext_san_empty_name":                              "own rule san: the name is not empty",
-	"e_subject_dn_not_printable_characters":             "takeBody wants an empty subject",
-	"e_subject_printable_string_badalpha":               "takeBody wants an empty subject",
-	"e_utc_time_not_in_zulu":                            "takeBody wants both times as YYMMDDhhmmssZ",
-	"e_utc_time_does_not_include_seconds":               "takeBody wants both times as YYMMDDhhmmssZ",
-	"e_wrong_time_format_pre2050":                       "takeBody wants both times as YYMMDDhhmmssZ",
-	"e_generalized_time_not_in_zulu":                    "takeBody wants both times as YYMMDDhhmmssZ",
-	"e_generalized_time_does_not_include_seconds":       "takeBody wants both times as YYMMDDhhmmssZ",
-	"e_generalized_time_includes_fraction_seconds":      "takeBody wants both times as YYMMDDhhmmssZ",
-	"e_tbs_signature_rsa_encryption_parameter_not_null": "takeBody wants one of four algorithms, RSA's with NULL",
+var implied = reasons(map[string]string{
+	"crypto/x509 refuses duplicates":                             `e_ext_duplicate_extension`,
+	"takeExtensions reads every critical flag and wants it TRUE": `e_cert_ext_invalid_der`,
+	"own rule critical_extension":                                `e_ext_authority_key_identifier_critical e_ext_subject_key_identifier_critical`,
+	"own rule precertificate_sct":                                `e_empty_sct_list e_precert_with_sct_list`,
+	"own rules key_usage and eku: exactly digitalSignature and codeSigning": `e_ecdsa_allowed_ku e_ext_key_usage_cert_sign_without_ca e_ext_key_usage_without_bits
+		e_key_usage_and_extended_key_usage_inconsistent n_ecdsa_ee_invalid_ku w_eku_critical_improperly
+		w_ext_key_usage_not_critical`,
+	"takeExtensions wants the one DER encoding of digitalSignature": `e_incorrect_ku_encoding e_key_usage_incorrect_length e_superfluous_ku_encoding`,
+	"own rule san_critical": `e_ext_san_not_critical_without_subject`,
+	"takeName wants one name, a mail address or a URI": `e_ext_san_dns_name_too_long e_ext_san_dns_not_ia5_string e_ext_san_no_entries e_ext_san_space_dns_name
+		e_international_dns_name_not_nfc e_international_dns_name_not_unicode e_subject_empty_without_san`,
+	"own rule san: the name is not empty": `e_ext_san_empty_name`,
+	"takeBody wants an empty subject":     `e_subject_dn_not_printable_characters e_subject_printable_string_badalpha`,
+	"takeBody wants both times as YYMMDDhhmmssZ": `e_generalized_time_does_not_include_seconds e_generalized_time_includes_fraction_seconds e_generalized_time_not_in_zulu
+		e_utc_time_does_not_include_seconds e_utc_time_not_in_zulu e_wrong_time_format_pre2050`,
+	"takeBody wants one of four algorithms, RSA's with NULL": `e_tbs_signature_rsa_encryption_parameter_not_null`,
+	"takeExtensions takes no such extension": `e_distribution_point_incomplete e_ext_aia_marked_critical e_ext_cert_policy_disallowed_any_policy_qualifier
+		e_ext_cert_policy_duplicate e_ext_freshest_crl_marked_critical e_ext_ian_dns_not_ia5_string e_ext_ian_empty_name
+		e_ext_ian_no_entries e_ext_ian_rfc822_format_invalid e_ext_ian_space_dns_name e_ext_ian_uri_format_invalid
+		e_ext_ian_uri_host_not_fqdn_or_ip e_ext_ian_uri_not_ia5 e_ext_ian_uri_relative e_ext_name_constraints_not_critical
+		e_ext_name_constraints_not_in_ca e_ext_policy_constraints_empty e_ext_policy_constraints_not_critical
+		e_ext_policy_map_any_policy e_ext_subject_directory_attr_critical e_inhibit_any_policy_not_critical
+		e_name_constraint_empty e_name_constraint_maximum_not_absent e_name_constraint_minimum_non_zero
+		e_name_constraint_not_fqdn e_path_len_constraint_improperly_included e_subject_info_access_marked_critical
+		w_distribution_point_missing_ldap_or_uri w_ext_aia_access_location_missing w_ext_cert_policy_contains_noticeref
+		w_ext_crl_distribution_marked_critical w_ext_ian_critical w_ext_policy_map_not_critical
+		w_ext_policy_map_not_in_cert_policy w_name_constraint_on_edi_party_name w_name_constraint_on_registered_id
+		w_name_constraint_on_x400`,
+	"own rule ski": `w_ext_subject_key_identifier_missing_sub_cert`,
+})
+
+// reasons turns lints by reason into reasons by lint.
+func reasons(lints map[string]string) map[string]string {
+	all := map[string]string{}
+	for reason, names := range lints {
+		for _, name := range strings.Fields(names) {
+			all[name] = reason
+		}
+	}
+	return all
 }
 
 // signatureAlgorithm is one as zcrypto names it, by its DER AlgorithmIdentifier.
