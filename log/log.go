@@ -52,6 +52,8 @@ var (
 	ErrWrongKey = errors.New("this key is not the log's key")
 	// ErrSigning says that the key gave no signature; the entry may already be stored and a later head will cover it.
 	ErrSigning = errors.New("the log's key did not sign")
+	// ErrIndexing says that the search index is being built after a start; entries are taken and read meanwhile.
+	ErrIndexing = errors.New("the search index is being built")
 	// ErrConfig says that the configuration cannot work.
 	ErrConfig = errors.New("the log's configuration is wrong")
 )

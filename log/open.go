@@ -19,11 +19,12 @@ type Log struct {
 	running atomic.Bool
 	w       writer // of the goroutine in Run
 
-	view   atomic.Pointer[view]  // the published state
-	reason atomic.Pointer[error] // why the log is read-only, nil when it is not
-	cache  tileCache
-	leaves table // leaf hash -> index
-	search table // digest of an index key -> indices
+	view     atomic.Pointer[view]  // the published state
+	reason   atomic.Pointer[error] // why the log is read-only, nil when it is not
+	cache    tileCache
+	leaves   table    // leaf hash -> index
+	search   table    // digest of an index key -> indices
+	indexing indexing // of search
 
 	// at is called at the named points of the commit path. Tests set it; it does nothing otherwise.
 	at func(point string)
@@ -31,7 +32,8 @@ type Log struct {
 
 // Open opens a log that Create made. Damage to what a head covers is an error. A log that must not be signed on opens
 // all the same, read-only, and Err says why: behind a mark, latched, or without a key. Entries that were durable when
-// a crash came, and not yet covered by a head, are covered now.
+// a crash came, and not yet covered by a head, are covered now. A search index that lacks many entries is completed in the
+// background, until Run returns.
 func Open(ctx context.Context, c Config) (*Log, error) {
 	c, err := setup(c)
 	if err != nil {

@@ -58,8 +58,14 @@ func (l *Log) Run(ctx context.Context) error {
 		return fmt.Errorf("running the log %s: a writer runs already", l.c.Origin)
 	}
 	defer l.running.Store(false)
-	defer l.search.await() // nothing of this log touches the database after Run
+	defer func() {
+		// Nothing of this log touches the database after Run. Only a log that latched is made ready for searches all the same.
+		if ctx.Err() != nil || l.indexing.ready.Load() {
+			l.stopIndexing()
+		}
+	}()
 	defer l.leaves.await()
+	l.startIndexing()
 	l.queue.reopen()
 	err := l.run(ctx)
 	if e := l.Err(); e != nil {
@@ -266,6 +272,7 @@ func (l *Log) publish(ctx context.Context, s *signed) {
 		}
 	}
 	l.at("raised")
+	l.indexing.mu.Lock()
 	for _, r := range l.w.fresh {
 		l.addToIndex(r.index, r.hash, r.keys)
 	}
@@ -273,6 +280,7 @@ func (l *Log) publish(ctx context.Context, s *signed) {
 	l.w.fresh = l.w.fresh[:0]
 	clear(l.w.flight)
 	l.view.Store(s.v)
+	l.indexing.mu.Unlock()
 	if s.batch != nil {
 		s.batch.covered = s.v
 		close(s.batch.done)

@@ -107,7 +107,7 @@ func (l *Log) status(err error) int {
 		return http.StatusConflict
 	case errors.Is(err, log.ErrNotFound):
 		return http.StatusNotFound
-	case errors.Is(err, log.ErrReadOnly), errors.Is(err, log.ErrRolledBack), errors.Is(err, log.ErrClosed), errors.Is(err, log.ErrSigning),
+	case errors.Is(err, log.ErrReadOnly), errors.Is(err, log.ErrRolledBack), errors.Is(err, log.ErrClosed), errors.Is(err, log.ErrSigning), errors.Is(err, log.ErrIndexing),
 		errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded), l.c.Log.Err() != nil:
 		return http.StatusServiceUnavailable
 	}
