@@ -116,14 +116,18 @@ func openOurs(ctx context.Context, dir string, mark bool) (adder, error) {
 	if err != nil {
 		return nil, err
 	}
-	name := fmt.Sprintf("ours-%v", mark)
-	db, err := bolt.Create(filepath.Join(dir, name))
-	if err != nil {
-		return nil, err
-	}
 	key, err := hsm.NewKey(hsm.Info{URI: "soft:bench", Kind: "soft", Software: true}, priv.Public(), func(_ context.Context, d []byte, o crypto.SignerOpts) ([]byte, error) {
 		return priv.Sign(rand.Reader, d, o)
 	})
+	if err != nil {
+		return nil, err
+	}
+	return openLog(ctx, dir, fmt.Sprintf("ours-%v-%d", mark, serial.Add(1)), key, mark)
+}
+
+// openLog makes a log whose heads key signs.
+func openLog(ctx context.Context, dir, name string, key crypto.Signer, mark bool) (adder, error) {
+	db, err := bolt.Create(filepath.Join(dir, name))
 	if err != nil {
 		return nil, err
 	}

@@ -1,7 +1,7 @@
 // Command bench measures the product beside its peers on this machine, in turns, so that both meet the same machine, and
 // prints one table: ours, peer, ratio, CPU per operation, latency, and how much of the machine others used meanwhile.
 //
-// The Merkle engine and the proof of a log run in this process; the servers, ours (redoubt serve with software keys in the
+// The Merkle engine, the keys and the proof of a log run in this process; the servers, ours (redoubt serve with software keys in the
 // dev profile) and the peers' (unmodified), are processes of their own on loopback, and the CPU shown is theirs alone. The
 // clients are in this process and share the processors. Everything is durable on both sides where the peer can be.
 //
@@ -36,7 +36,7 @@ var (
 	step   = flag.Duration("step", 2*time.Second, "length of a turn")
 	dir    = flag.String("dir", "", "where to put the logs (default: a temporary directory)")
 	bin    = flag.String("bin", "", "where the built programs are")
-	only   = flag.String("only", "", "measure these alone, separated by commas: append, single, rekor, issue, timestamp, verify")
+	only   = flag.String("only", "", "measure these alone, separated by commas: append, single, keys, rekor, issue, timestamp, verify")
 )
 
 func main() {
@@ -67,7 +67,7 @@ func run() error {
 	start := time.Now()
 	load, _ := os.ReadFile("/proc/loadavg")
 	var rows []*row
-	for _, bench := range []func(context.Context, string) ([]*row, error){benchAppend, benchServers, benchVerify} {
+	for _, bench := range []func(context.Context, string) ([]*row, error){benchAppend, benchKeys, benchServers, benchVerify} {
 		more, err := bench(ctx, d)
 		rows = append(rows, more...)
 		if err != nil {
