@@ -88,7 +88,7 @@ func (s *server) instance() *instance {
 // reopen takes up what a rotation changed. An error before anything was closed leaves the server as it was; what keeps the new
 // state from being opened ends it, because the old one is no longer in force.
 func (s *server) reopen(ctx context.Context) error {
-	if err := s.gate.close(reopenPatience); err != nil {
+	if err := s.gate.close(s.patience.or(reopenPatience)); err != nil {
 		return hinted(err, "SIGHUP tries again; a restart takes the new keys up too")
 	}
 	defer s.gate.open()

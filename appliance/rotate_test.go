@@ -275,6 +275,156 @@ func TestRotationUnderLoad(t *testing.T) {
 	}
 }
 
+// TestBusyServer: a server that cannot part with a request keeps the old key, says so, and takes the new one up at SIGHUP.
+func TestBusyServer(t *testing.T) {
+	dir := newStateDir(t)
+	s := serveDir(t, dir, nil)
+	s.server.patience = Duration(50 * time.Millisecond)
+	leave, err := s.server.gate.enter(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if code, _ := redoubt(t, dir, "", "tsa", "rotate"); code == 0 {
+		t.Error("the verb says that all is well")
+	}
+	if name := s.server.instance().history.active(roleTSA); name != roleTSA {
+		t.Errorf("it signs with %s", name)
+	}
+	if code, _ := redoubt(t, dir, "", "tsa", "rotate"); code == 0 {
+		t.Error("a second rotation begins before the first is in force")
+	}
+	leave()
+	s.server.reload()
+	if name := s.server.instance().history.active(roleTSA); name != "tsa-2" {
+		t.Errorf("after SIGHUP it signs with %s", name)
+	}
+	if h, err := readHistory(dir); err != nil || h.Unpublished != "" {
+		t.Errorf("unpublished %q, %v", h.Unpublished, err)
+	}
+	if n := len(published(t, dir).TimestampingAuthorities()); n != 2 {
+		t.Errorf("%d timestamp authorities are published", n)
+	}
+}
+
+// TestGate: who is inside ends before the gate closes, who comes then waits until it opens, and who gives up is let go.
+func TestGate(t *testing.T) {
+	var g gate
+	leave, err := g.enter(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := g.close(time.Millisecond); !errors.Is(err, errBusy) {
+		t.Errorf("closed on somebody: %v", err)
+	}
+	leave()
+	if err := g.close(time.Second); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.close(time.Second); !errors.Is(err, errBusy) {
+		t.Errorf("closed twice: %v", err)
+	}
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := g.enter(gone); !errors.Is(err, context.Canceled) {
+		t.Errorf("entered a closed gate: %v", err)
+	}
+	entered := make(chan error)
+	go func() {
+		leave, err := g.enter(t.Context())
+		if err == nil {
+			leave()
+		}
+		entered <- err
+	}()
+	g.open()
+	if err := <-entered; err != nil {
+		t.Error(err)
+	}
+}
+
+// TestDestroyedKeysOfFrozenLogs: without the key of a frozen log everything that log had signed is read on, what it would sign anew is
+// 503, and the instance is ready.
+func TestDestroyedKeysOfFrozenLogs(t *testing.T) {
+	dir := newStateDir(t)
+	t.Run("before", func(t *testing.T) {
+		s := serveDir(t, dir, nil)
+		v1, v2 := proposals(t, "before")
+		for path, body := range map[string][]byte{"/api/v1/log/entries": v1, "/api/v2/log/entries": v2} {
+			response, err := http.Post(s.cfg.Services.Rekor.URL+path, "application/json", bytes.NewReader(body))
+			if err != nil || response.StatusCode != http.StatusCreated {
+				t.Fatalf("%v %v", response, err)
+			}
+			response.Body.Close()
+		}
+		for _, role := range []string{"rekor", "rekor-2", "ct"} {
+			if code, _ := redoubt(t, dir, "", "keys", "rotate", role); code != 0 {
+				t.Fatalf("exit code %d", code)
+			}
+		}
+	})
+	for _, role := range []string{"rekor", "rekor-2", "ct"} {
+		if err := os.Remove(dir.path("keys", role)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := serveDir(t, dir, nil)
+	for path, want := range map[string]int{
+		"/logs/rekor/checkpoint": 200, "/logs/rekor/tile/entries/000.p/1": 200, "/logs/rekor-2/checkpoint": 200,
+		"/api/v1/log/entries?logIndex=0": 503, "/api/v1/log": 503, "/checkpoint": 200, "/api/v2/checkpoint": 200,
+	} {
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.cfg.Services.Rekor.URL+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if code, body := answer(t, request); code != want {
+			t.Errorf("%s: %d %s, want %d", path, code, body, want)
+		}
+	}
+	if checks := s.server.instance().checks(t.Context()); !ready(checks) {
+		t.Errorf("not ready: %+v", checks)
+	}
+	if code, _ := redoubt(t, dir, "", "keys", "list"); code != 0 {
+		t.Errorf("keys list: exit code %d", code)
+	}
+}
+
+// TestIssuingAlgorithms: the issuing key goes through every type there is, and certificates below each verify, old ones too.
+func TestIssuingAlgorithms(t *testing.T) {
+	dir := newStateDir(t)
+	serveDir(t, dir, nil)
+	work := t.TempDir()
+	artifact, token := filepath.Join(work, "file"), filepath.Join(work, "token")
+	if err := os.WriteFile(artifact, []byte("a release"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	setup := filepath.Join(work, "setup")
+	for _, alg := range hsm.Algorithms() {
+		if code, _ := redoubt(t, dir, "", "keys", "rotate", "issuing", "--algorithm", string(alg)); code != 0 {
+			t.Fatalf("%s: exit code %d", alg, code)
+		}
+		if code, _ := redoubt(t, dir, "", "client", "setup", "--out", setup); code != 0 {
+			t.Fatalf("exit code %d", code)
+		}
+		code, jwt := redoubt(t, dir, "", "identity", "token", "--email", "dev@corp.internal")
+		if code != 0 {
+			t.Fatalf("exit code %d", code)
+		}
+		if err := os.WriteFile(token, jwt, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if out, err := exec.Command("redoubt", "sign", artifact, "--setup", setup, "--identity-token", token, "--bundle", filepath.Join(work, string(alg))).CombinedOutput(); err != nil {
+			t.Errorf("signing below %s: %v\n%s", alg, err, out)
+		}
+	}
+	for _, alg := range hsm.Algorithms() {
+		out, err := exec.Command("redoubt", "verify", artifact, "--bundle", filepath.Join(work, string(alg)), "--setup", setup, "--certificate-identity", "dev@corp.internal",
+			"--certificate-oidc-issuer-regexp", ".").CombinedOutput()
+		if err != nil {
+			t.Errorf("verifying below %s: %v\n%s", alg, err, out)
+		}
+	}
+}
+
 // TestChainOfACeremony: a key and certificate that a ceremony made elsewhere are taken as they are.
 func TestChainOfACeremony(t *testing.T) {
 	dir := newStateDir(t)

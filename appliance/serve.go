@@ -82,6 +82,7 @@ type server struct {
 	issuers *Config
 
 	gate       gate
+	patience   Duration                                // how long it waits for requests under way; 0 is reopenPatience
 	rooms      atomic.Pointer[map[string]http.Handler] // by service name
 	background context.Context                         // of what the server does by itself
 	pause      func()                                  // ends that, until resume

@@ -30,6 +30,8 @@ type served struct {
 	in   *instance
 	cfg  *Config
 	stop context.CancelFunc // what SIGTERM does
+
+	server *server
 }
 
 // serveState serves a fresh state directory until the test ends, then recomputes every log.
@@ -84,7 +86,7 @@ func serveDir(t *testing.T, at layout, change func(*Config)) *served {
 	})
 	for {
 		if _, err := os.Stat(ready); err == nil {
-			return &served{in, cfg, stop}
+			return &served{in, cfg, stop, s}
 		}
 		select {
 		case err := <-done:
