@@ -35,10 +35,15 @@ func ceremonyRun(c *cli.Context) error {
 	if err := readInputs(c, &s); err != nil {
 		return err
 	}
-	if s.Requests == nil && s.Certificates == nil {
-		if err := ceremony.CheckFree(out); err != nil {
-			return err
-		}
+	var carried []string
+	switch {
+	case s.Requests != nil:
+		carried = []string{ceremony.CertificatesFile}
+	case plan.Kind == ceremony.OfflineRoot && s.Certificates == nil:
+		carried = []string{ceremony.RequestsFile}
+	}
+	if err := ceremony.CheckFree(out, carried...); err != nil {
+		return err
 	}
 	printAloud(progress(c), fmt.Sprintf("plan of kind %s for %s", plan.Kind, plan.Domain), plan.Digest())
 	if err := os.MkdirAll(orDefault(keys.softDir, layout{out}.keys()), 0o700); err != nil {
@@ -335,6 +340,12 @@ func (r *ceremonyResult) print(w io.Writer) {
 	fmt.Fprintf(w, "%d steps, each linked to the one before; signed by %v; certificates, lint and plan agree\n", r.Steps, r.SignedBy)
 	if r.Awaited > 0 && r.Mode != ceremony.ModeRehearsal {
 		fmt.Fprintf(w, "next: %d operators run `redoubt ceremony sign`\n", r.Awaited)
+	}
+	switch r.Part {
+	case ceremony.PartRequests:
+		fmt.Fprintf(w, "next: carry %s to the offline machine; there: redoubt ceremony run PLAN --requests FILE\n", ceremony.RequestsFile)
+	case ceremony.PartCertificates:
+		fmt.Fprintf(w, "next: carry %s back; there: redoubt ceremony run PLAN --certificates FILE\n", ceremony.CertificatesFile)
 	}
 }
 

@@ -27,18 +27,30 @@ const (
 var ErrResultExists = errors.New("the directory already holds a ceremony result")
 
 // CheckFree fails with ErrResultExists when dir holds any file a ceremony ends
-// with. Call it before Run, so that a ceremony whose result could not be written
-// is not begun. An absent directory is free.
-func CheckFree(dir string) error {
-	for _, name := range []string{RootFile, CAChainFile, TSAChainFile, PlanFile, TranscriptFile} {
+// with, or one of the names in also. Call it before Run, so that a ceremony
+// whose result could not be written is not begun. An absent directory is free.
+func CheckFree(dir string, also ...string) error {
+	names := append([]string{RootFile, CAChainFile, TSAChainFile, PlanFile, RegisterFile, TranscriptFile}, also...)
+	for _, role := range lone {
+		names = append(names, role+".pem")
+	}
+	for _, name := range names {
 		if _, err := os.Lstat(filepath.Join(dir, name)); err == nil {
 			return fmt.Errorf("%w: %s", ErrResultExists, filepath.Join(dir, name))
 		} else if !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("checking for a ceremony result: %w", err)
 		}
 	}
+	if found, err := filepath.Glob(filepath.Join(dir, "attestation-*.json")); err != nil {
+		return fmt.Errorf("checking for a ceremony result: %w", err)
+	} else if len(found) > 0 {
+		return fmt.Errorf("%w: %s", ErrResultExists, found[0])
+	}
 	return nil
 }
+
+// lone are the certificates that get a file of their own.
+var lone = []string{RoleSuccessor, CrossSuccessorByRoot, CrossRootByAuthority, CrossAuthorityByRoot, CrossSubjectAuthority}
 
 // FileName is the name of the transcript: that of a part which the other side
 // needs says so.
@@ -76,7 +88,7 @@ func (t *Transcript) files() ([]file, error) {
 				out = append(out, file{name, pemOf(chain...)})
 			}
 		}
-		for _, role := range []string{RoleSuccessor, CrossSuccessorByRoot, CrossRootByAuthority, CrossAuthorityByRoot, CrossSubjectAuthority} {
+		for _, role := range lone {
 			if c := t.certs[role]; c != nil {
 				out = append(out, file{role + ".pem", pemOf(c)})
 			}
@@ -90,7 +102,7 @@ func (t *Transcript) files() ([]file, error) {
 		out = append(out, file{RegisterFile, data})
 	}
 	for _, k := range t.Keys() {
-		if k.Attestation != nil {
+		if k.Attestation != nil && t.Body.Opening.Part != PartRequests { // beside the certificates, once they are there
 			data, err := encode(k.Attestation)
 			if err != nil {
 				return nil, err

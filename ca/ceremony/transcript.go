@@ -302,14 +302,15 @@ func (t *Transcript) operators() *Operators {
 	return t.plan.Operators
 }
 
-// Signed tells how many operators signed the transcript, and how many the plan asks for.
+// Signed tells how many operators signed the transcript, and how many the plan
+// asks for: none of a part that is carried on, because the last part holds it.
 func (t *Transcript) Signed() (have, want int) {
 	for _, s := range t.Signatures {
 		if _, ok := cutOperator(s.By); ok {
 			have++
 		}
 	}
-	if o := t.operators(); o != nil {
+	if o := t.operators(); o != nil && t.FileName() == TranscriptFile {
 		want = o.Threshold
 	}
 	return have, want
