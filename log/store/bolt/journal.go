@@ -33,7 +33,8 @@ import (
 //	40 uint64 length of the payload
 //	48 SHA-256 of bytes 0 to 47 and the payload
 //	80 payload: in the first record the page size (uint64), the first 80 bytes of both meta pages, and SHA-256 of the pages
-//	   the base's root and freelist begin with; then the changes in their order, each a byte 1 (put) or 0 (delete), uvarint length of the key, key, and for a put uvarint length, value
+//	   the base's root and freelist begin with; then the changes in their order, each a byte 1 (put) or 0 (delete), uvarint
+//	   length of the key, key, and for a put uvarint length of the value, value
 const (
 	journalMagic   = "RDBTJNL1"
 	journalSum     = 48 // where the digest begins
