@@ -54,7 +54,7 @@ type keyInstance struct {
 	Serves []rekor.Generation `json:"serves,omitempty"`
 	// Made is when the key was planned; for the first key of a role, when trust in it starts.
 	Made time.Time `json:"made,omitzero"`
-	// Start and End bound the signatures that count; an authority's start is that of its certificate.
+	// Start and End bound the signatures that count. An authority starts with its certificate.
 	Start time.Time `json:"start,omitzero"`
 	End   time.Time `json:"end,omitzero"`
 }

@@ -281,7 +281,7 @@ func (in *instance) firstKey(role string) (keyInstance, error) {
 	k.PublicKey, k.Algorithm = public, in.roleKeys[role].Info().Algorithm
 	switch role {
 	case roleIssuing, roleTSA:
-		k.Chain, k.Start = in.authorities[role][0].Chain, time.Time{}
+		k.Chain, k.Start = in.authorities[role][0].Chain, in.authorities[role][0].chain[0].NotBefore
 	}
 	for _, l := range in.cfg.Log.Artifact {
 		if l.Name == role {
@@ -332,9 +332,13 @@ func (in *instance) unplan(ctx context.Context, k keyInstance, wasThere bool, wh
 
 // announce puts the public key, and the start of trust in it, on record.
 func (in *instance) announce(ctx context.Context, actor string, made keyInstance) error {
-	made.State = stateAnnounced
-	if made.Chain == "" {
-		made.Start = in.now().Add(-backdate).UTC().Truncate(time.Second)
+	made.State, made.Start = stateAnnounced, in.now().Add(-backdate).UTC().Truncate(time.Second)
+	if made.Chain != "" {
+		chain, err := readChain(in.dir.resolve(made.Chain))
+		if err != nil {
+			return err
+		}
+		made.Start = chain[0].NotBefore
 	}
 	h := in.onRecord().clone()
 	*h.find(made.Name) = made
