@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -304,10 +305,20 @@ func (k *keyring) sealSecret(ctx context.Context, out string, secret []byte, pcr
 	return nil
 }
 
-// attestationReport is what an attestation proves and what it only claims.
-type attestationReport = tpm.Report
+// attestationReport is what an attestation proves and what it only claims, in sentences.
+type attestationReport struct {
+	// Endorsed is true when a certificate of the TPM leads to one of the given roots.
+	Endorsed bool `json:"endorsed"`
+	// Proven follows from signatures over what was given.
+	Proven []string `json:"proven"`
+	// Claimed is the word of the machine that made the attestation.
+	Claimed []string `json:"claimed"`
+
+	key crypto.PublicKey
+}
 
 // verifyAttestation checks an attestation offline; roots are those of TPM makers, nil for none.
 func verifyAttestation(a hsm.Attestation, roots *x509.CertPool) (attestationReport, error) {
-	return tpm.VerifyAttestation(a, roots)
+	r, err := tpm.VerifyAttestation(a, roots)
+	return attestationReport{Endorsed: r.Endorsed, Proven: r.Proven, Claimed: r.Claimed, key: r.Key}, err
 }

@@ -39,6 +39,8 @@ var resultDocs = []resultDoc{
 	{"verify", reflect.TypeFor[*verify.Result](), "exit 0", verify.ResultShape()},
 	{"verify", reflect.TypeFor[verify.Failure](), "any other exit", nil},
 	{"keys list", reflect.TypeFor[[]keyEntry](), "", nil},
+	{"keys attestation", reflect.TypeFor[attestationReport](), "", nil},
+	{"keys seal", reflect.TypeFor[sealed](), "", nil},
 	{"keys attest", reflect.TypeFor[attestResult](), "", nil},
 	{"keys rotate, ca rotate, tsa rotate, trust rotate, log rotate", reflect.TypeFor[rotateResult](), "", nil},
 	{"ceremony digest", reflect.TypeFor[digestResult](), "", nil},

@@ -75,7 +75,7 @@ func asked(c *cli.Context, a hsm.Attestation, r attestationReport) error {
 		if err != nil {
 			return err
 		}
-		spki, err := x509.MarshalPKIXPublicKey(r.Key)
+		spki, err := x509.MarshalPKIXPublicKey(r.key)
 		if err != nil {
 			return err
 		}
