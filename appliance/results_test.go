@@ -134,7 +134,7 @@ func printedTypes(t *testing.T) map[string]bool {
 					return true
 				}
 				if f, ok := call.Fun.(*ast.Ident); ok && (f.Name == "printResult" || f.Name == "printFsck" || f.Name == "printJSON") {
-					printed[types.TypeString(info.Types[call.Args[1]].Type, func(p *types.Package) string {
+					printed[types.TypeString(types.Unalias(info.Types[call.Args[1]].Type), func(p *types.Package) string {
 						if p.Path() == "redoubt.internal/appliance" {
 							return "main"
 						}
