@@ -89,6 +89,9 @@ func digestFlag() cli.Flag {
 func tokenFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.StringFlag{Name: "keys-dir", Usage: "folder relative soft: keys are in (default: OUT/keys for a ceremony, here for an operator)", EnvVars: []string{"REDOUBT_KEYS_DIR"}},
+		&cli.StringFlag{Name: "config", Usage: "configuration of a deployment, whose keys block says how tokens are opened and whose software keys are meant", EnvVars: []string{"REDOUBT_CONFIG"}},
+		&cli.StringFlag{Name: "tpm-device", Usage: "TPM device or swtpm socket (default /dev/tpmrm0)", EnvVars: []string{"REDOUBT_TPM_DEVICE"}},
+		&cli.StringFlag{Name: "tpm-auth-file", Usage: "authorisation value of keys in a TPM", EnvVars: []string{"REDOUBT_TPM_AUTH_FILE"}},
 		&cli.StringFlag{Name: "passphrase-file", Usage: "passphrase of software keys", EnvVars: []string{"REDOUBT_PASSPHRASE_FILE"}},
 		&cli.StringFlag{Name: "pin-file", Usage: "PIN of the PKCS#11 token, instead of pin-source in the URIs", EnvVars: []string{"REDOUBT_PIN_FILE"}},
 		&cli.StringSliceFlag{Name: "module", Usage: "PKCS#11 module that may be loaded (default: those in the distribution's folders)", EnvVars: []string{"REDOUBT_MODULE"}},
@@ -100,21 +103,43 @@ func personFlags(usage string) []cli.Flag {
 	return append([]cli.Flag{&cli.StringFlag{Name: "key", Required: true, Usage: usage, EnvVars: []string{"REDOUBT_KEY"}}}, tokenFlags()...)
 }
 
-// openKeyring is a keyring by tokenFlags, working in folder.
+// openKeyring is a keyring by tokenFlags, working in folder unless a configuration names a state directory.
 func openKeyring(c *cli.Context, folder string) (*keyring, error) {
 	logger, err := newLogger(c)
 	if err != nil {
 		return nil, err
 	}
-	cfg := Keys{PassphraseFile: c.String("passphrase-file"), PINFile: c.String("pin-file"), AllowedModules: c.StringSlice("module")}
-	for _, path := range []*string{&cfg.PassphraseFile, &cfg.PINFile, &folder} {
-		if *path != "" {
-			if *path, err = filepath.Abs(*path); err != nil {
+	if folder, err = filepath.Abs(folder); err != nil {
+		return nil, err
+	}
+	cfg, dir := Keys{}, layout{folder}
+	if path := c.String("config"); path != "" {
+		of, err := loadConfig(path)
+		if err != nil {
+			return nil, err
+		}
+		cfg, dir = of.Keys, layout{of.Dir}
+	}
+	paths := map[string]*string{"passphrase-file": &cfg.PassphraseFile, "pin-file": &cfg.PINFile}
+	if c.String("tpm-device") != "" || c.String("tpm-auth-file") != "" {
+		chip := TPM{}
+		if cfg.TPM != nil {
+			chip = *cfg.TPM
+		}
+		cfg.TPM = &chip
+		paths["tpm-device"], paths["tpm-auth-file"] = &chip.Device, &chip.AuthFile
+	}
+	for flag, to := range paths {
+		if path := c.String(flag); path != "" {
+			if *to, err = filepath.Abs(path); err != nil {
 				return nil, err
 			}
 		}
 	}
-	keys := newKeyring(cfg, layout{folder}, logger)
+	if modules := c.StringSlice("module"); len(modules) > 0 {
+		cfg.AllowedModules = modules
+	}
+	keys := newKeyring(cfg, dir, logger)
 	if d := c.String("keys-dir"); d != "" {
 		keys.softDir, err = filepath.Abs(d)
 	}

@@ -46,7 +46,7 @@ func ceremonyRun(c *cli.Context) error {
 		return err
 	}
 	printAloud(progress(c), fmt.Sprintf("plan of kind %s for %s", plan.Kind, plan.Domain), plan.Digest())
-	if err := os.MkdirAll(orDefault(keys.softDir, layout{out}.keys()), 0o700); err != nil {
+	if err := os.MkdirAll(orDefault(keys.softDir, keys.dir.keys()), 0o700); err != nil {
 		return err
 	}
 	t, err := s.Run(c.Context, plan)
