@@ -115,6 +115,9 @@ func (c *Config) check() error {
 	for _, err := range c.Log.check() {
 		bad("log.artifact: %w", err)
 	}
+	for _, err := range c.Log.checkMarks() {
+		bad("%w", err)
+	}
 	if production && c.Issuer.Enabled {
 		bad("issuer.enabled: the built-in issuer is refused in the production profile")
 	}

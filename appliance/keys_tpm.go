@@ -156,6 +156,25 @@ func (r initRequest) tpm(block *TPM) (*TPM, error) {
 // isTPM reports whether a URI is one of a TPM.
 func isTPM(uri string) bool { return strings.HasPrefix(uri, tpm.Scheme) }
 
+// checkMarks refuses high-water marks that name no counter, share one, or are stored at a pace that wears out a TPM.
+func (l *Log) checkMarks() (problems []error) {
+	seen := map[string]bool{}
+	for _, place := range l.HighWater {
+		index := tpm.NV(place)
+		switch {
+		case isTPM(place) && index == "":
+			problems = append(problems, fmt.Errorf("log.highwater: %q names no counter; want tpm:nv=0x01......", place))
+		case seen[place] || index != "" && seen[index]:
+			problems = append(problems, fmt.Errorf("log.highwater: %q stands twice", place))
+		}
+		seen[place], seen[index] = true, true
+	}
+	if every := time.Duration(l.HighWaterEvery); every != 0 && (every < time.Second || every > time.Hour) {
+		problems = append(problems, fmt.Errorf("log.highwater-every: %s is not between 1s and 1h", every))
+	}
+	return problems
+}
+
 // slowMarks opens the marks bound to the counter a configured high-water mark names.
 func (k *keyring) slowMarks(ctx context.Context, uri string, every time.Duration) (*log.SlowMarks, error) {
 	index := tpm.NV(uri)
