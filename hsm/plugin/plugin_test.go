@@ -20,6 +20,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sigstore/sigstore/pkg/signature/kms/cliplugin/common"
+	"github.com/sigstore/sigstore/pkg/signature/kms/cliplugin/handler"
+
 	"redoubt.internal/hsm"
 	"redoubt.internal/hsm/hsmtest"
 )
@@ -285,4 +288,20 @@ func FuzzPublic(f *testing.F) {
 			t.Error("no key and no error")
 		}
 	})
+}
+
+// Sigstore's own reader takes what we write.
+func TestArgumentsAreSigstores(t *testing.T) {
+	digest, hash := []byte("0123456789abcdef0123456789abcdef"), crypto.SHA256
+	text, err := json.Marshal(&common.PluginArgs{
+		InitOptions: &common.InitOptions{ProtocolVersion: common.ProtocolVersion, KeyResourceID: "k", HashFunc: hash, RPCOptions: &common.RPCOptions{}},
+		MethodArgs: &common.MethodArgs{MethodName: common.SignMessageMethodName, SignMessage: &common.SignMessageArgs{
+			SignOptions: &common.SignOptions{MessageOptions: common.MessageOptions{Digest: &digest, HashFunc: &hash}}}},
+	})
+	check(t, err)
+	args, err := handler.GetPluginArgs([]string{"sigstore-kms-local", common.ProtocolVersion, string(text)})
+	check(t, err)
+	if got := args.SignMessage.SignOptions.MessageOptions; args.MethodName != "signMessage" || args.InitOptions.KeyResourceID != "k" || !bytes.Equal(*got.Digest, digest) || *got.HashFunc != hash {
+		t.Errorf("read back as %+v", args)
+	}
 }
