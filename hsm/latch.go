@@ -2,6 +2,7 @@ package hsm
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
@@ -12,7 +13,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/crypto/scrypt"
 	"golang.org/x/sys/unix"
@@ -136,6 +139,62 @@ func (l *Latch) Accept() error {
 	return nil
 }
 
+// Begin says that a secret is about to be tried, and keeps other processes from
+// trying one at the same time; it waits for them as long as ctx lets it. end says
+// that the token answered. A process that ends in between, as one does that is
+// killed because the token hangs, leaves the mark ".trying" behind: interrupted
+// tells the next that a try was made whose outcome nobody knows.
+func (l *Latch) Begin(ctx context.Context) (interrupted bool, end func(), err error) {
+	if l.path == "" {
+		return false, func() {}, nil
+	}
+	if err := l.writable(); err != nil {
+		return false, nil, err
+	}
+	path := strings.TrimSuffix(l.path, ".refused") + ".trying"
+	for {
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+		if err != nil {
+			return false, nil, fmt.Errorf("marking a login: %w", err)
+		}
+		interrupted, err = l.hold(ctx, f, path)
+		if err == nil {
+			return interrupted, func() { _, _ = os.Remove(path), f.Close() }, nil
+		}
+		if err := errors.Join(err, f.Close()); !errors.Is(err, errStale) {
+			return false, nil, fmt.Errorf("marking a login: %w", err)
+		}
+	}
+}
+
+// errStale: the file that was locked is no longer the one of that name.
+var errStale = errors.New("another login ended")
+
+// hold locks the mark of a login and writes it.
+func (l *Latch) hold(ctx context.Context, f *os.File, path string) (interrupted bool, err error) {
+	for unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
+		select {
+		case <-ctx.Done():
+			return false, fmt.Errorf("another login with the same PIN is under way: %w: %w", ErrUnavailable, ctx.Err())
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+	mine, err := f.Stat()
+	if err != nil {
+		return false, err
+	}
+	if there, err := os.Stat(path); err != nil || !os.SameFile(mine, there) {
+		return false, errStale
+	}
+	if mine.Size() > 0 {
+		return true, nil
+	}
+	if _, err = f.WriteString("a login is under way\n"); err == nil {
+		err = f.Sync()
+	}
+	return false, errors.Join(err, syncDir(filepath.Dir(path)))
+}
+
 // Latched reports whether a refused secret is remembered, without comparing
 // one; a mark that cannot be read is an error.
 func (l *Latch) Latched() (bool, error) {
@@ -216,12 +275,16 @@ func writeLatch(path string, m *latchMark) (err error) {
 	if err != nil {
 		return fmt.Errorf("writing the mark of a refused PIN: %w", err)
 	}
-	d, err := os.Open(filepath.Dir(path))
-	if err == nil {
-		err = errors.Join(d.Sync(), d.Close())
-	}
-	if err != nil {
+	if err := syncDir(filepath.Dir(path)); err != nil {
 		return fmt.Errorf("syncing the mark of a refused PIN: %w", err)
 	}
 	return nil
+}
+
+func syncDir(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
 }

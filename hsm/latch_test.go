@@ -1,11 +1,15 @@
 package hsm
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 )
 
 // One secret is refused once and for all processes; another gets its one try.
@@ -129,5 +133,54 @@ func TestLatchOverAThousandRestarts(t *testing.T) {
 	}
 	if tries != 1 {
 		t.Errorf("%d tries over 1000 starts", tries)
+	}
+}
+
+// One login at a time for each source, in this process and others; one that never
+// ended is told to the next.
+func TestLatchBegin(t *testing.T) {
+	source := filepath.Join(t.TempDir(), "pin")
+	l, err := NewLatch(source, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	interrupted, end, err := l.Begin(t.Context())
+	if err != nil || interrupted {
+		t.Fatal(interrupted, err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if _, _, err := l.Begin(ctx); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("two logins at a time: %v", err)
+	}
+	end()
+	var wg sync.WaitGroup
+	var under, total atomic.Int32
+	for range 8 {
+		wg.Go(func() {
+			for range 20 {
+				interrupted, end, err := l.Begin(t.Context())
+				if err != nil || interrupted || under.Add(1) != 1 {
+					t.Errorf("interrupted %v, %v, beside another", interrupted, err)
+				}
+				total.Add(1)
+				under.Add(-1)
+				end()
+			}
+		})
+	}
+	wg.Wait()
+	if err := os.WriteFile(source+".trying", []byte("x"), 0o600); err != nil { // as a killed process leaves it
+		t.Fatal(err)
+	}
+	interrupted, end, err = l.Begin(t.Context())
+	if err != nil || !interrupted {
+		t.Errorf("interrupted %v, %v", interrupted, err)
+	}
+	end()
+	if interrupted, end, err := l.Begin(t.Context()); err != nil || interrupted {
+		t.Errorf("interrupted %v, %v", interrupted, err)
+	} else {
+		end()
 	}
 }

@@ -54,7 +54,7 @@ func dial(ctx context.Context, m *module, u *uri, pin *pinSource, size int) (*co
 				conn.closeAll(c)
 			}
 		}()
-		if err := conn.authenticate(c, pin); err != nil {
+		if err := conn.authenticate(ctx, c, pin); err != nil {
 			return err
 		}
 		for range conn.poolSize(size) {
@@ -89,17 +89,28 @@ func (conn *connection) poolSize(size int) int {
 	return size
 }
 
-// authenticate logs in, trying a PIN at most once in the life of its source.
-func (conn *connection) authenticate(c *pkcs11.Ctx, source *pinSource) error {
+// authenticate logs in, trying a PIN at most once in the life of its source. The
+// token's own count of wrong PINs tells the outcome of a try whose process ended
+// before the answer.
+func (conn *connection) authenticate(ctx context.Context, c *pkcs11.Ctx, source *pinSource) error {
 	if conn.info.Flags&pkcs11.CKF_LOGIN_REQUIRED == 0 {
 		return nil
 	}
 	if err := mayLogin(conn.info); err != nil {
 		return err
 	}
+	interrupted, end, err := source.latch.Begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer end()
 	pin, err := source.read()
 	if err != nil {
 		return err
+	}
+	if interrupted && conn.info.Flags&pkcs11.CKF_USER_PIN_COUNT_LOW != 0 {
+		err := fmt.Errorf("%w: the process that last logged in to token %q ended before the answer, and the token counts a wrong PIN; the PIN of %s is not tried again until that changes", hsm.ErrBadPIN, trim(conn.info.Label), source.name())
+		return errors.Join(err, source.refuse(pin))
 	}
 	err = c.Login(conn.login, pkcs11.CKU_USER, string(pin))
 	switch {

@@ -26,7 +26,7 @@ func TestNoLoginAtTheLastTry(t *testing.T) {
 		info := pkcs11.TokenInfo{Label: "t", Flags: c.flags}
 		failsWith(t, mayLogin(info), c.want, c.says)
 		// The PIN source is nil: reading it would crash, so it is not even read.
-		err := (&connection{info: info}).authenticate(nil, nil)
+		err := (&connection{info: info}).authenticate(t.Context(), nil, nil)
 		if err == nil {
 			t.Errorf("%s: logged in", name)
 		}

@@ -110,7 +110,7 @@ func TestParentRefuses(t *testing.T) {
 		must(t, err)
 		ours, theirs := net.Pipe()
 		real := p.conn
-		p = &process{cmd: p.cmd, conn: ours, logger: p.logger, pending: map[uint32]chan frame{}, dead: make(chan struct{}), reaped: p.reaped, keys: map[string]uint32{}}
+		p = &process{cmd: p.cmd, conn: ours, logger: p.logger, pending: map[uint32]chan frame{}, dead: make(chan struct{}), reaped: p.reaped, read: make(chan struct{}), keys: map[string]uint32{}}
 		tok.mu.Lock()
 		tok.current = p
 		tok.mu.Unlock()

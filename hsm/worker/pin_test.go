@@ -15,7 +15,7 @@ import (
 func TestWrongPINIsTriedOnceOverRestarts(t *testing.T) {
 	s := newShim(t)
 	must(t, os.WriteFile(s.pin, []byte("wrong-pin-99"), 0o600))
-	rounds := 25
+	rounds := 12
 	if os.Getenv("REDOUBT_TORTURE") != "" {
 		rounds = 1000
 	}
@@ -55,4 +55,47 @@ func TestWrongPINWhileServing(t *testing.T) {
 	}
 	must(t, os.WriteFile(s.pin, []byte(shimPIN), 0o600))
 	heals(t, key)
+}
+
+// The process ends inside C_Login, after the token saw the wrong PIN and before
+// anybody could write that down: the token's own count tells the next start.
+func TestDeathDuringLoginIsOneTry(t *testing.T) {
+	s := newShim(t)
+	must(t, os.WriteFile(s.pin, []byte("wrong-pin-99"), 0o600))
+	s.set(t, "login-dies")
+	_, err := Open(s.config)
+	failsWith(t, err, hsm.ErrUnavailable, "ended by itself")
+	for range 10 {
+		_, err := Open(s.config)
+		failsWith(t, err, hsm.ErrBadPIN)
+	}
+	if n := s.logins(t); n != 1 {
+		t.Errorf("%d logins", n)
+	}
+	s.set(t, "")
+	must(t, os.WriteFile(s.pin, []byte(shimPIN), 0o600))
+	must(t, shimKey(t, s.open(t)).Check(t.Context()))
+	if _, err := os.Stat(s.pin + ".trying"); err == nil {
+		t.Error("the mark of a login stayed")
+	}
+}
+
+// With the right PIN the same, and a login that hangs until its process is
+// killed, are outages and no more: nobody has to remove a file.
+func TestHungLoginHealsByItself(t *testing.T) {
+	s := newShim(t)
+	tok := s.open(t)
+	key := shimKey(t, tok)
+	tok.mu.Lock()
+	tok.bound = 500 * time.Millisecond
+	tok.mu.Unlock()
+	for _, fault := range []string{"crash login-dies", "crash login-hangs"} {
+		s.set(t, fault)
+		for range 3 {
+			failsWith(t, key.Check(t.Context()), hsm.ErrUnavailable)
+			time.Sleep(firstPause)
+		}
+		s.set(t, "")
+		t.Logf("%s: healed within %s", fault, heals(t, key).Round(time.Millisecond))
+	}
 }

@@ -39,6 +39,7 @@ type process struct {
 
 	dead   chan struct{} // closed when it is no longer used
 	reaped chan struct{} // closed when the operating system forgot it
+	read   chan struct{} // closed when its last answer was read
 	tail   lastLines
 
 	keysMu sync.Mutex
@@ -66,7 +67,7 @@ func launch(path string, args, env []string, logger *slog.Logger) (*process, err
 		return nil, fmt.Errorf("making the worker's pipe: %w", err)
 	}
 	defer output.Close()
-	p := &process{conn: conn, logger: logger, pending: map[uint32]chan frame{}, dead: make(chan struct{}), reaped: make(chan struct{}), keys: map[string]uint32{}}
+	p := &process{conn: conn, logger: logger, pending: map[uint32]chan frame{}, dead: make(chan struct{}), reaped: make(chan struct{}), read: make(chan struct{}), keys: map[string]uint32{}}
 	p.cmd = &exec.Cmd{
 		Path: path, Args: args, Env: append([]string{}, env...), Dir: "/",
 		Stdout: output, Stderr: output, ExtraFiles: []*os.File{theirs},
@@ -95,8 +96,13 @@ func (p *process) reap(started chan<- error) {
 		return
 	}
 	err = p.cmd.Wait()
-	p.end(fmt.Errorf("token worker ended by itself: %s", describeExit(err)))
 	close(p.reaped)
+	select { // what it said last comes before how it ended
+	case <-p.read:
+	case <-p.dead:
+	case <-time.After(time.Second):
+	}
+	p.end(fmt.Errorf("token worker ended by itself: %s", describeExit(err)))
 }
 
 func describeExit(err error) string {
@@ -141,14 +147,15 @@ func (p *process) receive() {
 	for {
 		f, err := readFrame(r)
 		if err != nil {
+			close(p.read)
 			if errors.Is(err, errProtocol) {
 				p.end(fmt.Errorf("token worker: %w", err))
-			} else if !p.isDead() {
-				select { // the exit status says more than the end of the pipe
-				case <-p.reaped:
-				case <-time.After(time.Second):
-					p.end(errors.New("token worker closed its pipe"))
-				}
+			}
+			select { // the exit status says more than the end of the pipe
+			case <-p.dead:
+			case <-p.reaped:
+			case <-time.After(time.Second):
+				p.end(errors.New("token worker closed its pipe"))
 			}
 			return
 		}
@@ -157,6 +164,7 @@ func (p *process) receive() {
 		delete(p.pending, f.id)
 		p.mu.Unlock()
 		if waiter == nil {
+			close(p.read)
 			p.end(fmt.Errorf("%w: answer to no request", errProtocol))
 			return
 		}
@@ -198,7 +206,11 @@ func (p *process) call(ctx context.Context, r request, grace time.Duration) ([]b
 	err := writeFrame(p.conn, frame{id: id, op: r.op, body: body}) // ends at the latest when late closes the pipe
 	p.write.Unlock()
 	if err != nil {
-		p.end(fmt.Errorf("writing to the token worker: %w", err))
+		select { // how it ended says more than that it did
+		case <-p.dead:
+		case <-time.After(time.Second):
+			p.end(fmt.Errorf("writing to the token worker: %w", err))
+		}
 	}
 	select {
 	case f := <-answer:
