@@ -6,6 +6,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
+	"crypto/fips140"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
@@ -41,6 +42,7 @@ func p256Key(t testing.TB, d *big.Int) *ecdsa.PrivateKey {
 func warm(t testing.TB, pub *ecdsa.PublicKey) *Verifier {
 	t.Helper()
 	v := NewVerifier(pub)
+	v.p256 = pub // also while the FIPS 140-3 module is in use, when NewVerifier leaves it out
 	v.count.Store(tableAfter)
 	v.Verify(make([]byte, 32), nil, crypto.SHA256)
 	if v.multiples.Load() == nil {
@@ -170,6 +172,13 @@ func TestVerifierKinds(t *testing.T) {
 	sig, err := ecdsa.SignASN1(rand.Reader, k, long)
 	if err != nil || !warm(t, &k.PublicKey).Verify(long, sig, crypto.SHA384) {
 		t.Errorf("a digest of 48 octets: %v", err)
+	}
+}
+
+// TestVerifierInFIPSMode: the equation is not part of the module.
+func TestVerifierInFIPSMode(t *testing.T) {
+	if v := NewVerifier(p256Key(t, big.NewInt(80)).Public()); (v.p256 == nil) != fips140.Enabled() {
+		t.Errorf("FIPS 140-3 module in use: %v; own equation in use: %v", fips140.Enabled(), v.p256 != nil)
 	}
 }
 
