@@ -14,6 +14,7 @@ import (
 	"sync"
 	"testing"
 
+	"filippo.io/nistec"
 	"golang.org/x/crypto/cryptobyte"
 	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
@@ -118,6 +119,30 @@ func TestVerifierAsStandardLibrary(t *testing.T) {
 				t.Errorf("%s: verifies", name)
 			}
 		}
+	}
+}
+
+// TestVerifierReducesX verifies a signature whose point has an x-coordinate
+// beyond the group's order, of which there is one in 2^32: r is x less the order.
+// With both multipliers 1 the key is that point less the generator.
+func TestVerifierReducesX(t *testing.T) {
+	var point *nistec.P256Point
+	r := new(big.Int)
+	for point == nil {
+		r.Add(r, big.NewInt(1))
+		x := new(big.Int).Add(p256Order, r)
+		point, _ = nistec.NewP256Point().SetBytes(append([]byte{2}, x.FillBytes(make([]byte, 32))...))
+	}
+	minusOne, err := nistec.NewP256Point().ScalarBaseMult(new(big.Int).Sub(p256Order, big.NewInt(1)).Bytes())
+	if err != nil {
+		t.Fatal(err)
+	}
+	pub, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), point.Add(point, minusOne).Bytes())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !same(t, warm(t, pub), "x beyond the order", r.FillBytes(make([]byte, 32)), encodeSignature(r, r)) {
+		t.Fatal("a good signature is refused")
 	}
 }
 
