@@ -20,7 +20,11 @@ import (
 func firstCeremony(ctx context.Context, cfg *Config, dir layout, keys *keyring, progress func(string)) error {
 	plan := ceremony.Default(cfg.Domain, func(role string) string { return cfg.Keys.Roles[role] }) // no key for a role left out
 	plan.Profile = cfg.Profile
-	return holdCeremony(ctx, plan, session(keys, progress), dir.path("pki"))
+	err := holdCeremony(ctx, plan, session(keys, progress), dir.path("pki"))
+	if errors.Is(err, ceremony.ErrPlan) {
+		return hinted(err, "write a plan of your own (`redoubt ceremony plan`, --successor-keys for a second root), run it, and give init its result with --ceremony")
+	}
+	return err
 }
 
 // session is a ceremony on the tokens of keys.

@@ -339,13 +339,13 @@ func (r *ceremonyResult) print(w io.Writer) {
 	printAloud(w, "transcript", r.Digest)
 	fmt.Fprintf(w, "%d steps, each linked to the one before; signed by %v; certificates, lint and plan agree\n", r.Steps, r.SignedBy)
 	if r.Awaited > 0 && r.Mode != ceremony.ModeRehearsal {
-		fmt.Fprintf(w, "next: %d operators run `redoubt ceremony sign`\n", r.Awaited)
+		fmt.Fprintf(w, "next: %d operators run `redoubt ceremony sign`; the digest of the file changes with each signature\n", r.Awaited)
 	}
 	switch r.Part {
 	case ceremony.PartRequests:
-		fmt.Fprintf(w, "next: carry %s to the offline machine; there: redoubt ceremony run PLAN --requests FILE\n", ceremony.RequestsFile)
+		fmt.Fprintf(w, "then: carry %s to the offline machine; there: redoubt ceremony run PLAN --requests FILE\n", ceremony.RequestsFile)
 	case ceremony.PartCertificates:
-		fmt.Fprintf(w, "next: carry %s back; there: redoubt ceremony run PLAN --certificates FILE\n", ceremony.CertificatesFile)
+		fmt.Fprintf(w, "then: carry %s back; there: redoubt ceremony run PLAN --certificates FILE\n", ceremony.CertificatesFile)
 	}
 }
 

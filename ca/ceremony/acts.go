@@ -272,5 +272,10 @@ func (o *Opening) otherSide(data []byte, part string) (*Transcript, error) {
 	case other.Mode != o.Mode:
 		return nil, fmt.Errorf("it is a %s, and this is a %s", other.Mode, o.Mode)
 	}
+	// Plan and approvals travel on the same medium, so anybody could hold the other part with keys of their own; what cannot be
+	// made without the operators is their signatures.
+	if have, want := t.Signed(); have < want && o.Mode == ModeRun {
+		return nil, fmt.Errorf("%w: %d of its operators signed it, the plan asks for %d", ErrApproval, have, want)
+	}
 	return t, nil
 }

@@ -104,6 +104,48 @@ func TestOfflineRoot(t *testing.T) {
 	}
 }
 
+// Plan and approvals travel with the requests, so a thief of the medium could make requests for keys of his own: what he cannot make
+// is the operators' signatures under them.
+func TestCarriedTranscriptsAreSigned(t *testing.T) {
+	members, keys := people(t, 3)
+	p := offlinePlan()
+	p.Operators = &Operators{Threshold: 2, Members: members}
+	approvals := []Approval{approve(t, p, p.Operators, keys[0]), approve(t, p, p.Operators, keys[1])}
+	_, on := softToken(t)
+	_, off := softToken(t)
+	online, offline := Session{Open: on, Approvals: approvals}, Session{Open: off, Approvals: approvals}
+	requests, err := online.Run(t.Context(), p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	carry := func(from *Transcript, to *Session, field *[]byte) *Transcript {
+		t.Helper()
+		for signed := 0; ; signed++ {
+			*field, _ = from.Encode()
+			tr, err := to.Run(t.Context(), p)
+			if signed == 2 {
+				if err != nil {
+					t.Fatal(err)
+				}
+				return tr
+			}
+			if !errors.Is(err, ErrApproval) || !strings.Contains(err.Error(), "operators signed it") {
+				t.Fatalf("%d signatures: %v", signed, err)
+			}
+			if err := from.Sign(keys[signed]); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	certificates := carry(requests, &offline, &offline.Requests)
+	result := carry(certificates, &online, &online.Certificates)
+	data, _ := result.Encode()
+	if _, err := Verify(data); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("the last file has %d octets", len(data))
+}
+
 // Any octet altered on the medium is noticed by the side that reads it.
 func TestTheMediumIsNotTrusted(t *testing.T) {
 	p := offlinePlan()

@@ -302,15 +302,14 @@ func (t *Transcript) operators() *Operators {
 	return t.plan.Operators
 }
 
-// Signed tells how many operators signed the transcript, and how many the plan
-// asks for: none of a part that is carried on, because the last part holds it.
+// Signed tells how many operators signed the transcript, and how many the plan asks for.
 func (t *Transcript) Signed() (have, want int) {
 	for _, s := range t.Signatures {
 		if _, ok := cutOperator(s.By); ok {
 			have++
 		}
 	}
-	if o := t.operators(); o != nil && t.FileName() == TranscriptFile {
+	if o := t.operators(); o != nil {
 		want = o.Threshold
 	}
 	return have, want

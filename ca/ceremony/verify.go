@@ -69,6 +69,9 @@ func (v Verifier) all(data []byte) (*Transcript, error) {
 	if err := t.Body.checkLinks(); err != nil {
 		return nil, err
 	}
+	if o := t.plan.Operators; o != nil && o.Register != "" {
+		t.checked = append(t.checked, "the operators are the custodians as of the register's entry "+o.Register)
+	}
 	c := &checking{Verifier: v, t: t, publics: map[string]crypto.PublicKey{}, csrs: map[string]string{}, prints: map[string]string{}}
 	if err := c.steps(); err != nil {
 		return nil, err
