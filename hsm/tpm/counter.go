@@ -35,12 +35,11 @@ func (t *Token) Counter(s string) (*Counter, error) {
 // Rewindable reports whether the TPM is one whose storage can be put back, and
 // says which it is.
 func (c *Counter) Rewindable(ctx context.Context) (rewindable bool, what string, err error) {
-	err = c.t.with(ctx, func(cs *commands) error {
-		p := cs.t.state.props
-		rewindable, what = p.software(), fmt.Sprintf("TPM %s %s firmware %s", p.manufacturer, p.vendor, p.firmware)
-		return nil
-	})
-	return rewindable, what, err
+	var p properties
+	if err := c.t.with(ctx, func(cs *commands) error { p = *cs.t.state.props; return nil }); err != nil {
+		return true, "", err
+	}
+	return p.software(), fmt.Sprintf("TPM %s %s firmware %s", p.manufacturer, p.vendor, p.firmware), nil
 }
 
 // counterAttributes: the owner increments, whoever may use the TPM reads, and
@@ -74,8 +73,9 @@ func (c *Counter) Define(ctx context.Context) error {
 }
 
 // Read returns the counter; hsm.ErrNotFound when it is not defined.
-func (c *Counter) Read(ctx context.Context) (value uint64, err error) {
-	err = c.t.with(ctx, func(cs *commands) error {
+func (c *Counter) Read(ctx context.Context) (uint64, error) {
+	var value uint64
+	err := c.t.with(ctx, func(cs *commands) error {
 		v, err := cs.readCounter(c.index)
 		value = v
 		return err
@@ -87,8 +87,9 @@ func (c *Counter) Read(ctx context.Context) (value uint64, err error) {
 }
 
 // Increment adds one and returns the value then read back.
-func (c *Counter) Increment(ctx context.Context) (value uint64, err error) {
-	err = c.t.with(ctx, func(cs *commands) error {
+func (c *Counter) Increment(ctx context.Context) (uint64, error) {
+	var value uint64
+	err := c.t.with(ctx, func(cs *commands) error {
 		if err := cs.increment(c.index); err != nil {
 			return err
 		}

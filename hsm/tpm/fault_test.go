@@ -287,6 +287,22 @@ func (e *emulator) spend() {
 	e.tool("tpm2_flushcontext", "-t")
 }
 
+// Closing a token of a hung TPM ends it all the same, and a second Close is
+// nothing.
+func TestCloseHung(t *testing.T) {
+	e := startTPM(t)
+	tok := open(t, e.config())
+	key := generate(t, tok, "tpm:file=a.pem", hsm.ECDSAP256)
+	e.signal(syscall.SIGSTOP)
+	must(t, tok.Close())
+	e.signal(syscall.SIGCONT)
+	time.Sleep(2 * retryAfter)
+	if err := sign(key); !errors.Is(err, hsm.ErrUnavailable) || !strings.Contains(err.Error(), "closed") {
+		t.Errorf("after Close: %v", err)
+	}
+	must(t, tok.Close())
+}
+
 // Keys whose authorisation cannot be guessed stay usable in lockout.
 func TestStrongAuthInLockout(t *testing.T) {
 	e := startTPM(t)

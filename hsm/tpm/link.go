@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/go-tpm/tpm2"
@@ -43,9 +44,9 @@ type link struct {
 	device string
 	logger *slog.Logger
 	gate   chan struct{} // capacity 1
+	closed atomic.Bool
 
 	// The gate's holder owns what follows.
-	closed  bool
 	fd      int                // of the character device; -1 when not open
 	stuck   <-chan rawResponse // a command that did not come back from the kernel
 	epoch   uint64             // raised when everything the TPM held for us is void
@@ -65,7 +66,9 @@ func newLink(device string, logger *slog.Logger) *link {
 // do runs fn while holding the link. It returns when fn is done or ctx ends; in
 // the latter case fn runs on to its own end, flushing what it made, and its
 // results must not be looked at.
-func (l *link) do(ctx context.Context, fn func(w *wire) error) error {
+func (l *link) do(ctx context.Context, fn func(w *wire) error) error { return l.run(ctx, false, fn) }
+
+func (l *link) run(ctx context.Context, last bool, fn func(w *wire) error) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("%w: %w", hsm.ErrUnavailable, err)
 	}
@@ -74,7 +77,11 @@ func (l *link) do(ctx context.Context, fn func(w *wire) error) error {
 	case <-ctx.Done():
 		return fmt.Errorf("%w: waiting for the TPM: %w", hsm.ErrUnavailable, ctx.Err())
 	}
-	if err := l.ready(); err != nil {
+	err := l.ready()
+	if l.closed.Load() && !last {
+		err = fmt.Errorf("%w: token is closed", hsm.ErrUnavailable)
+	}
+	if err != nil {
 		<-l.gate
 		return err
 	}
@@ -94,12 +101,9 @@ func (l *link) do(ctx context.Context, fn func(w *wire) error) error {
 	}
 }
 
-// ready refuses a closed link, one that failed a moment ago and one whose last
+// ready refuses a link that failed a moment ago and one whose last
 // command is still in the kernel.
 func (l *link) ready() error {
-	if l.closed {
-		return fmt.Errorf("%w: token is closed", hsm.ErrUnavailable)
-	}
 	if l.lastErr != nil && time.Since(l.lastAt) < retryAfter {
 		return l.lastErr
 	}
@@ -115,26 +119,18 @@ func (l *link) ready() error {
 	return nil
 }
 
-// close ends the link after running last on it, when it can be had in time.
+// close ends the link after running last on it, when the TPM can be had in time.
 func (l *link) close(ctx context.Context, last func(w *wire)) {
-	err := l.do(ctx, func(w *wire) error {
-		last(w)
-		l.closed = true
-		l.closeDevice()
-		return nil
-	})
-	if err == nil {
+	if l.closed.Swap(true) {
 		return
 	}
-	select { // the TPM is gone or busy: the process is done with it all the same
-	case l.gate <- struct{}{}:
-		l.closed = true
+	_ = l.run(ctx, true, func(w *wire) error {
+		last(w)
 		if l.stuck == nil {
 			l.closeDevice()
 		}
-		<-l.gate
-	case <-ctx.Done():
-	}
+		return nil
+	})
 }
 
 func (l *link) closeDevice() {

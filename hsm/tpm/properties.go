@@ -66,15 +66,16 @@ func (l Lockout) Err() error {
 // Lockout reads the state of the TPM's dictionary-attack protection, and whether
 // a refused authorisation value is remembered (hsm.Latch).
 func (t *Token) Lockout(ctx context.Context) (l Lockout, latched bool, err error) {
-	err = t.with(ctx, func(c *commands) error {
+	var state Lockout
+	if err := t.with(ctx, func(c *commands) error {
 		v, err := c.lockout()
-		l = v
+		state = v
 		return err
-	})
-	if err == nil {
-		latched, err = t.latch.Latched()
+	}); err != nil {
+		return Lockout{}, false, err
 	}
-	return l, latched, err
+	latched, err = t.latch.Latched()
+	return state, latched, err
 }
 
 // mayTry reads the lockout state before a secret is tried.
