@@ -163,7 +163,7 @@ func (t *Token) Signer(ctx context.Context, keyURI string) (*hsm.Key, error) {
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	ctx, cancel := context.WithTimeout(ctx, t.cfg.Timeout)
 	defer cancel()
 	var key *hsm.Key
 	err = t.with(ctx, func(ctx context.Context, s *session) error {

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -133,12 +134,16 @@ func (t *Token) obtain(ctx context.Context, path string, body map[string]string,
 		}
 		var out struct {
 			Data struct {
-				TTL       int64 `json:"ttl"`
-				Renewable bool  `json:"renewable"`
+				TTL       int64    `json:"ttl"`
+				Renewable bool     `json:"renewable"`
+				Policies  []string `json:"policies"`
 			} `json:"data"`
 		}
 		if err := t.wire.call(ctx, secret, "GET", "auth/token/lookup-self", nil, &out); err != nil {
 			return nil, err
+		}
+		if slices.Contains(out.Data.Policies, "root") {
+			t.logger.Warn("the Vault token has the root policy: whoever reads its file has the whole server", "file", t.cfg.TokenFile)
 		}
 		lease := time.Duration(out.Data.TTL) * time.Second
 		return &grant{token: secret, lease: lease, full: lease, since: since, renewable: out.Data.Renewable}, nil

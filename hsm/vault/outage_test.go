@@ -60,6 +60,7 @@ func (p *peer) configWith(tokenFile string) Config {
 
 // Every kind of bad answer is an error of the call, bounded and named, and heals.
 func TestBadAnswers(t *testing.T) {
+	t.Parallel()
 	var decoy atomic.Int64
 	elsewhere := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { decoy.Add(1) }))
 	defer elsewhere.Close()

@@ -202,7 +202,7 @@ func connected(c Config) (*Token, error) {
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), connectTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	if _, err := tok.connect(ctx); err != nil {
 		_ = tok.Close()

@@ -267,6 +267,7 @@ func TestSecretsStaySecret(t *testing.T) {
 }
 
 func TestPolicySaysNo(t *testing.T) {
+	t.Parallel()
 	eachPeer(t, func(t *testing.T, p *peer) {
 		tok := p.open(t, p.config(t))
 		key := generate(t, tok, "k", hsm.ECDSAP256)

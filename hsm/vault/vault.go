@@ -55,10 +55,9 @@ const (
 )
 
 const (
-	// DefaultTimeout bounds one signature, reconnection included.
+	// DefaultTimeout bounds one signature and the opening of one key, reconnection
+	// included.
 	DefaultTimeout = 2 * time.Second
-	// connectTimeout bounds Signer.
-	connectTimeout = 5 * time.Second
 	// generateTimeout bounds Generate: a busy server makes RSA keys in many seconds.
 	generateTimeout = 2 * time.Minute
 	// retryAfter is how long a failed connection answers for the next callers.
@@ -93,7 +92,7 @@ type Config struct {
 	JWTFile string
 	// CertFile and KeyFile are the client certificate and key (PEM) of AuthCert.
 	CertFile, KeyFile string
-	// Timeout bounds one signature; 0 means DefaultTimeout.
+	// Timeout bounds one signature and the opening of one key; 0 means DefaultTimeout.
 	Timeout time.Duration
 	// Logger receives losses, recoveries and re-logins; nil discards them.
 	Logger *slog.Logger
@@ -280,11 +279,15 @@ var errClosed = fmt.Errorf("%w: token is closed", hsm.ErrUnavailable)
 // went away, not the token.
 func (t *Token) lose(ctx context.Context, s *session, reason error, keep bool) {
 	select {
-	case t.gate <- struct{}{}:
-		defer func() { <-t.gate }()
-	case <-ctx.Done():
-		return // the next caller will find out
+	case t.gate <- struct{}{}: // also where the loss is that ctx ended
+	default:
+		select {
+		case t.gate <- struct{}{}:
+		case <-ctx.Done():
+			return // the next caller will find out
+		}
 	}
+	defer func() { <-t.gate }()
 	if !t.live.CompareAndSwap(s, nil) {
 		return // another caller was first
 	}
