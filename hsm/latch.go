@@ -139,39 +139,68 @@ func (l *Latch) Accept() error {
 	return nil
 }
 
-// Begin says that a secret is about to be tried, and keeps other processes from
-// trying one at the same time; it waits for them as long as ctx lets it. end says
-// that the token answered. A process that ends in between, as one does that is
-// killed because the token hangs, leaves the mark ".trying" behind: interrupted
-// tells the next that a try was made whose outcome nobody knows.
-func (l *Latch) Begin(ctx context.Context) (interrupted bool, end func(), err error) {
+// Attempt is a login that has its turn: no other with the same secret's file is
+// under way, in this process or another.
+type Attempt struct {
+	file *os.File // nil when the latch is in memory
+	// Interrupted: the process that tried last ended before the token answered,
+	// so that nobody knows whether the token counted a wrong secret.
+	Interrupted bool
+}
+
+// Begin takes the turn; it waits as long as ctx lets it. It changes nothing that
+// outlives this process.
+func (l *Latch) Begin(ctx context.Context) (*Attempt, error) {
 	if l.path == "" {
-		return false, func() {}, nil
+		return &Attempt{}, nil
 	}
 	if err := l.writable(); err != nil {
-		return false, nil, err
+		return nil, err
 	}
 	path := strings.TrimSuffix(l.path, ".refused") + ".trying"
 	for {
 		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 		if err != nil {
-			return false, nil, fmt.Errorf("marking a login: %w", err)
+			return nil, fmt.Errorf("marking a login: %w", err)
 		}
-		interrupted, err = l.hold(ctx, f, path)
+		interrupted, err := hold(ctx, f, path)
 		if err == nil {
-			return interrupted, func() { _, _ = os.Remove(path), f.Close() }, nil
+			return &Attempt{f, interrupted}, nil
 		}
 		if err := errors.Join(err, f.Close()); !errors.Is(err, errStale) {
-			return false, nil, fmt.Errorf("marking a login: %w", err)
+			return nil, fmt.Errorf("marking a login: %w", err)
 		}
+	}
+}
+
+// Try says, durably, that the secret goes to the token now. A process that ends
+// between Try and End leaves that behind.
+func (a *Attempt) Try() error {
+	if a.file == nil {
+		return nil
+	}
+	_, err := a.file.WriteString("a login is under way\n")
+	if err == nil {
+		err = errors.Join(a.file.Sync(), syncDir(filepath.Dir(a.file.Name())))
+	}
+	if err != nil {
+		return fmt.Errorf("marking a login: %w", err)
+	}
+	return nil
+}
+
+// End gives the turn back, after the token answered or without a try.
+func (a *Attempt) End() {
+	if a.file != nil {
+		_, _ = os.Remove(a.file.Name()), a.file.Close()
 	}
 }
 
 // errStale: the file that was locked is no longer the one of that name.
 var errStale = errors.New("another login ended")
 
-// hold locks the mark of a login and writes it.
-func (l *Latch) hold(ctx context.Context, f *os.File, path string) (interrupted bool, err error) {
+// hold locks the mark of a login and tells whether one was left in it.
+func hold(ctx context.Context, f *os.File, path string) (interrupted bool, err error) {
 	for unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
 		select {
 		case <-ctx.Done():
@@ -186,13 +215,7 @@ func (l *Latch) hold(ctx context.Context, f *os.File, path string) (interrupted 
 	if there, err := os.Stat(path); err != nil || !os.SameFile(mine, there) {
 		return false, errStale
 	}
-	if mine.Size() > 0 {
-		return true, nil
-	}
-	if _, err = f.WriteString("a login is under way\n"); err == nil {
-		err = f.Sync()
-	}
-	return false, errors.Join(err, syncDir(filepath.Dir(path)))
+	return mine.Size() > 0, nil
 }
 
 // Latched reports whether a refused secret is remembered, without comparing

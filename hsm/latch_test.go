@@ -144,43 +144,47 @@ func TestLatchBegin(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	interrupted, end, err := l.Begin(t.Context())
-	if err != nil || interrupted {
-		t.Fatal(interrupted, err)
+	begin := func(want bool) *Attempt {
+		t.Helper()
+		a, err := l.Begin(t.Context())
+		if err != nil || a.Interrupted != want {
+			t.Fatalf("%+v, %v", a, err)
+		}
+		return a
 	}
+	a := begin(false)
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
-	if _, _, err := l.Begin(ctx); !errors.Is(err, ErrUnavailable) {
+	if _, err := l.Begin(ctx); !errors.Is(err, ErrUnavailable) {
 		t.Errorf("two logins at a time: %v", err)
 	}
-	end()
+	a.End()
 	var wg sync.WaitGroup
-	var under, total atomic.Int32
+	var under atomic.Int32
 	for range 8 {
 		wg.Go(func() {
 			for range 20 {
-				interrupted, end, err := l.Begin(t.Context())
-				if err != nil || interrupted || under.Add(1) != 1 {
-					t.Errorf("interrupted %v, %v, beside another", interrupted, err)
+				a, err := l.Begin(t.Context())
+				if err != nil || a.Interrupted || under.Add(1) != 1 {
+					t.Errorf("%+v, %v, beside another", a, err)
+					return
 				}
-				total.Add(1)
+				if err := a.Try(); err != nil {
+					t.Error(err)
+				}
 				under.Add(-1)
-				end()
+				a.End()
 			}
 		})
 	}
 	wg.Wait()
-	if err := os.WriteFile(source+".trying", []byte("x"), 0o600); err != nil { // as a killed process leaves it
+	a = begin(false)
+	_ = a.file.Close() // as a process does that is killed before its try
+	a = begin(false)
+	if err := a.Try(); err != nil {
 		t.Fatal(err)
 	}
-	interrupted, end, err = l.Begin(t.Context())
-	if err != nil || !interrupted {
-		t.Errorf("interrupted %v, %v", interrupted, err)
-	}
-	end()
-	if interrupted, end, err := l.Begin(t.Context()); err != nil || interrupted {
-		t.Errorf("interrupted %v, %v", interrupted, err)
-	} else {
-		end()
-	}
+	_ = a.file.Close() // and in the middle of it
+	begin(true).End()
+	begin(false).End()
 }

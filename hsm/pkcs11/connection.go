@@ -99,18 +99,21 @@ func (conn *connection) authenticate(ctx context.Context, c *pkcs11.Ctx, source 
 	if err := mayLogin(conn.info); err != nil {
 		return err
 	}
-	interrupted, end, err := source.latch.Begin(ctx)
+	attempt, err := source.latch.Begin(ctx)
 	if err != nil {
 		return err
 	}
-	defer end()
+	defer attempt.End()
 	pin, err := source.read()
 	if err != nil {
 		return err
 	}
-	if interrupted && conn.info.Flags&pkcs11.CKF_USER_PIN_COUNT_LOW != 0 {
+	if attempt.Interrupted && conn.info.Flags&pkcs11.CKF_USER_PIN_COUNT_LOW != 0 {
 		err := fmt.Errorf("%w: the process that last logged in to token %q ended before the answer, and the token counts a wrong PIN; the PIN of %s is not tried again until that changes", hsm.ErrBadPIN, trim(conn.info.Label), source.name())
 		return errors.Join(err, source.refuse(pin))
+	}
+	if err := attempt.Try(); err != nil {
+		return err
 	}
 	err = c.Login(conn.login, pkcs11.CKU_USER, string(pin))
 	switch {

@@ -145,10 +145,11 @@ func (t *Token) Close() error {
 	t.mu.Lock()
 	p, starting := t.current, t.starting
 	t.closed, t.current = true, nil
-	if t.opening != nil {
-		t.opening.end(nil)
-	}
+	opening := t.opening
 	t.mu.Unlock()
+	if opening != nil { // perhaps in the middle of a login
+		opening.retire(closePatience)
+	}
 	if starting != nil {
 		<-starting // it sees closed and ends what it started
 	}
