@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"os"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -55,9 +54,8 @@ func diagnose(c *cli.Context) []check {
 		warning("clock discipline", checkClock(), "run chrony or another time service; inside a gap, discipline the clock from a local source"),
 	)
 	checks = append(checks, fipsChecks()...)
-	if strings.HasPrefix(cfg.Keys.Token, "pkcs11:") {
-		ring := newKeyring(cfg.Keys, dir, slog.New(slog.DiscardHandler))
-		checks = append(checks, result("token PIN", ring.refusedPIN(), "put the right PIN into its file; if it was reset on the token to the one in the file, remove the mark"))
+	if ring := newKeyring(cfg.Keys, dir, slog.New(slog.DiscardHandler)); len(ring.pkcs11Tokens()) > 0 {
+		checks = append(checks, result("token PIN", ring.refusedPINs(), "put the right PIN into its file; if it was reset on the token to the one in the file, remove the mark"))
 	}
 	broken := checkHighWater(cfg, dir)
 	checks = append(checks, result("high-water file", broken, highWaterFix(broken)))

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -121,16 +123,29 @@ func openSettings(ctx context.Context, s workerSettings, logger *slog.Logger) (h
 	return pkcs11.Open(c)
 }
 
-// refusedPIN is the error of a token that refused the PIN configured for it; nil when there is none. No token is opened.
-func (k *keyring) refusedPIN() error {
-	if scheme, _, _ := strings.Cut(k.cfg.Token, ":"); scheme != "pkcs11" {
-		return nil
+// refusedPINs is the error of the PKCS#11 tokens that refused the PIN configured for them; nil when there is none. No token is
+// opened and no PIN read.
+func (k *keyring) refusedPINs() error {
+	pinFile, _ := k.cfg.TPM.settings(k.dir).secretFile(secretPath(k.dir, k.cfg.PINFile), k.logger)
+	var errs []error
+	for _, at := range k.pkcs11Tokens() {
+		path, err := pkcs11.RefusedPIN(pkcs11.Config{URI: at, PINFile: pinFile, LatchDir: k.dir.keys()})
+		if err == nil && path != "" {
+			err = fmt.Errorf("%w by the token; it was tried once and is not tried again until its file holds another (mark: %s)", hsm.ErrBadPIN, path)
+		}
+		errs = append(errs, err)
 	}
-	path, err := pkcs11.RefusedPIN(pkcs11.Config{URI: k.cfg.Token, PINFile: k.dir.resolve(k.cfg.PINFile), LatchDir: k.dir.keys()})
-	if err == nil && path != "" {
-		err = fmt.Errorf("%w by the token; it was tried once and is not tried again until its file holds another (mark: %s)", hsm.ErrBadPIN, path)
+	return errors.Join(errs...)
+}
+
+// pkcs11Tokens are the PKCS#11 tokens that hold a configured key.
+func (k *keyring) pkcs11Tokens() (tokens []string) {
+	for _, uri := range append(slices.Collect(maps.Values(k.cfg.Roles)), k.cfg.Token) {
+		if at := tokenURI(uri); strings.HasPrefix(at, pkcs11.Scheme) && !slices.Contains(tokens, at) {
+			tokens = append(tokens, at)
+		}
 	}
-	return err
+	return tokens
 }
 
 // modules are the PKCS#11 modules that may be loaded: the configured list, else the one the configuration's own URI names.
