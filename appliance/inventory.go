@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"slices"
-	"strings"
 	"time"
 
 	"redoubt.internal/ca/ceremony"
@@ -82,7 +81,7 @@ var listKeys = verb[struct{}, []keyEntry]{"keys.list", func(ctx context.Context,
 			e.Info = key.Info()
 		} else {
 			e.Error = err.Error()
-			e.URI, e.Algorithm, e.Kind = redactURI(k.URI), k.Algorithm, k.URI[:max(0, strings.IndexByte(k.URI, ':'))]
+			e.URI, e.Algorithm, e.Kind = redactURI(k.URI), k.Algorithm, kindOf(k.URI)
 		}
 		entries = append(entries, e)
 	}

@@ -88,6 +88,18 @@ func checkKeyURI(uri string) error {
 	return nil
 }
 
+// kindOf is the kind of token a key URI names, as hsm.Info.Kind has it, for keys that could not be opened.
+func kindOf(uri string) string {
+	scheme, rest, _ := strings.Cut(uri, ":")
+	switch {
+	case isVault(uri):
+		return "vault"
+	case strings.HasPrefix(rest, "//"):
+		return "plugin"
+	}
+	return scheme
+}
+
 // isVault reports whether a key URI names a key in a Vault or OpenBao server.
 func isVault(uri string) bool {
 	return strings.HasPrefix(uri, vault.Scheme) || strings.HasPrefix(uri, vault.SchemeOpenBao)

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"strings"
 	"sync"
 	"time"
 
@@ -66,7 +65,7 @@ func (in *instance) pins() (map[string]pin, error) {
 		if err != nil {
 			return nil, err
 		}
-		kind, _, _ := strings.Cut(k.URI, ":")
+		kind := kindOf(k.URI)
 		pins[k.Name] = pin{public, hsm.Info{URI: redactURI(k.URI), Kind: kind, Software: kind == "soft"}}
 	}
 	return pins, nil

@@ -91,7 +91,7 @@ type Token interface {
 type Info struct {
 	// URI is the key URI with every secret attribute removed.
 	URI string `json:"uri"`
-	// Kind is the kind of token: "soft" or "pkcs11".
+	// Kind is the kind of token: "soft", "pkcs11", "tpm", "vault" or "plugin".
 	Kind string `json:"kind"`
 	// Token names the token within its kind: a token label, a directory.
 	Token string `json:"token,omitempty"`
