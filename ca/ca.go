@@ -36,6 +36,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"redoubt.internal/ca/identity"
@@ -141,6 +142,7 @@ type Authority struct {
 	logger   *slog.Logger
 	clock    *clock
 	refusals refusals
+	turns    atomic.Uint32 // intents of this process, see record.go
 
 	// algorithm is the DER AlgorithmIdentifier of the issuing key's signatures.
 	// throwaway is a signature of that algorithm by a key that New made and forgot:

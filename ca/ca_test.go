@@ -12,8 +12,10 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
+	"encoding/hex"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"math/big"
 	"slices"
 	"strings"
@@ -33,6 +35,7 @@ import (
 	"redoubt.internal/ca/catest"
 	"redoubt.internal/ca/identity"
 	"redoubt.internal/log/audit"
+	"redoubt.internal/log/store"
 )
 
 // clientKeys are one key of every accepted kind.
@@ -366,7 +369,52 @@ func TestTokenUses(t *testing.T) {
 	}
 }
 
-func TestSearch(t *testing.T) {
+func TestSearch(t *testing.T) { search(t, false) }
+
+// TestSearchOlderRecords does the same over records as they were written when a
+// moment was its seconds alone, beside new ones.
+func TestSearchOlderRecords(t *testing.T) { search(t, true) }
+
+// older rewrites records of the register into the older form.
+func older(t *testing.T, db store.DB, serials ...string) {
+	t.Helper()
+	n := 0
+	err := db.Update(func(tx store.Tx) error {
+		for prefix, at := range map[string]int{"ca/cert/": 8, "ca/name/": 32 + 8} {
+			var keys [][]byte
+			if err := tx.Scan([]byte(prefix), []byte(prefix+"\xff"), func(k, _ []byte) bool {
+				keys = append(keys, bytes.Clone(k))
+				return true
+			}); err != nil {
+				return err
+			}
+			for _, k := range keys {
+				serial := k[len(k)-20:]
+				if !slices.Contains(serials, hex.EncodeToString(serial)) {
+					continue
+				}
+				v, err := tx.Get(k)
+				if err != nil {
+					return err
+				}
+				short := append(bytes.Clone(k[:len(prefix)+at]), serial...)
+				if len(short) != len(k)-4 {
+					return fmt.Errorf("key %x is not of the form expected", k)
+				}
+				n++
+				if err := errors.Join(tx.Put(short, bytes.Clone(v)), tx.Delete(k), tx.Put(append([]byte("ca/serial/"), serial...), short[len(short)-28:len(short)-20])); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil || n != 2*len(serials) {
+		t.Fatalf("%d keys rewritten: %v", n, err)
+	}
+}
+
+func search(t *testing.T, rewrite bool) {
 	now := time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)
 	r := catest.New(t, catest.Options{Now: func() time.Time { return now }})
 	var serials []string
@@ -377,6 +425,9 @@ func TestSearch(t *testing.T) {
 			t.Fatal(err)
 		}
 		serials = append(serials, got.Serial)
+	}
+	if rewrite {
+		older(t, r.DB, serials[:2]...)
 	}
 	start := time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)
 	for name, c := range map[string]struct {

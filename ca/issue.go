@@ -70,7 +70,7 @@ func (a *Authority) Issue(ctx context.Context, r Request) (*Issued, error) {
 	defer cancel()
 	event := describe(tbs)
 	event.Outcome = audit.Intent
-	_, err = a.audit.Add(ctx, event, func(tx store.Tx) error { return putIntent(tx, tbs) })
+	_, err = a.audit.Add(ctx, event, func(tx store.Tx) error { return putIntent(tx, tbs, &a.turns) })
 	if err != nil {
 		if errors.Is(err, ErrTokenUsed) {
 			a.refuse(ctx, &who, err)

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"math/big"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/crypto/cryptobyte"
@@ -22,15 +23,18 @@ import (
 // The register of certificates, in the store:
 //
 //	ca/floor                               the highest issuing time, see clock.go
-//	ca/cert/<8 octets seconds><20 octets serial>   state octet, then DER:
+//	ca/cert/<moment><20 octets serial>     state octet, then DER:
 //	                                         'i' intent: the linted precertificate, under a throwaway signature
 //	                                         'c' issued: the certificate
-//	ca/serial/<20 octets serial>           8 octets seconds: where the certificate is
-//	ca/name/<32 octets SHA-256 of SAN><8 octets seconds><20 octets serial>   empty
+//	ca/serial/<20 octets serial>           moment: where the certificate is
+//	ca/name/<32 octets SHA-256 of SAN><moment><20 octets serial>   empty
 //	ca/use/<8 octets seconds of expiry><32 octets token>           32-octet SHA-256 of each key served
 //
-// Seconds are notBefore since 1970. All numbers are big-endian, so that keys
-// sort by time and what is written together lies together.
+// A moment is 8 octets of seconds, notBefore since 1970, and 4 octets that count
+// the intents of a process; older records have the seconds alone, and are read as
+// they are. All numbers are big-endian, so that keys sort by time, and what one
+// transaction writes lies together: serial numbers are random, and a second of
+// them would spread each batch over all pages of that second.
 const (
 	prefix       = "ca/"
 	certPrefix   = prefix + "cert/"
@@ -48,16 +52,22 @@ const (
 )
 
 // place is where the certificate of s is kept.
-func (s *signable) place() []byte { return join(certPrefix, s.seconds(), serialBytes(s.serial)) }
+func (s *signable) place() []byte { return join(certPrefix, s.moment(), serialBytes(s.serial)) }
 
-// seconds is notBefore as keys hold it.
-func (s *signable) seconds() []byte {
-	return binary.BigEndian.AppendUint64(nil, uint64(s.notBefore.Unix()))
+// moment is notBefore as keys hold it, and the turn of s.
+func (s *signable) moment() []byte {
+	m := binary.BigEndian.AppendUint64(make([]byte, 0, 12), uint64(s.notBefore.Unix()))
+	return binary.BigEndian.AppendUint32(m, s.turn)
 }
 
 // putIntent writes the intent of one certificate and its search keys. It runs
-// inside the audit event's transaction, perhaps more than once.
-func putIntent(tx store.Tx, s *signable) error {
+// inside the audit event's transaction, perhaps more than once. turns counts the
+// intents in the order they are written; it may begin anew at any time, for
+// serial numbers tell certificates apart.
+func putIntent(tx store.Tx, s *signable, turns *atomic.Uint32) error {
+	if s.turn == 0 {
+		s.turn = turns.Add(1)
+	}
 	serial := join(serialPrefix, serialBytes(s.serial))
 	if old, err := tx.Get(serial); err != nil {
 		return err
@@ -67,14 +77,14 @@ func putIntent(tx store.Tx, s *signable) error {
 	if err := countUse(tx, s); err != nil {
 		return err
 	}
-	if err := tx.Put(serial, s.seconds()); err != nil {
+	if err := tx.Put(serial, s.moment()); err != nil {
 		return err
 	}
 	if err := tx.Put(s.place(), append([]byte{'i'}, s.shell...)); err != nil {
 		return err
 	}
 	name := sha256.Sum256([]byte(s.who.SAN.Value))
-	if err := tx.Put(join(namePrefix, name[:], s.seconds(), serialBytes(s.serial)), []byte{}); err != nil {
+	if err := tx.Put(join(namePrefix, name[:], s.moment(), serialBytes(s.serial)), []byte{}); err != nil {
 		return err
 	}
 	return raiseFloor(tx, s.notBefore)
@@ -204,18 +214,18 @@ func Search(ctx context.Context, db store.DB, q Query) ([]Record, error) {
 	return records, err
 }
 
-// find returns where the certificates of q are, seconds and serial, newest first.
+// find returns where the certificates of q are, moment and serial, newest first.
 func find(ctx context.Context, tx store.Tx, q Query) ([][]byte, error) {
 	if q.Serial != "" {
 		n, ok := new(big.Int).SetString(strings.ReplaceAll(strings.ToLower(q.Serial), ":", ""), 16)
 		if !ok || n.Sign() <= 0 || n.BitLen() > 160 {
 			return nil, fmt.Errorf("%w: serial %.60q is not a hex number of at most 160 bits", ErrQuery, q.Serial)
 		}
-		seconds, err := tx.Get(join(serialPrefix, serialBytes(n)))
-		if err != nil || seconds == nil {
+		moment, err := tx.Get(join(serialPrefix, serialBytes(n)))
+		if err != nil || moment == nil {
 			return nil, err
 		}
-		return [][]byte{join("", seconds, serialBytes(n))}, nil
+		return [][]byte{join("", moment, serialBytes(n))}, nil
 	}
 	base := []byte(certPrefix)
 	if q.Identity != "" {

@@ -50,6 +50,7 @@ type signable struct {
 	tbs   []byte // DER TBSCertificate
 	shell []byte // tbs under the throwaway's signature: what was linted
 	spent atomic.Bool
+	turn  uint32 // its place among the intents of a second, see record.go
 }
 
 // newSerial returns a random positive number of 160 bits: 20 octets with the
