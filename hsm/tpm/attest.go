@@ -182,7 +182,7 @@ func (c *commands) endorsementKey(e endorsement) (*parent, error) {
 		if err == nil && public.Type == e.template.Type && public.ObjectAttributes == e.template.ObjectAttributes && bytes.Equal(public.AuthPolicy.Buffer, e.template.AuthPolicy.Buffer) {
 			return &parent{handle: tpm2.TPMHandle(e.persistent), name: r.Name, public: *public}, nil
 		}
-	} else if w(err) {
+	} else if isLost(err) {
 		return nil, err
 	}
 	if e.slow {

@@ -161,7 +161,7 @@ func (c *commands) wasReset(err error) bool {
 func (c *commands) recover() error {
 	s := &c.t.state
 	for h := range s.held {
-		if err := c.flush(h); err != nil && w(err) {
+		if err := c.flush(h); err != nil && isLost(err) {
 			return err
 		}
 	}
@@ -172,11 +172,11 @@ func (c *commands) recover() error {
 		}
 		for _, h := range handles {
 			r, err := tpm2.ReadPublic{ObjectHandle: h}.Execute(c.w)
-			if err != nil && w(err) {
+			if err != nil && isLost(err) {
 				return err
 			}
 			if err == nil && s.names[string(r.Name.Buffer)] {
-				if err := c.flush(h); err != nil && w(err) {
+				if err := c.flush(h); err != nil && isLost(err) {
 					return err
 				}
 			}
@@ -189,7 +189,7 @@ func (c *commands) recover() error {
 		}
 		for _, h := range handles {
 			if !s.sessionsBefore[h] {
-				if err := c.flush(h); err != nil && w(err) {
+				if err := c.flush(h); err != nil && isLost(err) {
 					return err
 				}
 			}
@@ -198,8 +198,8 @@ func (c *commands) recover() error {
 	return nil
 }
 
-// w reports that err is no answer of the TPM but its absence.
-func w(err error) bool { return errors.Is(err, errLost) }
+// isLost reports that err is no answer of the TPM but its absence.
+func isLost(err error) bool { return errors.Is(err, errLost) }
 
 // handles lists the loaded handles of a range, which its first one names.
 func (c *commands) handles(first uint32) ([]tpm2.TPMHandle, error) {
@@ -219,7 +219,7 @@ func (c *commands) handles(first uint32) ([]tpm2.TPMHandle, error) {
 func (c *commands) keep(h tpm2.TPMHandle, name tpm2.TPM2BName, err error) {
 	s := &c.t.state
 	if err != nil {
-		s.lostLoad = s.lostLoad || w(err)
+		s.lostLoad = s.lostLoad || isLost(err)
 		return
 	}
 	s.held[h] = true
@@ -235,7 +235,7 @@ func (c *commands) expect(name tpm2.TPM2BName) { c.t.state.names[string(name.Buf
 // flush gives a handle back.
 func (c *commands) flush(h tpm2.TPMHandle) error {
 	_, err := tpm2.FlushContext{FlushHandle: h}.Execute(c.w)
-	if err == nil || !w(err) {
+	if err == nil || !isLost(err) {
 		delete(c.t.state.held, h)
 	}
 	return err

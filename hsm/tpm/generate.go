@@ -53,7 +53,7 @@ func (c *commands) probe(alg hsm.Algorithm) error {
 		return err
 	}
 	_, err = tpm2.TestParms{Parameters: tpm2.TPMTPublicParms{Type: t.Type, Parameters: t.Parameters}}.Execute(c.w)
-	if err != nil && !w(err) {
+	if err != nil && !isLost(err) {
 		return fmt.Errorf("%s: this TPM (%s %s) refuses its parameters: %w: %w", alg, c.t.state.props.manufacturer, c.t.state.props.vendor, hsm.ErrUnsupported, err)
 	}
 	return err
@@ -67,7 +67,7 @@ func (t *Token) Algorithms(ctx context.Context) (map[hsm.Algorithm]error, error)
 		out := map[hsm.Algorithm]error{}
 		for _, alg := range hsm.Algorithms() {
 			err := c.probe(alg)
-			if w(err) {
+			if isLost(err) {
 				return err
 			}
 			out[alg] = err

@@ -216,7 +216,7 @@ func (c *commands) load(r *keyRef) (tpm2.TPMHandle, error) {
 			return tpm2.TPMHandle(l.LoadedHandle), nil
 		}
 		c.keep(0, tpm2.TPM2BName{}, err)
-		if w(err) {
+		if isLost(err) {
 			return 0, err
 		}
 		delete(s.contexts, string(r.name.Buffer))

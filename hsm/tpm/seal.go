@@ -196,7 +196,7 @@ func (c *commands) unseal(f *keyFile) ([]byte, error) {
 	}
 	c.t.state.held[s.Handle()] = true
 	defer func() {
-		if err := end(); err == nil || !w(err) {
+		if err := end(); err == nil || !isLost(err) {
 			delete(c.t.state.held, s.Handle())
 		}
 	}()
