@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"redoubt.internal/ca/ceremony"
 	"redoubt.internal/hsm"
 	"redoubt.internal/hsm/pkcs11"
 	"redoubt.internal/hsm/soft"
@@ -177,6 +178,9 @@ func (k *keyring) role(ctx context.Context, role string) (*hsm.Key, error) {
 	key, err := k.signer(ctx, uri)
 	if err != nil {
 		return nil, hinted(fmt.Errorf("opening the %s key: %w", role, err), "`redoubt keys check` tries every key; the URI stands under keys.roles.%s", role)
+	}
+	if alg, allowed := key.Info().Algorithm, ceremony.AllowedAlgorithms(role); !slices.Contains(allowed, alg) {
+		return nil, hinted(fmt.Errorf("opening the %s key: it is of type %s, the role allows %v: %w", role, alg, allowed, hsm.ErrUnsupported), "name another key under keys.roles.%s", role)
 	}
 	return key, nil
 }
