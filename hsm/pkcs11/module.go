@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -190,25 +189,6 @@ func fileSum(path string) (string, error) {
 		return "", err
 	}
 	return fmt.Sprintf("%x", h.Sum(nil)), nil
-}
-
-// configHint names the environment a module is configured by, since a missing
-// one shows only as "no token".
-func configHint(path string) string {
-	base := filepath.Base(path)
-	for _, h := range []struct{ match, env string }{
-		{"softhsm", "SOFTHSM2_CONF"}, {"tpm2_pkcs11", "TPM2_PKCS11_STORE"}, {"yubihsm", "YUBIHSM_PKCS11_CONF"},
-		{"CryptoServer", "CS_PKCS11_R3_CFG"}, {"cs_pkcs11", "CS_PKCS11_R3_CFG"}, {"cryptoki", "ChrystokiConfigurationPath"},
-		{"cknfast", "CKNFAST_LOADSHARING"}, {"opencryptoki", "OPENCRYPTOKI_TRACE_LEVEL"},
-	} {
-		if strings.Contains(base, h.match) {
-			if v := os.Getenv(h.env); v != "" {
-				return fmt.Sprintf(" (%s=%s)", h.env, v)
-			}
-			return fmt.Sprintf(" (%s is not set)", h.env)
-		}
-	}
-	return ""
 }
 
 // lost are the errors after which the session, the object, the login or the

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -110,9 +112,46 @@ func (u *uri) module(allowed []string) (string, error) {
 	u.raw.SetAllowedModulePaths(allowed)
 	path, err := u.raw.GetModule()
 	if err != nil {
-		return "", fmt.Errorf("%w (allowed: %s): %w", err, strings.Join(allowed, " "), hsm.ErrUnsupported)
+		return "", fmt.Errorf("PKCS#11 module %s%s: %w (allowed: %s; modules found: %s): %w", u.modulePath, configHint(u.modulePath), err, strings.Join(allowed, " "), foundModules(u.modulePath, allowed), hsm.ErrUnsupported)
 	}
 	return path, nil
+}
+
+// foundModules lists shared objects where a module was looked for, for the error
+// of a wrong path.
+func foundModules(path string, allowed []string) string {
+	var found []string
+	for _, place := range append([]string{filepath.Dir(path) + "/"}, allowed...) {
+		files, _ := filepath.Glob(filepath.Join(filepath.Dir(place), "*.so*"))
+		for _, f := range files {
+			if !slices.Contains(found, f) && len(found) < 12 {
+				found = append(found, f)
+			}
+		}
+	}
+	if len(found) == 0 {
+		return "none"
+	}
+	return strings.Join(found, " ")
+}
+
+// configHint names the environment a module is configured by, since a missing
+// one shows only as "no token".
+func configHint(path string) string {
+	base := filepath.Base(path)
+	for _, h := range []struct{ match, env string }{
+		{"softhsm", "SOFTHSM2_CONF"}, {"tpm2_pkcs11", "TPM2_PKCS11_STORE"}, {"yubihsm", "YUBIHSM_PKCS11_CONF"},
+		{"CryptoServer", "CS_PKCS11_R3_CFG"}, {"cs_pkcs11", "CS_PKCS11_R3_CFG"}, {"cryptoki", "ChrystokiConfigurationPath"},
+		{"cknfast", "CKNFAST_LOADSHARING"}, {"opencryptoki", "OPENCRYPTOKI_TRACE_LEVEL"},
+	} {
+		if strings.Contains(base, h.match) {
+			if v := os.Getenv(h.env); v != "" {
+				return fmt.Sprintf(" (%s=%s)", h.env, v)
+			}
+			return fmt.Sprintf(" (%s is not set)", h.env)
+		}
+	}
+	return ""
 }
 
 // pinPath returns the file pin-source names, "" when there is none.
