@@ -54,7 +54,7 @@ func build(ctx context.Context, cfg *Config, dir layout, request initRequest, lo
 	if err := createState(ctx, cfg, dir, keys, logger); err != nil {
 		return nil, err
 	}
-	in, err := openWith(ctx, cfg, logger, keys)
+	in, err := openWith(ctx, cfg.patiently(), logger, keys)
 	if err != nil {
 		return nil, err
 	}

@@ -79,7 +79,7 @@ func (v verb[A, R]) call(c *cli.Context, args A) (R, error) {
 		if !errors.Is(err, errNoServer) {
 			return result, err
 		}
-		in, err := openInstance(c.Context, cfg, logger)
+		in, err := openInstance(c.Context, cfg.patiently(), logger)
 		if errors.Is(err, errLocked) && again {
 			continue // a server came up between the two
 		}
@@ -127,7 +127,7 @@ func (v verb[A, R]) attach(c *cli.Context) (ask func(A) (R, error), done func(),
 		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ECONNREFUSED) {
 			return remote, func() {}, nil // what else is wrong with the socket, the first question says
 		}
-		in, err := openInstance(c.Context, cfg, logger)
+		in, err := openInstance(c.Context, cfg.patiently(), logger)
 		if errors.Is(err, errLocked) && again {
 			continue // a server came up between the two
 		}

@@ -161,13 +161,25 @@ func (k *keyring) forget(at string) {
 	}
 }
 
+// startPatience bounds what a server waits for its tokens before it says which keys do not sign. Opening a token takes longer than a
+// signature: software keys derive theirs from the passphrase.
+const startPatience = 10 * time.Second
+
+// patiently is the configuration of a verb at work by itself. No client waits for it, and it has one try: the bound that a server puts
+// on a signature is not for opening a token.
+func (c *Config) patiently() *Config {
+	verb := *c
+	verb.Keys.Timeout = max(c.Keys.Timeout, Duration(hsm.DefaultTimeout))
+	return &verb
+}
+
 // tryKeys lets every key sign once, and returns what keeps the first one from it; the others are in the journal.
 func (in *instance) tryKeys(ctx context.Context) (first error) {
 	inUse, _ := in.onlineKeys()
 	errs := make([]error, len(inUse))
 	var wg sync.WaitGroup
 	for i, name := range inUse {
-		wg.Go(func() { errs[i] = in.roleKeys[name].Check(ctx) })
+		wg.Go(func() { errs[i] = in.roleKeys[name].WithTimeout(startPatience).Check(ctx) })
 	}
 	wg.Wait()
 	for i, err := range errs {

@@ -42,8 +42,6 @@ var resultDocs = []resultDoc{
 	{"keys attestation", reflect.TypeFor[attestationReport](), "", nil},
 	{"keys seal", reflect.TypeFor[sealed](), "", nil},
 	{"keys attest", reflect.TypeFor[attestResult](), "", nil},
-	{"keys attestation", reflect.TypeFor[attestationReport](), "", nil},
-	{"keys seal", reflect.TypeFor[sealed](), "", nil},
 	{"keys rotate, ca rotate, tsa rotate, trust rotate, log rotate", reflect.TypeFor[rotateResult](), "", nil},
 	{"ceremony digest", reflect.TypeFor[digestResult](), "", nil},
 	{"ceremony rehearse, ceremony run, ceremony sign, ceremony verify", reflect.TypeFor[*ceremonyResult](), "", nil},

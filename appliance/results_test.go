@@ -45,6 +45,9 @@ func TestResultDocs(t *testing.T) {
 	documented := map[string]bool{}
 	for _, d := range resultDocs {
 		for verb := range strings.SplitSeq(d.verbs, ", ") {
+			if documented[verb] && d.note == "" {
+				t.Errorf("resultDocs has two rows for redoubt %s and does not say when which is printed", verb)
+			}
 			documented[verb] = true
 		}
 	}
