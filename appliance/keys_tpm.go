@@ -23,6 +23,9 @@ import (
 // sealedPrefix begins the value of passphrase-file or pin-file when the file is one `redoubt keys seal` wrote.
 const sealedPrefix = "tpm-sealed:"
 
+// counterPatience is how long a start waits for a TPM whose counter binds marks: without it the logs are read-only until the next start.
+const counterPatience = 5 * time.Second
+
 // tpmTimeout bounds what is asked of a TPM at start and by verbs.
 const tpmTimeout = 30 * time.Second
 
@@ -195,6 +198,10 @@ func (k *keyring) slowMarks(ctx context.Context, uri string, every time.Duration
 		return nil, err
 	}
 	rewindable, what, err := counter.Rewindable(ctx)
+	for patience := time.Now().Add(counterPatience); errors.Is(err, hsm.ErrUnavailable) && time.Now().Before(patience) && ctx.Err() == nil; {
+		time.Sleep(250 * time.Millisecond)
+		rewindable, what, err = counter.Rewindable(ctx)
+	}
 	if err != nil {
 		return away(err)
 	}
