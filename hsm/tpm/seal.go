@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -296,14 +295,4 @@ func pcrList(pcrs []uint) string {
 		s = append(s, strconv.Itoa(int(n)))
 	}
 	return strings.Join(s, ",")
-}
-
-// IsSealed reports whether the file at path begins like one Seal wrote.
-func IsSealed(path string) bool {
-	data, err := os.ReadFile(path)
-	if err != nil || len(data) > maxKeyFile {
-		return false
-	}
-	f, err := parseKeyFile(data)
-	return err == nil && f.kind.Equal(oidSealed)
 }
