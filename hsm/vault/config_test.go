@@ -2,6 +2,7 @@ package vault
 
 import (
 	"crypto/x509"
+	"encoding/json"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -140,6 +141,30 @@ func FuzzAnswer(f *testing.F) {
 		}
 		if sig, err := parseSignature(signature, version); err == nil && len(sig) == 0 {
 			t.Error("an empty signature was taken")
+		}
+	})
+}
+
+// FuzzPolicy: whatever a server says of a key, an accepted version has a key of its
+// type, and no flag that gives it away.
+func FuzzPolicy(f *testing.F) {
+	f.Add([]byte(`{"type":"ed25519","latest_version":1,"keys":{"1":{"public_key":"` + strings.Repeat("A", 43) + `=","creation_time":"2026-11-20T00:00:00Z"}}}`))
+	f.Add([]byte(`{"type":"aes256-gcm96","latest_version":1,"keys":{"1":1}}`))
+	f.Add([]byte(`{"type":"ecdsa-p256","derived":true,"exportable":true,"backup_info":{"time":1},"keys":null,"min_encryption_version":2}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		var p policy
+		if json.Unmarshal(data, &p) != nil {
+			return
+		}
+		alg, pub, _, err := p.version(1)
+		if err != nil {
+			return
+		}
+		if got, err := hsm.AlgorithmOf(pub); err != nil || got != alg {
+			t.Errorf("a key of type %s was read as %s", got, alg)
+		}
+		if p.acceptable() == nil && (p.Exportable || p.AllowPlaintextBackup || p.DeletionAllowed || p.Imported) {
+			t.Error("an unprotected key was accepted")
 		}
 	})
 }

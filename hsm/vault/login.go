@@ -19,6 +19,7 @@ type grant struct {
 	token     string
 	lease     time.Duration // from since; 0: no end
 	since     time.Time
+	born      time.Time // of the login; since is also that of a renewal
 	renewable bool
 	full      time.Duration // the lease of the login: what a renewal should give again
 }
@@ -146,7 +147,7 @@ func (t *Token) obtain(ctx context.Context, path string, body map[string]string,
 			t.logger.Warn("the Vault token has the root policy: whoever reads its file has the whole server", "file", t.cfg.TokenFile)
 		}
 		lease := time.Duration(out.Data.TTL) * time.Second
-		return &grant{token: secret, lease: lease, full: lease, since: since, renewable: out.Data.Renewable}, nil
+		return &grant{token: secret, lease: lease, full: lease, since: since, born: since, renewable: out.Data.Renewable}, nil
 	}
 	var out loginAnswer
 	if err := t.wire.call(ctx, "", "POST", path, body, &out); err != nil {
@@ -156,7 +157,7 @@ func (t *Token) obtain(ctx context.Context, path string, body map[string]string,
 	if g.token == "" || strings.ContainsFunc(g.token, func(r rune) bool { return r <= 0x20 || r > 0x7e }) {
 		return nil, fmt.Errorf("%w: the answer to the login holds no token", errLost)
 	}
-	g.full = g.lease
+	g.full, g.born = g.lease, since
 	return g, nil
 }
 
@@ -260,8 +261,8 @@ func (t *Token) renew(g *grant) {
 		err := t.wire.call(ctx, g.token, "POST", "auth/token/renew-self", struct{}{}, &out)
 		if err == nil {
 			next := out.grant(since)
-			next.token, next.full = g.token, g.full
-			if next.lease >= g.full*2/3 || next.lease == 0 {
+			next.token, next.full, next.born = g.token, g.full, g.born
+			if next.lease >= g.full*2/3 { // 0 is less than a second, not no end
 				t.replace(s, next)
 				return
 			}

@@ -81,7 +81,7 @@ func TestRenewalAndNewLogin(t *testing.T) {
 			time.Sleep(100 * time.Millisecond)
 		}
 		t.Logf("%d signatures with %d tokens", signed, len(grants))
-		if !p.front.saw("POST", "auth/token/renew-self") && !p.front.saw("PUT", "auth/token/renew-self") {
+		if !p.front.saw("POST", "auth/token/renew-self") {
 			t.Error("nothing was renewed")
 		}
 	})
@@ -216,6 +216,36 @@ func TestTokenFileIsReadAgain(t *testing.T) {
 		check(t, os.WriteFile(file, []byte("not a token\x00"), 0o600))
 		_, err = connected(c)
 		failsWith(t, err, hsm.ErrBadPIN, "printable")
+	})
+}
+
+// A token from a file is renewed; when it nears its maximum life, the file's next
+// token takes over before the old one ends.
+func TestTokenFromFileIsRenewed(t *testing.T) {
+	t.Parallel()
+	eachPeer(t, func(t *testing.T, p *peer) {
+		t.Parallel()
+		c := p.config(t)
+		first, file := p.token(t, map[string]any{"ttl": "3s", "explicit_max_ttl": "9s"})
+		c.TokenFile = file
+		tok := p.open(t, c)
+		key := generate(t, tok, "k", hsm.ECDSAP256)
+		began, replaced := time.Now(), false
+		for tok.live.Load() == nil || tok.live.Load().grant.token == first {
+			if err := sign(key); err != nil {
+				t.Fatalf("after %s: %v", time.Since(began).Round(time.Millisecond), err)
+			}
+			if !replaced && time.Since(began) > 4*time.Second { // it was renewed by now
+				next, _ := p.token(t, nil)
+				check(t, os.WriteFile(file, []byte(next), 0o600))
+				replaced = true
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+		check(t, sign(key))
+		if !replaced || !p.front.saw("POST", "auth/token/renew-self") {
+			t.Error("it was not renewed")
+		}
 	})
 }
 

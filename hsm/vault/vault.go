@@ -226,5 +226,5 @@ func (t *Token) with(ctx context.Context, fn func(ctx context.Context, s *sessio
 // of the last second did not end; identities that may not even look their own token
 // up would log in for every refusal.
 func (t *Token) tokenEnded(ctx context.Context, s *session) bool {
-	return time.Since(s.grant.since) > time.Second && errors.Is(t.wire.call(ctx, s.grant.token, "GET", "auth/token/lookup-self", nil, nil), errDenied)
+	return time.Since(s.grant.born) > time.Second && errors.Is(t.wire.call(ctx, s.grant.token, "GET", "auth/token/lookup-self", nil, nil), errDenied)
 }
