@@ -84,6 +84,9 @@ var rotateKey = verb[rotateArgs, rotateResult]{"keys.rotate", func(ctx context.C
 	if err := in.mayPublish(); err != nil {
 		return rotateResult{}, err
 	}
+	if err := in.unlock(ctx, roleAudit, in.onRecord().active(roleTUF)); err != nil {
+		return rotateResult{}, err
+	}
 	if begun, err := in.completed(ctx, role); begun != nil || err != nil {
 		return *begun, err
 	}
@@ -124,6 +127,16 @@ var rotateKey = verb[rotateArgs, rotateResult]{"keys.rotate", func(ctx context.C
 	result.Next = toldClients
 	return result, nil
 }}
+
+// unlock opens the tokens of keys before they have to sign: opening one may take longer than a signature is given.
+func (in *instance) unlock(ctx context.Context, names ...string) error {
+	for _, name := range names {
+		if _, err := in.keys.role(ctx, name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 // completed ends a rotation that stopped between its last two steps. Where it was one of role, that was what the verb is about.
 func (in *instance) completed(ctx context.Context, role string) (*rotateResult, error) {
@@ -423,6 +436,9 @@ func (in *instance) finishLocked(ctx context.Context) error {
 		return nil
 	}
 	if err := in.olderCopy(); err != nil {
+		return err
+	}
+	if err := in.unlock(ctx, in.onRecord().active(roleTUF)); err != nil {
 		return err
 	}
 	if in.onRecord().pending(roleTUF) == nil {
