@@ -48,7 +48,7 @@ func (in *instance) settleShards() error {
 			}
 			a.firstIndex = record.FirstIndex
 			if slices.Contains(a.Serves, rekor.V1) {
-				next = max(next, record.FirstIndex+size)
+				next = max(next, record.FirstIndex+max(size, a.log.StoredAtOpen())) // a head may follow when the key is back
 			}
 		}
 	}

@@ -224,6 +224,26 @@ func (k *sickKey) Sign(r io.Reader, d []byte, o crypto.SignerOpts) ([]byte, erro
 	return sig, err
 }
 
+// What was stored and not covered by a head, because the key was away, is counted when the log is opened without it.
+func TestStoredAtOpen(t *testing.T) {
+	var key *sickKey
+	r := newRig(t, func(c *Config) { key = &sickKey{Signer: c.Signer}; c.Signer = key })
+	r.add("one", "")
+	key.refuse.Store(100)
+	if _, err := r.l.Add(t.Context(), []byte("two"), nil, nil); !errors.Is(err, ErrSigning) {
+		t.Fatal(err)
+	}
+	r.reopen()
+	if r.l.Head().Size != 1 || r.l.StoredAtOpen() != 2 {
+		t.Errorf("head of size %d, %d stored", r.l.Head().Size, r.l.StoredAtOpen())
+	}
+	key.refuse.Store(0)
+	r.reopen()
+	if r.l.Head().Size != 2 || r.l.StoredAtOpen() != 2 {
+		t.Errorf("with the key back: head of size %d, %d stored", r.l.Head().Size, r.l.StoredAtOpen())
+	}
+}
+
 // A key that goes away fails the Adds of that time and heals; entries do not pile up unsigned meanwhile.
 func TestKeyGoesAwayAndComesBack(t *testing.T) {
 	var key *sickKey

@@ -15,6 +15,10 @@ func (l *Log) now() time.Time { return l.c.Now().UTC().Round(0) }
 // Head is the last published head.
 func (l *Log) Head() Head { return l.view.Load().head }
 
+// StoredAtOpen is how many entries were durable when the log was opened. That is more than its head says where the key did not
+// sign since they were stored: what is numbered after this log leaves them room.
+func (l *Log) StoredAtOpen() uint64 { return l.stored }
+
 // Err says why the log is read-only: latched by a failed write, behind a high-water mark, opened without its key. Nil
 // when it is writable.
 func (l *Log) Err() error {

@@ -18,6 +18,7 @@ type Log struct {
 	queue   *queue
 	running atomic.Bool
 	w       writer // of the goroutine in Run
+	stored  uint64 // entries durable when the log was opened
 
 	view     atomic.Pointer[view]  // the published state
 	reason   atomic.Pointer[error] // why the log is read-only, nil when it is not
@@ -60,6 +61,7 @@ func (l *Log) open(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
+	l.stored = l.w.tree.size
 	if err := l.openIndex(ctx); err != nil {
 		return err
 	}
