@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"crypto"
 	"crypto/x509"
 	"encoding/pem"
@@ -12,7 +11,6 @@ import (
 	"time"
 
 	"github.com/urfave/cli/v2"
-	"go.yaml.in/yaml/v3"
 
 	"redoubt.internal/ca/ceremony"
 	"redoubt.internal/hsm"
@@ -170,29 +168,8 @@ func printOperator(c *cli.Context, name string, pub crypto.PublicKey) error {
 	if err != nil {
 		return err
 	}
-	_, fingerprint, err := o.Key()
-	if err != nil {
-		return err
-	}
-	fmt.Fprintf(c.App.Writer, "# SHA-256 of the key: %s\nname: %s\npublicKey: %s\n", fingerprint, o.Name, o.PublicKey)
-	return nil
-}
-
-// readOperator reads what printOperator printed.
-func readOperator(path string) (o ceremony.Operator, err error) {
-	data, err := readRecord(path)
-	if err != nil {
-		return o, err
-	}
-	d := yaml.NewDecoder(bytes.NewReader(data))
-	d.KnownFields(true)
-	if err := d.Decode(&o); err != nil {
-		return o, fmt.Errorf("reading the operator in %s: %w", path, err)
-	}
-	if _, _, err := o.Key(); err != nil {
-		return o, fmt.Errorf("reading the operator in %s: %w", path, err)
-	}
-	return o, nil
+	_, err = io.WriteString(c.App.Writer, o.YAML())
+	return err
 }
 
 func ceremonyApprove(c *cli.Context) error {

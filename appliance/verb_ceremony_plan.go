@@ -183,9 +183,13 @@ func readRegister(c *cli.Context) (*ceremony.Register, error) {
 
 func readOperators(c *cli.Context) (people []ceremony.Operator, err error) {
 	for _, path := range c.StringSlice("operator") {
-		o, err := readOperator(path)
+		data, err := readRecord(path)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("--operator: %w", err)
+		}
+		o, err := ceremony.ParseOperator(data)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", path, err)
 		}
 		people = append(people, o)
 	}

@@ -1,14 +1,18 @@
 package ceremony
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/x509"
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"regexp"
 	"slices"
 	"time"
+
+	"go.yaml.in/yaml/v3"
 
 	"redoubt.internal/hsm"
 )
@@ -57,6 +61,32 @@ func NewOperator(name string, pub crypto.PublicKey) (Operator, error) {
 	want, bad := collect()
 	o.check("operator", want)
 	if len(*bad) > 0 {
+		return Operator{}, fmt.Errorf("%w: %s", ErrPlan, (*bad)[0])
+	}
+	return o, nil
+}
+
+// YAML writes the operator as ParseOperator and the members of a plan read it.
+func (o Operator) YAML() string {
+	_, fingerprint, _ := o.Key()
+	return fmt.Sprintf("# SHA-256 of the key: %s\nname: %s\npublicKey: %s\n", fingerprint, quote(o.Name), quote(o.PublicKey))
+}
+
+// ParseOperator reads one operator strictly.
+func ParseOperator(data []byte) (o Operator, err error) {
+	if len(data) > maxApproval {
+		return o, fmt.Errorf("%w: an operator of %d octets, limit %d", ErrPlan, len(data), maxApproval)
+	}
+	d := yaml.NewDecoder(bytes.NewReader(data))
+	d.KnownFields(true)
+	if err := d.Decode(&o); err != nil {
+		return Operator{}, fmt.Errorf("%w: reading an operator: %s", ErrPlan, explain(err))
+	}
+	if err := d.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
+		return Operator{}, fmt.Errorf("%w: more than one operator", ErrPlan)
+	}
+	want, bad := collect()
+	if o.check("operator", want); len(*bad) > 0 {
 		return Operator{}, fmt.Errorf("%w: %s", ErrPlan, (*bad)[0])
 	}
 	return o, nil

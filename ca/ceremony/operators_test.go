@@ -252,3 +252,19 @@ func FuzzApproval(f *testing.F) {
 		}
 	})
 }
+
+func FuzzOperator(f *testing.F) {
+	members, _ := people(f, 2)
+	f.Add([]byte(members[0].YAML()))
+	f.Add([]byte(members[1].YAML()))
+	f.Add([]byte("name: x\npublicKey: ''\n---\n"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		o, err := ParseOperator(data)
+		if err != nil {
+			return
+		}
+		if again, err := ParseOperator([]byte(o.YAML())); err != nil || again != o {
+			t.Fatalf("own YAML does not read back: %v", err)
+		}
+	})
+}

@@ -77,6 +77,9 @@ func template(p Profile) *x509.Certificate {
 	case Root:
 		t.Subject, t.IsCA, t.MaxPathLen = name("root"), true, 1
 		t.KeyUsage = x509.KeyUsageCertSign | x509.KeyUsageCRLSign
+	case Cross:
+		t.Subject, t.IsCA, t.MaxPathLen = name("other root"), true, 1
+		t.KeyUsage = x509.KeyUsageCertSign | x509.KeyUsageCRLSign
 	case Issuing, TSAIntermediate:
 		t.Subject, t.IsCA, t.MaxPathLenZero = name("issuing"), true, true
 		t.KeyUsage = x509.KeyUsageCertSign | x509.KeyUsageCRLSign
@@ -120,7 +123,7 @@ func build(t testing.TB, p Profile, tmpl *x509.Certificate, pub crypto.PublicKey
 }
 
 func TestAcceptsEveryProfile(t *testing.T) {
-	for _, p := range []Profile{Root, Issuing, TSAIntermediate, TSALeaf, Precertificate, Leaf} {
+	for _, p := range []Profile{Root, Issuing, TSAIntermediate, TSALeaf, Precertificate, Leaf, Cross} {
 		if err := Check(build(t, p, template(p), leafKey.Public()), p); err != nil {
 			t.Errorf("%s: %v", p, err)
 		}
@@ -229,6 +232,10 @@ func TestRefuses(t *testing.T) {
 		{Issuing, "redoubt_key_usage", func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageCertSign }},
 		{Issuing, "redoubt_ca_san", func(c *x509.Certificate) { c.DNSNames = []string{"ca.corp.internal"} }},
 		{Issuing, "e_subject_common_name_max_length", func(c *x509.Certificate) { c.Subject.CommonName = strings.Repeat("x", 65) }},
+		{Cross, "redoubt_pathlen", func(c *x509.Certificate) { c.MaxPathLen = 2 }},
+		{Cross, "redoubt_pathlen", func(c *x509.Certificate) { c.MaxPathLen = -1 }},
+		{Cross, "redoubt_intermediate_subject", func(c *x509.Certificate) { c.Subject.CommonName = "parent" }},
+		{Cross, "redoubt_eku", func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning} }},
 		{TSAIntermediate, "redoubt_eku", func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning} }},
 		{TSALeaf, "redoubt_tsa_eku_critical", func(c *x509.Certificate) {
 			c.ExtraExtensions, c.ExtKeyUsage = nil, []x509.ExtKeyUsage{x509.ExtKeyUsageTimeStamping}
@@ -256,7 +263,7 @@ func TestRefuses(t *testing.T) {
 }
 
 func TestRefusesOtherProfile(t *testing.T) {
-	all := []Profile{Root, Issuing, TSAIntermediate, TSALeaf, Precertificate, Leaf}
+	all := []Profile{Root, Issuing, TSAIntermediate, TSALeaf, Precertificate, Leaf, Cross}
 	for _, is := range all {
 		der := build(t, is, template(is), leafKey.Public())
 		for _, as := range all {
@@ -319,7 +326,7 @@ func sameAsZlint(t *testing.T, der []byte, p Profile) {
 // Running the lints ourselves changes no result, whatever the certificate: each
 // kind under the lints of each other kind, and with every octet changed.
 func TestRunsAsZlint(t *testing.T) {
-	for _, p := range []Profile{Root, Issuing, TSAIntermediate, TSALeaf, Precertificate, Leaf} {
+	for _, p := range []Profile{Root, Issuing, TSAIntermediate, TSALeaf, Precertificate, Leaf, Cross} {
 		der := build(t, p, template(p), leafKey.Public())
 		for _, other := range []Profile{Root, TSALeaf, Precertificate, Leaf} {
 			sameAsZlint(t, der, other)
