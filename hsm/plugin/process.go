@@ -111,7 +111,7 @@ func (p *program) run(ctx context.Context, message []byte, args *common.PluginAr
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(message), out, diagnostics
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // so that what it starts is ended with it
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
-	cmd.WaitDelay = 250 * time.Millisecond
+	cmd.WaitDelay = time.Second // for who escaped the group and holds the output open
 	err = cmd.Run()
 	var exit *exec.ExitError
 	switch {
@@ -119,6 +119,7 @@ func (p *program) run(ctx context.Context, message []byte, args *common.PluginAr
 		return nil, fmt.Errorf("%w: the plugin wrote more than %d octets", hsm.ErrUnavailable, maxOutput)
 	case ctx.Err() != nil:
 		return nil, fmt.Errorf("%w: the plugin was ended at its deadline: %w%s", hsm.ErrUnavailable, ctx.Err(), diagnostics.note())
+	case errors.Is(err, exec.ErrWaitDelay): // it ended; whether its answer is whole shows below
 	case err != nil && (!errors.As(err, &exit) || exit.ExitCode() < 1):
 		return nil, fmt.Errorf("%w: running the plugin: %w%s", hsm.ErrUnavailable, err, diagnostics.note())
 	}

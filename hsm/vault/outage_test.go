@@ -108,14 +108,16 @@ func TestBadAnswers(t *testing.T) {
 		}, "longer than"},
 	}
 	eachPeer(t, func(t *testing.T, p *peer) {
-		tok := p.open(t, p.config(t))
+		c := p.config(t)
+		c.Timeout = DefaultTimeout
+		tok := p.open(t, c)
 		key := generate(t, tok, "k", hsm.ECDSAP256)
 		for name, answer := range answers {
 			t.Run(name, func(t *testing.T) {
 				p.front.do(answer.act)
 				began := time.Now()
 				err := sign(key)
-				t.Logf("answered within %s", time.Since(began).Round(time.Millisecond))
+				t.Logf("answered within %s", time.Since(began).Round(time.Millisecond)) // 2 s are promised
 				failsWith(t, err, hsm.ErrUnavailable, answer.says, p.front.url, p.mount)
 				p.front.do(nil)
 				recovers(t, key)

@@ -189,11 +189,11 @@ func secretFile(t testing.TB, content string) string {
 	return file
 }
 
-// config is a token login through the front.
+// config is a token login through the front, with the patience of a busy machine.
 func (p *peer) config(t testing.TB) Config {
 	t.Helper()
 	_, file := p.token(t, nil)
-	return Config{Address: p.front.url, CAFile: p.front.caFile, Mount: p.mount, Auth: AuthToken, TokenFile: file}
+	return Config{Address: p.front.url, CAFile: p.front.caFile, Mount: p.mount, Auth: AuthToken, TokenFile: file, Timeout: 20 * time.Second}
 }
 
 // connected opens the token and logs in, as the first key does.
