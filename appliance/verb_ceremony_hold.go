@@ -35,7 +35,7 @@ func ceremonyRun(c *cli.Context) error {
 	switch {
 	case s.Requests != nil:
 		carried = []string{ceremony.CertificatesFile}
-	case plan.Kind == ceremony.OfflineRoot && s.Certificates == nil:
+	case plan.InParts() && s.Certificates == nil:
 		carried = []string{ceremony.RequestsFile}
 	}
 	if err := ceremony.CheckFree(out, carried...); err != nil {

@@ -29,6 +29,7 @@ func ceremonyPlanCommand() *cli.Command {
 			text("successor-keys", "token of a root-successor's key: makes one, cross-signed by the root"),
 			list("role", "rotate, rotate-root: ROLE or ROLE=URI, for each new key"),
 			text("authority-key", "URI of the existing key that signs"),
+			&cli.BoolFlag{Name: "authority-offline", Usage: "that key is on a machine without network: requests out, certificates back", EnvVars: []string{"REDOUBT_AUTHORITY_OFFLINE"}},
 			text("authority-chain", "PEM file: its certificate first, the root last"),
 			text("subject", "cross-sign: PEM file of the other party's root"),
 			list("operator", "file that `ceremony operator` printed, for each operator"),
@@ -170,7 +171,7 @@ func readAuthority(c *cli.Context) (*ceremony.Authority, error) {
 	if uri == "" {
 		return nil, nil
 	}
-	return &ceremony.Authority{URI: uri, Chain: string(chain)}, nil
+	return &ceremony.Authority{URI: uri, Chain: string(chain), Offline: c.Bool("authority-offline")}, nil
 }
 
 func readRegister(c *cli.Context) (*ceremony.Register, error) {

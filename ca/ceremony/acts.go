@@ -249,10 +249,10 @@ func (o *Opening) read(plan *Plan) (in inputs, err error) {
 	switch {
 	case seen[InputRequests] && seen[InputCertificates]:
 		return in, errors.New("requests and certificates together; each belongs to another part")
-	case plan.Kind == OfflineRoot && in.part == PartWhole:
+	case plan.InParts() && in.part == PartWhole:
 		in.part = PartRequests
-	case plan.Kind != OfflineRoot && in.part != PartWhole:
-		return in, fmt.Errorf("a plan of kind %s takes no requests and no certificates", plan.Kind)
+	case !plan.InParts() && in.part != PartWhole:
+		return in, fmt.Errorf("a plan of kind %s that is held in one place takes no requests and no certificates", plan.Kind)
 	}
 	return in, in.register.fits(plan)
 }

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"redoubt.internal/hsm"
 )
@@ -101,6 +102,62 @@ func TestOfflineRoot(t *testing.T) {
 	stranger.Certificates = done
 	if _, err := stranger.Run(t.Context(), p); !errors.Is(err, ErrForeignKey) {
 		t.Errorf("somebody else's certificates: %v", err)
+	}
+}
+
+// Later, below the root that stayed offline: new keys here, its signatures there; and a new root beside it in the same token.
+func TestRotationBelowAnOfflineRoot(t *testing.T) {
+	_, _, first, online, offline := gap(t, offlinePlan())
+	authority := &Authority{URI: softURI(RoleRoot), Chain: string(pemOf(first.Certificate(RoleRoot))), Offline: true}
+	rotate := Rotation("corp.internal", authority, map[string]KeyPlan{RoleIssuing: {"soft:i2", hsm.ECDSAP256}, RoleTSAIntermediate: {"soft:m2", hsm.ECDSAP256}, RoleTSA: {"soft:t2", hsm.ECDSAP256}, "rekor-3": {"soft:r3", hsm.ECDSAP256}})
+	renewed := Rotation("corp.internal", authority, map[string]KeyPlan{RoleIssuing: {"soft:i3", hsm.ECDSAP256}})
+	renewed.Kind, renewed.Keys.Root = RotateRoot, &KeyPlan{"soft:root-2", hsm.ECDSAP384}
+	renewed.Certificates.Root, renewed.Certificates.Cross = &CertificatePlan{"Redoubt Root 2", 3653}, &CrossPlan{700}
+	for _, p := range []Plan{rotate, renewed} {
+		read, err := ParsePlan(p.YAML())
+		if err != nil || !same(read, p) {
+			t.Fatalf("own YAML: %v", err)
+		}
+		here, there := online, offline
+		requests, err := here.Run(t.Context(), p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		there.Requests, _ = requests.Encode()
+		certificates, err := there.Run(t.Context(), p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		here.Certificates, _ = certificates.Encode()
+		result, err := here.Run(t.Context(), p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if requests.Signatures[0].By == RoleAuthority || result.Signatures[0].By == RoleAuthority || certificates.Signatures[0].By != map[Kind]string{Rotate: RoleAuthority, RotateRoot: RoleRoot}[p.Kind] {
+			t.Errorf("%s: signed by %v, %v, %v", p.Kind, requests.Signatures[0].By, certificates.Signatures[0].By, result.Signatures[0].By)
+		}
+		chain := result.IssuingChain()
+		if top := chain[len(chain)-1]; (p.Kind == Rotate) != top.Equal(first.Certificate(RoleRoot)) || checkPath(chain, time.Now()) != nil {
+			t.Errorf("%s: chain of %d below %s", p.Kind, len(chain), top.Subject)
+		}
+		if p.Kind == Rotate && len(result.TSAChain()) != 3 {
+			t.Errorf("TSA chain of %d", len(result.TSAChain()))
+		}
+		if p.Kind == RotateRoot && (result.Certificate(CrossAuthorityByRoot) == nil || result.Certificate(CrossRootByAuthority).CheckSignatureFrom(first.Certificate(RoleRoot)) != nil) {
+			t.Error("the roots did not sign each other")
+		}
+		_, open := softToken(t)
+		rehearsal, err := Session{Open: open, StandIn: standIns, Software: "test"}.Rehearse(t.Context(), p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := Diff(rehearsal, result); len(d.Refused) != 0 {
+			t.Errorf("%s: %+v", p.Kind, d.Refused)
+		}
+	}
+	logs := Rotation("corp.internal", authority, map[string]KeyPlan{"ct-2": {"soft:c", hsm.ECDSAP256}})
+	if err := logs.Validate(); !errors.Is(err, ErrPlan) || !strings.Contains(err.Error(), "nothing is requested") {
+		t.Errorf("an offline authority nobody asks: %v", err)
 	}
 }
 

@@ -130,6 +130,9 @@ type Authority struct {
 	URI string `yaml:"uri"`
 	// Chain is its certificate, then those above it up to the root: PEM.
 	Chain string `yaml:"chain"`
+	// Offline is true when the key is on a machine without network: the ceremony
+	// is then held in parts, as that of an offline root is.
+	Offline bool `yaml:"offline,omitempty"`
 }
 
 // Subject is a certificate of somebody else's key.
@@ -294,6 +297,11 @@ func (p *Plan) certificates() []certificate {
 	}
 	add(c.TSA, RoleTSA, top, lint.TSALeaf)
 	return out
+}
+
+// InParts tells whether the ceremony is held on two machines.
+func (p *Plan) InParts() bool {
+	return p.Kind == OfflineRoot || p.Authority != nil && p.Authority.Offline
 }
 
 // backdate is BackdateSeconds as a duration.

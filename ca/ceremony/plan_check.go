@@ -60,6 +60,7 @@ func (p *Plan) checkExisting(want wanting) {
 	want((p.Subject != nil) == (p.Kind == CrossSign), "subject belongs to kind cross-sign, and only there")
 	if p.Authority != nil {
 		checkURI("authority.uri", p.Authority.URI, want)
+		want(!p.Authority.Offline || certified, "authority.offline: nothing is requested from it; run the plan on its machine")
 		chain, err := parseChain(p.Authority.Chain)
 		if err != nil {
 			want(false, "authority.chain: %v", err)

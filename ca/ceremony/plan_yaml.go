@@ -105,6 +105,8 @@ func (p *Plan) writeExisting(w *writer) {
 		w.line("authority:")
 		w.line("  uri: %s", quote(p.Authority.URI))
 		w.block("  ", "chain", p.Authority.Chain)
+		w.line("  # true when that key is on a machine without network: requests out, certificates back, by removable medium.")
+		w.line("  offline: %t", p.Authority.Offline)
 	}
 	if p.Subject != nil {
 		w.line("# The other party's self-signed root, PEM. Compare its fingerprint with them before you approve.")

@@ -15,7 +15,7 @@ func (s Session) Rehearse(ctx context.Context, plan Plan) (*Transcript, error) {
 		return nil, errors.New("a rehearsal without stand-ins")
 	}
 	s.Requests, s.Certificates = nil, nil
-	if plan.Kind != OfflineRoot {
+	if !plan.InParts() {
 		return s.Run(ctx, plan)
 	}
 	requests, err := s.part(ctx, plan)

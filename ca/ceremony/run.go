@@ -63,6 +63,9 @@ func (r *run) chain() []*x509.Certificate {
 	if c := r.certs[RoleAuthority]; c != nil && r.StandIn != nil {
 		return []*x509.Certificate{c}
 	}
+	if r.issued != nil {
+		return r.issued.authority
+	}
 	return r.plan.chain()
 }
 

@@ -60,7 +60,7 @@ func planned(p *Plan, part string) (steps []plannedStep) {
 	} else {
 		add(actAbsent, "checking that no key exists")
 		add(actRehearse, "rehearsing the certificates")
-		if p.Authority != nil {
+		if authorityAt(p, part) {
 			add(actAuthority, "opening the authority's key")
 		}
 		for _, k := range mine {
@@ -99,7 +99,14 @@ func here(p *Plan, part string) []roleKey {
 }
 
 // offline tells the roles whose keys are on the machine without network.
-func offline(role string) bool { return role == RoleRoot || role == RoleSuccessor }
+func offline(role string) bool {
+	return role == RoleRoot || role == RoleSuccessor || role == RoleAuthority
+}
+
+// authorityAt tells whether the existing key is at hand in a part.
+func authorityAt(p *Plan, part string) bool {
+	return p.Authority != nil && (part == PartWhole || part == PartCertificates)
+}
 
 func has(keys []roleKey, role string) bool {
 	for _, k := range keys {
@@ -118,7 +125,7 @@ func sealer(p *Plan, part string) string {
 	switch {
 	case has(keys, RoleRoot):
 		return RoleRoot
-	case p.Authority != nil:
+	case authorityAt(p, part):
 		return RoleAuthority
 	case has(keys, RoleAudit):
 		return RoleAudit

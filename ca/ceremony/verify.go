@@ -114,6 +114,9 @@ func (t *Transcript) checkOpening() (err error) {
 		return fmt.Errorf("part %q, the documents carried in make it %q", o.Part, in.part)
 	}
 	t.requests, t.issued, t.register, t.authority = in.requests, in.issued, in.register, t.plan.chain()
+	if t.issued != nil {
+		t.authority = t.issued.authority // in a rehearsal a stand-in's
+	}
 	if o.Mode == ModeRehearsal && len(o.Approvals) == 0 {
 		return nil
 	}
