@@ -55,6 +55,7 @@ var resultDocs = []resultDoc{
 	{"log proof", reflect.TypeFor[logProof](), "", nil},
 	{"log fsck", reflect.TypeFor[[]fsckResult](), "", nil},
 	{"audit verify", reflect.TypeFor[fsckResult](), "", nil},
+	{"log mark", reflect.TypeFor[marked](), "", nil},
 	{"log resume", reflect.TypeFor[resumed](), "", nil},
 	{"log export", reflect.TypeFor[logExport](), "", nil},
 	{"log verify", reflect.TypeFor[logVerified](), "", nil},

@@ -33,6 +33,7 @@ func logCommand() *cli.Command {
 			{Name: "fsck", Usage: "recompute everything and check every head ever signed", Flags: append(stateFlags(), outputFlag()), Action: logFsckAction},
 			rotateCommand("rotate", "a new log with a new key; the one before stays readable and takes no more entries", func(c *cli.Context) (string, error) { return c.String("log"), nil }, which),
 			logResumeCommand(),
+			logMarkCommand(),
 			logExportCommand(which), logVerifyCommand(),
 		},
 	}
