@@ -67,6 +67,11 @@ func diagnose(c *cli.Context) []check {
 		c.Warning = c.Warning && !c.Urgent
 		checks = append(checks, c)
 	}
+	for _, s := range report.Counters {
+		if s.Rewindable {
+			checks = append(checks, warning("class of "+s.Name, fmt.Errorf("rewindable: whoever puts the storage of this software TPM back puts the counter back"), "use the counter of a TPM that is a chip"))
+		}
+	}
 	return append(checks, checkListeners(c.Context, cfg, dir)...)
 }
 

@@ -48,6 +48,23 @@ func TestConformanceHandle(t *testing.T) {
 	e.empty()
 }
 
+// What the TPM has is asked of it and reported; what it has not is refused with
+// the reason.
+func TestAlgorithms(t *testing.T) {
+	e := startTPM(t)
+	tok := open(t, e.config())
+	key := generate(t, tok, "tpm:file=a.pem", hsm.ECDSAP256)
+	if got := key.Info().TokenState["algorithms"]; got != "ecdsa-p256 ecdsa-p384 rsa-3072" {
+		t.Errorf("the TPM has %q", got)
+	}
+	for alg, reason := range map[hsm.Algorithm]string{hsm.RSA4096: "this TPM (IBM SW TPM) refuses its parameters", hsm.Ed25519: "use ecdsa-p256"} {
+		_, err := tok.Generate(t.Context(), "tpm:file=b.pem", alg)
+		if !errors.Is(err, hsm.ErrUnsupported) || !strings.Contains(err.Error(), reason) {
+			t.Errorf("%s: %v", alg, err)
+		}
+	}
+}
+
 // In FIPS-only mode a TPM is refused until its sessions may go without encryption
 // (the other tests then do); in no other mode.
 func TestFIPSOnly(t *testing.T) {

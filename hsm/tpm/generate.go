@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/google/go-tpm/tpm2"
 
@@ -59,26 +60,22 @@ func (c *commands) probe(alg hsm.Algorithm) error {
 	return err
 }
 
-// Algorithms asks the TPM which of hsm.Algorithms it has. The map holds, for each,
-// nil or the reason why not.
-func (t *Token) Algorithms(ctx context.Context) (map[hsm.Algorithm]error, error) {
-	var have map[hsm.Algorithm]error
-	err := t.with(ctx, func(c *commands) error {
-		out := map[hsm.Algorithm]error{}
+// algorithms asks the TPM once, after each reset, which of hsm.Algorithms it has.
+func (c *commands) algorithms() (string, error) {
+	p := c.t.state.props
+	if p.algorithms == "" {
+		var have []string
 		for _, alg := range hsm.Algorithms() {
-			err := c.probe(alg)
-			if isLost(err) {
-				return err
+			switch err := c.probe(alg); {
+			case err == nil:
+				have = append(have, string(alg))
+			case !errors.Is(err, hsm.ErrUnsupported):
+				return "", err
 			}
-			out[alg] = err
 		}
-		have = out
-		return nil
-	})
-	if err != nil {
-		return nil, err
+		p.algorithms = strings.Join(have, " ")
 	}
-	return have, nil
+	return p.algorithms, nil
 }
 
 // generate makes a key and stores it.

@@ -266,9 +266,13 @@ func (c *commands) describe(r *keyRef) error {
 	if err != nil {
 		return err
 	}
+	algorithms, err := c.algorithms()
+	if err != nil {
+		return err
+	}
 	p := c.t.state.props
 	r.soft = p.software()
-	r.info = map[string]string{"manufacturer": p.manufacturer, "model": p.vendor, "firmware": p.firmware, "specification": fmt.Sprintf("%s revision %d.%02d", p.family, p.revision/100, p.revision%100), "lockout": l.String()}
+	r.info = map[string]string{"manufacturer": p.manufacturer, "model": p.vendor, "firmware": p.firmware, "specification": fmt.Sprintf("%s revision %d.%02d", p.family, p.revision/100, p.revision%100), "lockout": l.String(), "algorithms": algorithms}
 	return nil
 }
 

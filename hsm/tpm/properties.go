@@ -17,6 +17,7 @@ import (
 type properties struct {
 	manufacturer, vendor, family, firmware string
 	revision                               uint32
+	algorithms                             string // that it has, once it was asked
 }
 
 // hardwareMakers are the manufacturers (TCG TPM Vendor ID Registry) of chips and
