@@ -43,6 +43,9 @@ func configValidate(c *cli.Context) error {
 		err = cfg.checkRooms()
 	}
 	if err == nil {
+		_, _, err = cfg.inForce() // with the keys rotated since
+	}
+	if err == nil {
 		result.Valid = true
 		return printResult(c, result, func(w io.Writer) { fmt.Fprintf(w, "%s: valid\n", path) })
 	}

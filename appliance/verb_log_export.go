@@ -59,7 +59,7 @@ var logCopy = verb[copyArgs, copyAnswer]{"log.copy", func(ctx context.Context, i
 	}
 	head := l.Head()
 	r := copyAnswer{Origin: in.cfg.origin(a.Log), Note: head.Note, Size: head.Size, Root: hex.EncodeToString(head.Root[:])}
-	if r.VKey, err = parcel.VerifierKey(r.Origin, in.roleKeys[a.Log].Public()); err != nil {
+	if r.VKey, err = parcel.VerifierKey(r.Origin, in.signer(a.Log).Public()); err != nil {
 		return copyAnswer{}, fmt.Errorf("writing the key of the %s log as a verifier line: %w", a.Log, err)
 	}
 	if a.At <= head.Size {
