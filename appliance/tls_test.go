@@ -59,7 +59,7 @@ func TestOneTLSPortForEveryHostName(t *testing.T) {
 	for _, s := range serviceNames {
 		names = append(names, s+".corp.internal")
 	}
-	site, pool := siteCertificate(t, dir, append(names, "rekor-2.corp.internal")...)
+	site, pool := siteCertificate(t, dir, append(names, "rekor-2.corp.internal", "rekor-3.corp.internal", "rekor-4.corp.internal", "ct-2.corp.internal")...)
 	address := ""
 	s := serveState(t, func(c *Config) {
 		address = c.Services.Fulcio.Listen
@@ -100,10 +100,29 @@ func TestOneTLSPortForEveryHostName(t *testing.T) {
 			t.Errorf("%s%s: %s %.200s", service, path, r.Status, body)
 		}
 	}
+	// Logs made later answer under their names too, without a new listener; those before stay under theirs.
+	if r, _ := get("rekor-3.corp.internal", "/api/v1/log", pool); r.StatusCode != http.StatusMisdirectedRequest {
+		t.Errorf("a log that is not there yet: %s", r.Status)
+	}
+	for _, role := range []string{"rekor", "rekor-2", "ct"} {
+		if code, _ := redoubt(t, s.in.dir, "", "keys", "rotate", role); code != 0 {
+			t.Fatalf("rotating %s: exit code %d", role, code)
+		}
+	}
+	for at, want := range map[string]string{
+		"rekor-3 /checkpoint": "rekor-3.corp.internal\n", "rekor-4 /api/v2/checkpoint": "rekor-4.corp.internal\n", "rekor-2 /api/v2/checkpoint": "rekor-2.corp.internal\n",
+		"rekor /checkpoint": "rekor-3.corp.internal\n", "rekor /api/v2/checkpoint": "rekor-4.corp.internal\n", "rekor /logs/rekor/checkpoint": "rekor.corp.internal\n",
+		"ct-2 /ct/v1/get-sth": "sha256_root_hash", "ct /ct/v1/get-sth": "sha256_root_hash",
+	} {
+		service, path, _ := strings.Cut(at, " ")
+		if r, body := get(service+".corp.internal", path, pool); r.StatusCode != http.StatusOK || !strings.Contains(body, want) {
+			t.Errorf("after the rotations %s%s: %s %.200s", service, path, r.Status, body)
+		}
+	}
 	if r, _ := get("oidc.corp.internal", "/", pool); r.StatusCode != http.StatusMisdirectedRequest {
 		t.Errorf("a host name nobody has: %s", r.Status)
 	}
-	material, err := s.in.material()
+	material, err := s.server.instance().material()
 	if err != nil || len(material.TLSRoots) != 1 || material.URLs.Rekor != "https://rekor.corp.internal" {
 		t.Errorf("%+v %v", material.URLs, err)
 	}
