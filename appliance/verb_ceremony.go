@@ -96,6 +96,7 @@ func tokenFlags() []cli.Flag {
 		&cli.StringFlag{Name: "config", Usage: "configuration of a deployment, whose keys block says how tokens are opened and whose software keys are meant", EnvVars: []string{"REDOUBT_CONFIG"}},
 		&cli.StringFlag{Name: "tpm-device", Usage: "TPM device or swtpm socket (default /dev/tpmrm0)", EnvVars: []string{"REDOUBT_TPM_DEVICE"}},
 		&cli.StringFlag{Name: "tpm-auth-file", Usage: "authorisation value of keys in a TPM", EnvVars: []string{"REDOUBT_TPM_AUTH_FILE"}},
+		plainSessionsFlag(),
 		&cli.StringFlag{Name: "passphrase-file", Usage: "passphrase of software keys", EnvVars: []string{"REDOUBT_PASSPHRASE_FILE"}},
 		&cli.StringFlag{Name: "pin-file", Usage: "PIN of the PKCS#11 token, instead of pin-source in the URIs", EnvVars: []string{"REDOUBT_PIN_FILE"}},
 		&cli.StringSliceFlag{Name: "module", Usage: "PKCS#11 module that may be loaded (default: those in the distribution's folders)", EnvVars: []string{"REDOUBT_MODULE"}},
@@ -125,11 +126,12 @@ func openKeyring(c *cli.Context, folder string) (*keyring, error) {
 		cfg, dir = of.Keys, layout{of.Dir}
 	}
 	paths := map[string]*string{"passphrase-file": &cfg.PassphraseFile, "pin-file": &cfg.PINFile}
-	if c.String("tpm-device") != "" || c.String("tpm-auth-file") != "" {
+	if c.String("tpm-device") != "" || c.String("tpm-auth-file") != "" || c.Bool("tpm-plain-sessions") {
 		chip := TPM{}
 		if cfg.TPM != nil {
 			chip = *cfg.TPM
 		}
+		chip.PlainSessions = chip.PlainSessions || c.Bool("tpm-plain-sessions")
 		cfg.TPM = &chip
 		paths["tpm-device"], paths["tpm-auth-file"] = &chip.Device, &chip.AuthFile
 	}
