@@ -88,7 +88,7 @@ func (l *link) run(ctx context.Context, last bool, fn func(w *wire) error) error
 	done := make(chan error, 1)
 	go func() {
 		w := &wire{l: l}
-		err := fn(w)
+		err := guarded(w, fn)
 		w.end()
 		<-l.gate
 		done <- err
@@ -99,6 +99,18 @@ func (l *link) run(ctx context.Context, last bool, fn func(w *wire) error) error
 	case <-ctx.Done():
 		return fmt.Errorf("%w: %w", hsm.ErrUnavailable, ctx.Err())
 	}
+}
+
+// guarded runs fn and takes a panic over an answer that is no TPM's for the loss
+// of the TPM: what the device says must not end the process.
+func guarded(w *wire, fn func(w *wire) error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			w.lost = fmt.Errorf("%w: it answers what cannot be read: %v", errLost, p)
+			err = w.lost
+		}
+	}()
+	return fn(w)
 }
 
 // ready refuses a link that failed a moment ago and one whose last
