@@ -29,7 +29,7 @@ type connection struct {
 	login      pkcs11.SessionHandle
 	free       chan pkcs11.SessionHandle // idle sessions
 	worked     atomic.Bool               // some call succeeded
-	active     atomic.Int64              // when a session was last taken or put back, Unix nanoseconds
+	active     atomic.Int64              // when a session was last taken, Unix nanoseconds
 	gone       chan struct{}             // closed when discarded
 	goneOnce   sync.Once
 
@@ -145,8 +145,9 @@ func (conn *connection) use(ctx context.Context, fn func(c *pkcs11.Ctx, conn *co
 			return conn.busy(ctx.Err())
 		}
 	}
-	conn.active.Store(time.Now().UnixNano())
-	return conn.mod.do(ctx, func(c *pkcs11.Ctx, generation uint64) error {
+	now := time.Now()
+	conn.active.Store(now.UnixNano())
+	return conn.mod.doSince(ctx, now, func(c *pkcs11.Ctx, generation uint64) error {
 		if generation != conn.generation {
 			return pkcs11.Error(pkcs11.CKR_CRYPTOKI_NOT_INITIALIZED)
 		}
@@ -169,8 +170,8 @@ func (conn *connection) use(ctx context.Context, fn func(c *pkcs11.Ctx, conn *co
 	})
 }
 
-// busy is the error of a call that waited for a session in vain. When no session
-// moved for long, that is more than load.
+// busy is the error of a call that waited for a session in vain. When none was
+// taken for long either, none came back: that is more than load.
 func (conn *connection) busy(err error) error {
 	err = fmt.Errorf("all %d sessions are busy: %w", cap(conn.free), err)
 	if time.Since(time.Unix(0, conn.active.Load())) >= hungAfter {
@@ -181,7 +182,6 @@ func (conn *connection) busy(err error) error {
 
 // put returns a session to the pool, or closes it when the pool is gone.
 func (conn *connection) put(c *pkcs11.Ctx, s pkcs11.SessionHandle) {
-	conn.active.Store(time.Now().UnixNano())
 	conn.free <- s // never blocks: the pool has room for every session
 	if conn.isGone() {
 		conn.drain(c)

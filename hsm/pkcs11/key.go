@@ -29,6 +29,7 @@ type keyRef struct {
 	alg   hsm.Algorithm
 	pub   interface{ Equal(crypto.PublicKey) bool } // pinned when opened
 	spki  string                                    // pub as DER SubjectPublicKeyInfo: names the key within a connection
+	mech  []*pkcs11.Mechanism                       // of ECDSA, which has no parameters; nil for others
 	found atomic.Pointer[located]                   // where it was last
 }
 
@@ -111,6 +112,9 @@ func (t *Token) load(c *pkcs11.Ctx, conn *connection, sh pkcs11.SessionHandle, i
 		return nil, fmt.Errorf("encoding public key: %w", err)
 	}
 	ref.spki = string(spki)
+	if ref.alg == hsm.ECDSAP256 || ref.alg == hsm.ECDSAP384 {
+		ref.mech = []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_ECDSA, nil)}
+	}
 	info := hsm.Info{
 		URI:        canonicalURI(trim(conn.info.Label), trim(conn.info.SerialNumber), ref.label, ref.id, t.mod.path),
 		Kind:       "pkcs11",
@@ -136,18 +140,17 @@ func (t *Token) load(c *pkcs11.Ctx, conn *connection, sh pkcs11.SessionHandle, i
 
 // sign makes one signature, recovering once from a lost connection.
 func (t *Token) sign(ctx context.Context, k *keyRef, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
-	mech, input, err := mechanismFor(k.alg, digest, opts)
+	mech, input, err := k.mechanism(digest, opts)
 	if err != nil {
 		return nil, err
 	}
-	mechs := []*pkcs11.Mechanism{mech}
 	var sig []byte // read only when the call that wrote it has ended
 	err = t.with(ctx, true, func(c *pkcs11.Ctx, conn *connection, s pkcs11.SessionHandle) error {
 		handle, err := conn.object(c, s, k)
 		if err != nil {
 			return err
 		}
-		if err := c.SignInit(s, mechs, handle); err != nil {
+		if err := c.SignInit(s, mech, handle); err != nil {
 			return fmt.Errorf("starting signature: %w", err)
 		}
 		if sig, err = c.Sign(s, input); err != nil {
@@ -162,6 +165,15 @@ func (t *Token) sign(ctx context.Context, k *keyRef, digest []byte, opts crypto.
 		return nil, err
 	}
 	return encodeSignature(k.alg, sig)
+}
+
+// mechanism is mechanismFor, without making the mechanism anew each time.
+func (k *keyRef) mechanism(digest []byte, opts crypto.SignerOpts) ([]*pkcs11.Mechanism, []byte, error) {
+	if k.mech != nil {
+		return k.mech, truncate(k.alg, digest), nil
+	}
+	mech, input, err := mechanismFor(k.alg, digest, opts)
+	return []*pkcs11.Mechanism{mech}, input, err
 }
 
 // object returns the handle of a key on this connection. The first use after a

@@ -42,6 +42,7 @@ type module struct {
 	// generation counts initializations; handles of an older one are void.
 	generation uint64
 	restarted  time.Time // when it was last restarted
+	done       sync.Pool // of chan error, for calls
 }
 
 // restartEvery is the least time between two restarts of a module with several
@@ -149,8 +150,15 @@ func (m *module) alone() bool {
 // do runs fn, which calls into the module, and returns when it is done or ctx
 // ends; in that case fn runs on to its end in the background. fn always runs.
 func (m *module) do(ctx context.Context, fn func(c *pkcs11.Ctx, generation uint64) error) error {
-	done := make(chan error, 1)
-	began := time.Now()
+	return m.doSince(ctx, time.Now(), fn)
+}
+
+// doSince is do for a caller that looked at the clock already.
+func (m *module) doSince(ctx context.Context, began time.Time, fn func(c *pkcs11.Ctx, generation uint64) error) error {
+	done, ok := m.done.Get().(chan error)
+	if !ok {
+		done = make(chan error, 1)
+	}
 	go func() {
 		m.calls.RLock()
 		err := fn(m.ctx, m.generation)
@@ -159,6 +167,7 @@ func (m *module) do(ctx context.Context, fn func(c *pkcs11.Ctx, generation uint6
 	}()
 	select {
 	case err := <-done:
+		m.done.Put(done) // empty again; one that was left behind is not used again
 		return err
 	case <-ctx.Done():
 		if time.Since(began) >= hungAfter {
