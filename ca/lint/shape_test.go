@@ -6,6 +6,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
+	"crypto/fips140"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
@@ -33,7 +34,8 @@ func sameAsLongWay(t *testing.T, der []byte) bool {
 	if got == nil {
 		return false
 	}
-	want, err := zx509.ParseCertificate(der)
+	var want *zx509.Certificate
+	fips140.WithoutEnforcement(func() { want, err = zx509.ParseCertificate(der) }) // it fingerprints by MD5
 	if err != nil {
 		t.Fatalf("zcrypto refuses %x: %v", der, err)
 	}
