@@ -6,9 +6,7 @@ import (
 	"crypto"
 	"crypto/rand"
 	"errors"
-	"fmt"
 	"os"
-	"regexp"
 	"runtime"
 	"strings"
 	"sync"
@@ -55,7 +53,7 @@ func children(t testing.TB) (pids []string) {
 // times are printed; the bounds that fail are many times those that hold.
 func TestModuleFaults(t *testing.T) {
 	for fault, says := range map[string]string{
-		"hang": "does not answer", "crash": "segmentation", "removed": "DEVICE_REMOVED", "closed": "SESSION_HANDLE_INVALID", "finalized": "CRYPTOKI_NOT_INITIALIZED|SIGSEGV", // SoftHSM does not survive it under other calls
+		"hang": "does not answer", "crash": "segmentation", "removed": "DEVICE_REMOVED", "closed": "SESSION_HANDLE_INVALID", "finalized": "CRYPTOKI_NOT_INITIALIZED",
 		"logout":  "USER_NOT_LOGGED_IN",
 		"general": "GENERAL_ERROR", "busy-session": "OPERATION_ACTIVE", "device-error": "DEVICE_ERROR",
 	} {
@@ -63,10 +61,13 @@ func TestModuleFaults(t *testing.T) {
 			s := newShim(t)
 			key := shimKey(t, s.open(t))
 			s.set(t, fault)
+			_, reason := key.Sign(rand.Reader, digest[:], crypto.SHA256)
+			failsWith(t, reason, hsm.ErrUnavailable, says)
+			// Beside each other they meet each other's traces as well: SoftHSM crashes, or
+			// locks itself up, when it is finalized under other calls.
 			var wg sync.WaitGroup
 			var mu sync.Mutex
 			var longest time.Duration
-			var reasons []string
 			for range 12 { // more than there are sessions
 				wg.Go(func() {
 					began := time.Now()
@@ -75,15 +76,11 @@ func TestModuleFaults(t *testing.T) {
 					defer mu.Unlock()
 					longest = max(longest, time.Since(began))
 					failsWith(t, err, hsm.ErrUnavailable)
-					reasons = append(reasons, fmt.Sprint(err))
 				})
 			}
 			wg.Wait()
-			if all := strings.Join(reasons, "\n"); !regexp.MustCompile(says).MatchString(all) {
-				t.Errorf("no error says %q:\n%s", says, all)
-			}
 			s.set(t, "")
-			t.Logf("%s: 12 callers answered within %s, healed within %s; %s", fault, longest.Round(time.Millisecond), heals(t, key).Round(time.Millisecond), reasons[0])
+			t.Logf("%s: 12 callers answered within %s, healed within %s; %s", fault, longest.Round(time.Millisecond), heals(t, key).Round(time.Millisecond), reason)
 			if longest > 10*DefaultTimeout {
 				t.Errorf("answered after %s", longest)
 			}
