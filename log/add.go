@@ -91,6 +91,13 @@ func (q *queue) put(ctx context.Context, r *request) (*batch, error) {
 	}
 }
 
+// size is how many requests the open batch holds.
+func (q *queue) size() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.open.reqs)
+}
+
 // take returns the open batch, nil when it is empty, and opens the next one.
 func (q *queue) take() *batch {
 	q.mu.Lock()

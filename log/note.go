@@ -63,7 +63,8 @@ func unverified(s crypto.Signer) crypto.Signer {
 type noteKey struct {
 	origin string
 	pub    crypto.PublicKey
-	hash   [4]byte // of the signature line
+	hash   [4]byte       // of the signature line
+	own    *hsm.Verifier // for the heads this log signs; nil for notes of others
 }
 
 func newNoteKey(origin string, pub crypto.PublicKey) (*noteKey, error) {
@@ -71,7 +72,7 @@ func newNoteKey(origin string, pub crypto.PublicKey) (*noteKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &noteKey{origin, pub, [4]byte(kh)}, nil
+	return &noteKey{origin: origin, pub: pub, hash: [4]byte(kh)}, nil
 }
 
 // sign returns the key hash followed by the signature, the payload of a signature line. The caller verifies it.
@@ -91,6 +92,10 @@ func (k *noteKey) verify(size uint64, root [32]byte, sig []byte) error {
 		msg, opts := noteDigest(k.pub, noteText(k.origin, size, root))
 		switch p := k.pub.(type) {
 		case *ecdsa.PublicKey:
+			if k.own != nil {
+				ok = k.own.Verify(msg, sig[4:], opts)
+				break
+			}
 			ok = ecdsa.VerifyASN1(p, msg, sig[4:])
 		case *rsa.PublicKey:
 			ok = rsa.VerifyPKCS1v15(p, opts.HashFunc(), msg, sig[4:]) == nil

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync/atomic"
 
+	"redoubt.internal/hsm"
 	"redoubt.internal/log/store"
 )
 
@@ -46,6 +47,7 @@ func Open(ctx context.Context, c Config) (*Log, error) {
 		if l.key, err = newNoteKey(c.Origin, c.Signer.Public()); err != nil {
 			return nil, fmt.Errorf("opening a log: %w", err)
 		}
+		l.key.own = hsm.NewVerifier(l.key.pub)
 	}
 	if err := l.open(ctx); err != nil {
 		return nil, fmt.Errorf("opening the log %s: %w", c.Origin, err)

@@ -84,8 +84,12 @@ func (l *Log) run(ctx context.Context) error {
 		}
 		var b *batch
 		if ctx.Err() == nil && !l.w.headFirst {
-			// Where processors are scarce, Adds that are about to come get theirs first: fewer, larger batches.
-			runtime.Gosched()
+			// Where processors are scarce, Adds that are about to come get theirs first: fewer, larger batches. As long as
+			// a yield brought more of them, there may be more to come.
+			for n := -1; n < l.queue.size(); {
+				n = l.queue.size()
+				runtime.Gosched()
+			}
 			b = l.queue.take()
 		}
 		if b == nil && (l.w.pending == nil || l.w.stuck) {
