@@ -165,7 +165,7 @@ func TestShardsOfASite(t *testing.T) {
 	kept := slices.Clone(cfg.Log.Artifact)
 	cfg.Log.Artifact = []ArtifactLog{was, kept[1], kept[2]}
 	cfg.Log.Artifact[2].Frozen = true
-	if in, err = open(); !errors.Is(err, errShard) || !strings.Contains(fmt.Sprint(err), "it was frozen at 2 entries") {
+	if _, err := open(); !errors.Is(err, errShard) || !strings.Contains(fmt.Sprint(err), "it was frozen at 2 entries") {
 		t.Errorf("thawed: %v", err)
 	}
 	cfg.Log.Artifact = kept[1:]
