@@ -15,7 +15,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime/debug"
+	"runtime"
 
 	"redoubt.internal/hsm"
 )
@@ -228,8 +228,8 @@ func (t *Token) master(s *suite, params kdf) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("deriving key from passphrase: %w", err)
 	}
-	// What scrypt leaves behind, 128 MiB by default, is collected now: the collector would let the heap grow to a multiple of it.
-	debug.FreeOSMemory()
+	// What scrypt leaves behind, 128 MiB by default, is collected soon: the collector would let the heap grow to a multiple of it.
+	go runtime.GC()
 	t.masters[at] = m
 	if t.latest == nil && s == newSuite() && params.LogN >= s.logN(t.workFactor) {
 		t.latest = &params
