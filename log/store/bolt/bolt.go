@@ -96,6 +96,10 @@ func Create(path string) (*DB, error) {
 
 // Open opens an existing database file, and brings it up to its journal after a crash.
 func Open(path string) (*DB, error) {
+	path, err := filepath.EvalSymlinks(path) // the journal lies beside the file itself, whatever name leads to it
+	if err != nil {
+		return nil, fmt.Errorf("opening database: %w", err)
+	}
 	info, err := os.Stat(path)
 	if err != nil {
 		return nil, fmt.Errorf("opening database: %w", err)

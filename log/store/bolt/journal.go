@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"syscall"
 
 	bbolt "go.etcd.io/bbolt"
@@ -112,6 +113,9 @@ func (j *journal) write(b *bbolt.DB, tx *bbolt.Tx) (done bool, err error) {
 		if err := j.begin(b, uint64(tx.ID())-1); err != nil {
 			return false, err
 		}
+	}
+	if last := j.base + uint64(j.n); uint64(tx.ID()) != last+1 {
+		return false, fmt.Errorf("the journal ends at transaction %d, and this one is %d", last, tx.ID())
 	}
 	rec := j.buf[from:]
 	copy(rec, journalMagic)
@@ -251,6 +255,11 @@ func openJournal(path string) (*os.File, error) {
 	if err := lock(f); err != nil {
 		f.Close()
 		return nil, fmt.Errorf("opening %s: %w", name, err)
+	}
+	// Each time: whoever made it may have been killed before this.
+	if err := syncDir(filepath.Dir(name)); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("flushing the folder of %s: %w", name, err)
 	}
 	return f, nil
 }

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -339,6 +340,8 @@ func TestJournalOfAnotherMoment(t *testing.T) {
 		if db, err := Open(path); !errors.Is(err, store.ErrCorrupt) {
 			t.Errorf("%s: %v", name, err)
 			db.Close()
+		} else if strings.Contains(err.Error(), "%!") {
+			t.Error(err)
 		}
 		if !bytes.Equal(readFile(t, path), file) || !bytes.Equal(readFile(t, journalPath(path)), journal) {
 			t.Errorf("%s: something was changed", name)
@@ -412,4 +415,146 @@ func FuzzJournal(f *testing.F) {
 		}
 		readJournal(b)
 	})
+}
+
+// cutAtBase is a database after a power cut that left none of the pages written since the last flushed commit: 20 records
+// of its journal are all there is of what was acknowledged. A record takes one block.
+func cutAtBase(t *testing.T) (path string, model map[string]string) {
+	t.Helper()
+	live := filepath.Join(t.TempDir(), "kv.db")
+	db, err := Create(live)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	path = filepath.Join(t.TempDir(), "kv.db")
+	copyTo(t, live, path)
+	model = map[string]string{}
+	for i := range 20 {
+		k := fmt.Sprintf("key %d", i)
+		model[k] = k
+		if err := db.Update(func(tx store.Tx) error { return tx.Put([]byte(k), []byte(k)) }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if db.journal.at != 20*journalBlock {
+		t.Fatal(db.journal.at)
+	}
+	copyTo(t, journalPath(live), journalPath(path))
+	return path, model
+}
+
+// Damage to a record with others of the same base behind it is no torn write: what was acknowledged is not taken back.
+func TestDamagedRecord(t *testing.T) {
+	path, _ := cutAtBase(t)
+	file, journal := readFile(t, path), readFile(t, journalPath(path))
+	for _, at := range []int{
+		0, 47, journalHeader, journalHeader + 210, 10 * journalBlock, 10*journalBlock + 35, 10*journalBlock + 85, 18*journalBlock + 60,
+	} {
+		bad := bytes.Clone(journal)
+		bad[at] ^= 1
+		os.WriteFile(journalPath(path), bad, 0o600)
+		if db, err := Open(path); !errors.Is(err, store.ErrCorrupt) {
+			if err == nil {
+				t.Errorf("damage at %d: opened with %d of 20", at, len(contents(t, db)))
+				db.Close()
+			}
+			t.Fatal(err)
+		}
+		if !bytes.Equal(readFile(t, path), file) || !bytes.Equal(readFile(t, journalPath(path)), bad) {
+			t.Errorf("damage at %d: something was changed", at)
+		}
+	}
+	// The last record alone may be torn.
+	bad := bytes.Clone(journal)
+	bad[19*journalBlock+60] ^= 1
+	os.WriteFile(journalPath(path), bad, 0o600)
+	db, err := Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := len(contents(t, db)); n != 19 {
+		t.Error(n)
+	}
+	db.Close()
+	// A file that stands for itself needs no record.
+	db, err = Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 30 { // more transactions than there are records
+		if err := db.Update(func(tx store.Tx) error { return tx.Put([]byte("large"), make([]byte, journalMost)) }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	db.Close()
+	for _, at := range []int{85, 10*journalBlock + 85} {
+		bad := bytes.Clone(journal)
+		bad[at] ^= 1
+		os.WriteFile(journalPath(path), bad, 0o600)
+		if db, err = Open(path); err != nil {
+			t.Fatal(err)
+		}
+		db.Close()
+	}
+}
+
+// A record goes to the journal only where recovery will find it: next to that of the transaction before.
+func TestRecordOutOfOrder(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "kv.db")
+	db, err := Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	put := func() error {
+		return db.Update(func(tx store.Tx) error { return tx.Put([]byte("k"), []byte("v")) })
+	}
+	if err := errors.Join(put(), put()); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.b.Update(func(*bbolt.Tx) error { return nil }); err != nil { // a commit that is in no record
+		t.Fatal(err)
+	}
+	if err := put(); !errors.Is(err, store.ErrSync) {
+		t.Error(err)
+	}
+}
+
+// The journal of a database is the same by whatever name the file is opened.
+func TestJournalOfLink(t *testing.T) {
+	path, model := cutAtBase(t)
+	link := filepath.Join(t.TempDir(), "link.db")
+	if err := os.Symlink(path, link); err != nil {
+		t.Fatal(err)
+	}
+	db, err := Open(link)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if !maps.Equal(contents(t, db), model) {
+		t.Error("something is lost")
+	}
+}
+
+// What the last process did without seeing the end of it, Open flushes: a record it took back, the name of the journal.
+func TestOpenFlushes(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "kv.db")
+	db, err := Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	db.Close()
+	cmd := exec.Command("strace", "-f", "-qq", "-y", "-e", "trace=fsync,fdatasync", os.Args[0])
+	cmd.Env = append(os.Environ(), "BOLT_TEST_HOLD="+path)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Skipf("NOT TESTED: this machine lets no test watch system calls with strace: %v %s", err, out)
+	}
+	for _, name := range []string{path, journalPath(path), filepath.Dir(path)} {
+		if !bytes.Contains(out, []byte("<"+name+">")) {
+			t.Errorf("%s was not flushed:\n%s", name, out)
+		}
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"io"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -21,30 +22,44 @@ type found struct {
 	base, last uint64 // transaction ids
 	metas      []byte // as in the first record
 	changes    [][]byte
+	// beyond is the last transaction of records that lie behind the end: the one at the end is damaged. 0 when there are none.
+	beyond uint64
+}
+
+// record returns the record that b begins with, nil when it is not whole.
+func record(b []byte) []byte {
+	if len(b) < journalHeader || string(b[:8]) != journalMagic {
+		return nil
+	}
+	n := binary.BigEndian.Uint64(b[40:])
+	if n > uint64(len(b)-journalHeader) {
+		return nil
+	}
+	rec := b[:journalHeader+n]
+	if sum := recordSum(rec); !bytes.Equal(sum[:], rec[journalSum:journalHeader]) {
+		return nil
+	}
+	return rec
 }
 
 // readJournal reads the records of a journal from its beginning. Where a record is torn, or older, there it ends: what was
-// acknowledged lies before it. It returns nil without a record.
+// acknowledged lies before it, unless there is more of the same base behind it. It returns nil without a record.
 func readJournal(b []byte) *found {
-	var all *found
-	var nonce []byte
-	for at := int64(0); at+journalHeader <= int64(len(b)); {
-		rec := b[at:]
-		n := binary.BigEndian.Uint64(rec[40:])
-		if string(rec[:8]) != journalMagic || n > uint64(len(rec)-journalHeader) {
-			break
-		}
-		rec = rec[:journalHeader+n]
-		if sum := recordSum(rec); !bytes.Equal(sum[:], rec[journalSum:journalHeader]) {
+	if len(b) < journalHeader+metasBytes {
+		return nil
+	}
+	all, nonce, at := &found{metas: b[journalHeader:][:metasBytes]}, b[8:24], int64(0)
+	for at < int64(len(b)) {
+		rec := record(b[at:])
+		if rec == nil {
 			break
 		}
 		base, id, payload := binary.BigEndian.Uint64(rec[24:]), binary.BigEndian.Uint64(rec[32:]), rec[journalHeader:]
-		if all == nil {
+		if at == 0 {
 			if len(payload) < metasBytes {
 				break
 			}
-			all, nonce = &found{base: base, last: base, metas: payload[:metasBytes]}, rec[8:24]
-			payload = payload[metasBytes:]
+			all.base, all.last, payload = base, base, payload[metasBytes:]
 		}
 		if base != all.base || id != all.last+1 || !bytes.Equal(rec[8:24], nonce) {
 			break
@@ -52,7 +67,16 @@ func readJournal(b []byte) *found {
 		all.last, all.changes = id, append(all.changes, payload)
 		at += blocks(len(rec))
 	}
-	if all == nil || len(all.changes) == 0 {
+	for ; at < int64(len(b)) && !bytes.Equal(nonce, make([]byte, len(nonce))); at += journalBlock {
+		rec := record(b[at:])
+		if rec == nil || !bytes.Equal(rec[8:24], nonce) {
+			continue
+		}
+		if id := binary.BigEndian.Uint64(rec[32:]); id > all.last+1 {
+			all.beyond = max(all.beyond, id)
+		}
+	}
+	if len(all.changes) == 0 && all.beyond == 0 {
 		return nil
 	}
 	return all
@@ -130,12 +154,20 @@ func restore(path string, j *os.File) (*found, error) {
 			newest = max(newest, m.id)
 		}
 	}
-	if newest > all.last {
+	if newest > max(all.last, all.beyond) {
 		return nil, nil // a flushed commit came after the journal
 	}
-	if sum, err := baseSum(f, all.metas, all.base); err != nil || newest > 0 && newest+1 < all.base || !bytes.Equal(sum[:], all.metas[metasBytes-len(sum):]) {
+	if all.beyond > 0 {
+		return nil, fmt.Errorf("%w: %s holds what was acknowledged up to transaction %d, and the record after transaction %d is damaged. "+
+			"Without it the file is not whole: put a backup in the place of both", store.ErrCorrupt, journalPath(path), all.beyond, all.last)
+	}
+	sum, err := baseSum(f, all.metas, all.base)
+	if err != nil && !errors.Is(err, store.ErrCorrupt) && !errors.Is(err, io.EOF) {
+		return nil, err // says nothing about the journal
+	}
+	if err != nil || newest > 0 && newest+1 < all.base || !bytes.Equal(sum[:], all.metas[metasBytes-len(sum):]) {
 		return nil, fmt.Errorf("%w: the file ends at transaction %d and %s goes on from %d: they are not of one moment. A copy put in the "+
-			"place of a database needs no journal: move the journal away. %w", store.ErrCorrupt, newest, journalPath(path), all.base, err)
+			"place of a database needs no journal: move the journal away", store.ErrCorrupt, newest, journalPath(path), all.base)
 	}
 	saved := [2][]byte{all.metas[8 : 8+metaBytes], all.metas[8+metaBytes : 8+2*metaBytes]}
 	for i, m := range saved {
@@ -163,7 +195,13 @@ func parseMeta(b []byte) (m meta, ok bool) {
 // replay applies the records to the restored file. Afterwards everything in the file is durable, and the journal is empty.
 func (d *DB) replay(all *found) (err error) {
 	if all == nil {
-		// What this process sees may still be on its way to the disk, if the last one was killed after it wrote.
+		// What this process sees may still be on its way to the disk, if the last one was killed after it wrote. So may the
+		// journal: a disk that still holds records taken back would apply them to a later state.
+		if d.journal.f != nil {
+			if err := d.journal.flush(); err != nil {
+				return fmt.Errorf("flushing the journal: %w", err)
+			}
+		}
 		return d.journal.file.Sync()
 	}
 	defer guard(&err)()
@@ -195,7 +233,7 @@ func (d *DB) replay(all *found) (err error) {
 	return nil
 }
 
-// createJournal makes an empty journal. It appears under its name when it is complete.
+// createJournal makes an empty journal. It appears under its name, which the caller flushes, when it is complete.
 func createJournal(name string) error {
 	tmp, err := os.CreateTemp(filepath.Dir(name), filepath.Base(name)+"-*")
 	if err != nil {
@@ -213,7 +251,7 @@ func createJournal(name string) error {
 	if err := os.Link(tmp.Name(), name); err != nil && !errors.Is(err, os.ErrExist) {
 		return err
 	}
-	return syncDir(filepath.Dir(name))
+	return nil
 }
 
 // lock takes the file for this process, or gives up after LockWait.
