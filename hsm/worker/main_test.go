@@ -106,6 +106,15 @@ type fake struct {
 
 func openFake(dir string) (hsm.Token, error) {
 	f := &fake{dir: dir}
+	_ = os.WriteFile(filepath.Join(dir, "environ"), []byte(strings.Join(os.Environ(), "\n")), 0o600)
+	if entries, err := os.ReadDir("/proc/self/fd"); err == nil {
+		var list strings.Builder
+		for _, e := range entries {
+			target, _ := os.Readlink("/proc/self/fd/" + e.Name())
+			fmt.Fprintf(&list, "%s %s\n", e.Name(), target)
+		}
+		_ = os.WriteFile(filepath.Join(dir, "descriptors"), []byte(list.String()), 0o600)
+	}
 	_ = os.WriteFile(filepath.Join(dir, "pid"), fmt.Append(nil, os.Getpid()), 0o600)
 	switch {
 	case f.fault("bad-pin"):
