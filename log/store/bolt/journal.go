@@ -242,7 +242,7 @@ func openJournal(path string) (*os.File, error) {
 	name := journalPath(path)
 	f, err := os.OpenFile(name, os.O_RDWR, 0)
 	if errors.Is(err, os.ErrNotExist) {
-		if err := createJournal(name); errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		if err := createJournal(path, name); errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
 			return nil, nil
 		} else if err != nil {
 			return nil, fmt.Errorf("creating %s: %w", name, err)

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	bbolt "go.etcd.io/bbolt"
@@ -556,5 +557,32 @@ func TestOpenFlushes(t *testing.T) {
 		if !bytes.Contains(out, []byte("<"+name+">")) {
 			t.Errorf("%s was not flushed:\n%s", name, out)
 		}
+	}
+}
+
+// A journal that root makes, looking into a database of a service user, belongs to that user: it opens the file next.
+func TestJournalOwner(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("NOT TESTED: only root makes files for others")
+	}
+	path := filepath.Join(t.TempDir(), "kv.db")
+	db, err := Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	db.Close()
+	if err := errors.Join(os.Remove(journalPath(path)), os.Chown(path, 1234, 2345)); err != nil {
+		t.Fatal(err)
+	}
+	if db, err = Open(path); err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	info, err := os.Stat(journalPath(path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if st := info.Sys().(*syscall.Stat_t); st.Uid != 1234 || st.Gid != 2345 {
+		t.Errorf("the journal belongs to %d:%d", st.Uid, st.Gid)
 	}
 }

@@ -233,14 +233,22 @@ func (d *DB) replay(all *found) (err error) {
 	return nil
 }
 
-// createJournal makes an empty journal. It appears under its name, which the caller flushes, when it is complete.
-func createJournal(name string) error {
+// createJournal makes an empty journal for the owner of the database. It appears under its name, which the caller flushes, when
+// it is complete.
+func createJournal(path, name string) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
 	tmp, err := os.CreateTemp(filepath.Dir(name), filepath.Base(name)+"-*")
 	if err != nil {
 		return err
 	}
 	defer os.Remove(tmp.Name())
 	defer tmp.Close()
+	if owner, ok := info.Sys().(*syscall.Stat_t); ok && os.Geteuid() == 0 {
+		tmp.Chown(int(owner.Uid), int(owner.Gid)) // as far as a container allows
+	}
 	if _, err := tmp.Write(make([]byte, journalSize)); err != nil {
 		return err
 	}
