@@ -16,7 +16,7 @@ import (
 func TestRoleRefusesAlgorithm(t *testing.T) {
 	dir := layout{t.TempDir()}
 	passphrase := dir.path("passphrase")
-	if err := errors.Join(os.Mkdir(dir.keys(), 0o700), os.WriteFile(passphrase, []byte("correct horse"), 0o600)); err != nil {
+	if err := errors.Join(os.Mkdir(dir.keys(), 0o700), os.WriteFile(passphrase, []byte("correct horse battery"), 0o600)); err != nil {
 		t.Fatal(err)
 	}
 	ring := newKeyring(Keys{Token: "soft:", PassphraseFile: passphrase, Roles: map[string]string{roleRekor: "soft:a", roleExporter: "soft:b"}}, dir, slog.New(slog.DiscardHandler))
