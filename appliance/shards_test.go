@@ -169,11 +169,12 @@ func TestShardsOfASite(t *testing.T) {
 		t.Errorf("thawed: %v", err)
 	}
 	cfg.Log.Artifact = kept[1:]
-	if in, err = open(); err != nil {
+	again, err := open()
+	if err != nil {
 		t.Fatal(err)
 	}
-	defer in.close()
-	if first := in.serving(rekor.V1).firstIndex; first != 2 {
+	defer again.close()
+	if first := again.serving(rekor.V1).firstIndex; first != 2 {
 		t.Errorf("without the frozen log, rekor-3 counts from %d", first)
 	}
 }
