@@ -81,6 +81,30 @@ func dial(ctx context.Context, m *module, u *uri, pin *pinSource, size int) (*co
 	return <-result, nil
 }
 
+// readSerial asks again for a serial number that is blank: SoftHSM leaves it so
+// when another process has its file at that moment. A token may have none.
+func (conn *connection) readSerial(ctx context.Context) error {
+	for range 5 {
+		if trim(conn.info.SerialNumber) != "" {
+			return nil
+		}
+		time.Sleep(10 * time.Millisecond)
+		info := make(chan pkcs11.TokenInfo, 1)
+		err := conn.mod.do(ctx, func(c *pkcs11.Ctx, _ uint64) error {
+			ti, err := c.GetTokenInfo(conn.slot)
+			if err == nil {
+				info <- ti
+			}
+			return err
+		})
+		if err != nil {
+			return fmt.Errorf("reading the token's serial number: %w", err)
+		}
+		conn.info = <-info
+	}
+	return nil
+}
+
 // poolSize respects the token's session limit (0 and all-ones mean none said).
 func (conn *connection) poolSize(size int) int {
 	if limit := conn.info.MaxSessionCount; limit > 2 && limit < 1<<31 && int(limit)-2 < size {

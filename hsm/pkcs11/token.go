@@ -94,6 +94,11 @@ func Open(c Config) (*Token, error) {
 		mod.release()
 		return nil, fmt.Errorf("opening PKCS#11 token: %w", err)
 	}
+	if err := conn.readSerial(ctx); err != nil {
+		conn.discard(ctx, false)
+		mod.release()
+		return nil, fmt.Errorf("opening PKCS#11 token: %w", err)
+	}
 	// From now on the token is this one, even if another of that label appears.
 	u.token, u.serial = trim(conn.info.Label), trim(conn.info.SerialNumber)
 	u.manufacturer, u.model = trim(conn.info.ManufacturerID), trim(conn.info.Model)
