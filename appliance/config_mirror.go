@@ -1,0 +1,37 @@
+package main
+
+// Mirror is what crosses the gap, in both directions.
+type Mirror struct {
+	// Stream is the stream of parcels taken in; left out, nothing is imported.
+	Stream string `yaml:"stream,omitempty"`
+	// Exporters are the keys whose parcels are taken: C2SP note verifier lines, as `redoubt mirror key` prints them outside.
+	Exporters []string `yaml:"exporters,omitempty"`
+	// ExportStream names the stream of parcels made here (default the domain).
+	ExportStream string `yaml:"export-stream,omitempty"`
+	// Logs are the public logs that are carried or kept.
+	Logs []MirrorLog `yaml:"logs,omitempty"`
+	// Interval is how often the running server reconciles (0: only by verb or timer).
+	Interval Duration `yaml:"interval,omitempty"`
+	// Quota bounds the bytes one parcel may unpack to (0: the free space of the disk).
+	Quota int64 `yaml:"quota,omitempty"`
+}
+
+// MirrorLog is one public log and the one key it is believed by.
+type MirrorLog struct {
+	// Origin is the first line of the log's checkpoints.
+	Origin string `yaml:"origin"`
+	// FormerOrigins are first lines under which the same log signed earlier.
+	FormerOrigins []string `yaml:"former-origins,omitempty"`
+	// Key is the log's public key: a C2SP note verifier line, or the PEM text of an ECDSA or Ed25519 key.
+	Key string `yaml:"key"`
+	// FormerKeys signed for the same log earlier, each as Key. Nothing new is taken under them; they verify what was taken then.
+	FormerKeys []string `yaml:"former-keys,omitempty"`
+	// Scope is full (every entry, the default) or heads.
+	Scope string `yaml:"scope,omitempty"`
+	// Source is where the outside reads the log: an http(s) URL or a directory. Left out inside.
+	Source string `yaml:"source,omitempty"`
+	// Layout is tiles (C2SP tlog-tiles, the default) or sumdb (the Go checksum database).
+	Layout string `yaml:"layout,omitempty"`
+	// MaxAge is how old the last state may be before the log is called stale (0: no limit).
+	MaxAge Duration `yaml:"max-age,omitempty"`
+}
