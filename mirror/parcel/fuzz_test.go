@@ -24,6 +24,11 @@ func FuzzManifest(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(text)
+	m.TUF = tufManifest().TUF
+	if text, err = m.Text(); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(text)
 	f.Add(bytes.Replace(text, []byte(`"n":1`), []byte(`"n":1e0`), 1))
 	f.Add([]byte("redoubt.parcel/v1 s\n1\n{}\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -145,9 +150,12 @@ func FuzzName(f *testing.F) {
 	f.Add("logs/0/checkpoint")
 	f.Add(Name{Log: 63, Tile: tiles.Tile{Level: 5, Index: 1 << 30, Width: 3}}.String())
 	f.Add("logs/0/../../x")
+	for _, n := range tufManifest().TUF[0].Names(15) {
+		f.Add(n.String())
+	}
 	f.Fuzz(func(t *testing.T, s string) {
 		n, err := ParseName(s)
-		if err == nil && n.String() != s {
+		if err == nil && (n.String() != s || Compare(n, n) != 0) {
 			t.Fatalf("%q and %q are one name", s, n)
 		}
 		if err == nil && len(s) >= 100 {

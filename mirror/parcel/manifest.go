@@ -32,12 +32,13 @@ type Manifest struct {
 	Stream   string `json:"-"` // name of the stream, in the first line of the note
 	Sequence uint64 `json:"-"` // number of the parcel in its stream, from 1, in the second line
 
-	Created     Time     `json:"created"`      // when the exporter says it packed the parcel; unproven
-	Exporter    string   `json:"exporter"`     // NAME+HASH of the key that signs
-	Logs        []Log    `json:"logs"`         // what moves, in the order of the files
-	MinImporter int      `json:"min_importer"` // lowest Format an importer must know
-	Previous    Digest   `json:"previous"`     // digest of the parcel before, empty for the first
-	Volumes     []Volume `json:"volumes"`      // in order, from number 1
+	Created     Time     `json:"created"`       // when the exporter says it packed the parcel; unproven
+	Exporter    string   `json:"exporter"`      // NAME+HASH of the key that signs
+	Logs        []Log    `json:"logs"`          // what moves, in the order of the files
+	MinImporter int      `json:"min_importer"`  // lowest Format an importer must know
+	Previous    Digest   `json:"previous"`      // digest of the parcel before, empty for the first
+	TUF         []TUF    `json:"tuf,omitempty"` // TUF repositories that move, ascending by name; their files come first
+	Volumes     []Volume `json:"volumes"`       // in order, from number 1
 }
 
 // Log is the step of one log.
@@ -188,10 +189,18 @@ func (m *Manifest) check() error {
 		return bad("exporter %.80q", m.Exporter)
 	case m.Created.Year() < 2000 || m.Created.Year() > 9999:
 		return bad("created %v", m.Created)
-	case len(m.Logs) == 0 || len(m.Logs) > MaxLogs:
-		return bad("%d logs", len(m.Logs))
+	case m.Logs == nil || len(m.Logs)+len(m.TUF) == 0 || len(m.Logs) > MaxLogs || len(m.TUF) > MaxTUF:
+		return bad("%d logs and %d TUF repositories", len(m.Logs), len(m.TUF))
 	case len(m.Volumes) == 0 || len(m.Volumes) > MaxVolumes:
 		return bad("%d volumes", len(m.Volumes))
+	}
+	for i, t := range m.TUF {
+		if err := t.check(m.Created); err != nil {
+			return err
+		}
+		if i > 0 && m.TUF[i-1].Name >= t.Name {
+			return bad("TUF repositories not in ascending order at %.80q", t.Name)
+		}
 	}
 	for i, l := range m.Logs {
 		switch {

@@ -9,8 +9,10 @@ import (
 	"redoubt.internal/mirror/tiles"
 )
 
-// Name is the name of a file in a parcel: the checkpoint or one tile of the log at index Log of the manifest.
+// Name is the name of a file in a parcel: the checkpoint or one tile of the log at index Log of the manifest, or a file of a TUF
+// repository.
 type Name struct {
+	TUF        TUFName // unless its Kind is 0; then nothing else is set
 	Log        int
 	Checkpoint bool
 	Tile       tiles.Tile // unless Checkpoint
@@ -18,6 +20,9 @@ type Name struct {
 
 // String returns the name in the tar: "logs/0/checkpoint", "logs/0/tile/1/x001/234".
 func (n Name) String() string {
+	if n.TUF.Kind != 0 {
+		return n.TUF.String()
+	}
 	if n.Checkpoint {
 		return fmt.Sprintf("logs/%d/checkpoint", n.Log)
 	}
@@ -27,6 +32,9 @@ func (n Name) String() string {
 // ParseName reads a name written by String. Nothing else is a name: ErrManifest.
 func ParseName(s string) (Name, error) {
 	bad := fmt.Errorf("%w: %.100q is not on the list of names", ErrManifest, s)
+	if n, ok := parseTUFName(s); ok {
+		return Name{TUF: n}, nil
+	}
 	rest, ok := strings.CutPrefix(s, "logs/")
 	if !ok {
 		return Name{}, bad
@@ -51,6 +59,8 @@ func ParseName(s string) (Name, error) {
 // Limit is the largest size in bytes of a file of that name.
 func (n Name) Limit() int64 {
 	switch {
+	case n.TUF.Kind != 0:
+		return n.TUF.limit()
 	case n.Checkpoint:
 		return MaxCheckpoint
 	case n.Tile.Level == tiles.Entries:
@@ -62,9 +72,12 @@ func (n Name) Limit() int64 {
 // MaxCheckpoint is the longest checkpoint in bytes, with all its signature lines.
 const MaxCheckpoint = 64 << 10
 
-// Compare orders names as they stand in a parcel: by log; its checkpoint, its hash tiles from the top level down, its entry
+// Compare orders names as they stand in a parcel: the TUF repositories' first; then by log; its checkpoint, its hash tiles from the top level down, its entry
 // bundles. Two widths of one tile are the same name: only one may be there.
 func Compare(a, b Name) int {
+	if a.TUF.Kind != 0 || b.TUF.Kind != 0 {
+		return cmp.Or(cmp.Compare(min(b.TUF.Kind, 1), min(a.TUF.Kind, 1)), compareTUF(a.TUF, b.TUF))
+	}
 	rank := func(n Name) int {
 		if n.Checkpoint {
 			return -1

@@ -60,10 +60,17 @@ func NewWriter(dir, name string, m Manifest, volumeSize int64) (*Writer, error) 
 		root.Close()
 		return nil, err
 	}
-	m.MinImporter, m.Volumes, m.Logs = Format, nil, slices.Clone(m.Logs)
+	m.MinImporter, m.Volumes, m.Logs = Format, nil, append([]Log{}, m.Logs...)
 	for i := range m.Logs {
 		if m.Logs[i].Observed.IsZero() {
 			m.Logs[i].Observed = m.Created
+		}
+	}
+	m.TUF = slices.Clone(m.TUF)
+	for i := range m.TUF {
+		m.TUF[i].Files = append([]Digest{}, m.TUF[i].Files...)
+		if m.TUF[i].Observed.IsZero() {
+			m.TUF[i].Observed = m.Created
 		}
 	}
 	return &Writer{root: root, name: name, m: m, volume: volumeSize, enc: enc}, nil
@@ -77,7 +84,7 @@ func (w *Writer) Add(n Name, data []byte) error {
 	if w.last != nil && Compare(*w.last, n) >= 0 {
 		return fmt.Errorf("%w: %s does not come after %s", ErrManifest, n, *w.last)
 	}
-	if n.Log < 0 || n.Log >= len(w.m.Logs) || int64(len(data)) > n.Limit() {
+	if n.TUF.Kind != 0 && !n.TUF.in(&w.m) || n.TUF.Kind == 0 && (n.Log < 0 || n.Log >= len(w.m.Logs)) || int64(len(data)) > n.Limit() {
 		return fmt.Errorf("%w: %s of %d bytes", ErrManifest, n, len(data))
 	}
 	w.last = &n
