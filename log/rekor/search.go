@@ -245,8 +245,20 @@ func parseQueryKey(v any) (string, error) {
 	return digestOf(canonical), nil
 }
 
-// canonicalKey reads a key with Rekor's own parsers. They are other people's code on hostile input: a panic means the input is bad.
+// canonicalKey returns the one spelling of a key whose hash Rekor indexes.
 func canonicalKey(format string, content []byte) (canonical []byte, err error) {
+	err = readKey(format, content, func(key pki.PublicKey) (err error) { canonical, err = key.CanonicalValue(); return err })
+	return canonical, err
+}
+
+// Subjects are the names in a key or certificate of one of Rekor's formats (pgp, x509, minisign, ssh), as Rekor indexes them.
+func Subjects(format string, content []byte) (names []string, err error) {
+	err = readKey(format, content, func(key pki.PublicKey) error { names = key.Subjects(); return nil })
+	return names, err
+}
+
+// readKey reads a key with Rekor's own parsers. They are other people's code on hostile input: a panic means the input is bad.
+func readKey(format string, content []byte, use func(pki.PublicKey) error) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("%w: the %s key parser gave up", ErrEntry, format)
@@ -254,13 +266,13 @@ func canonicalKey(format string, content []byte) (canonical []byte, err error) {
 	}()
 	factory, err := pki.NewArtifactFactory(pki.Format(format))
 	if err != nil {
-		return nil, err
+		return err
 	}
 	key, err := factory.NewPublicKey(bytes.NewReader(content))
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return key.CanonicalValue()
+	return use(key)
 }
 
 // serveSearchIndex answers POST /api/v1/index/retrieve: the ids of entries that match any term ("or", the default) or all of them ("and"), in
