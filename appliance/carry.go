@@ -33,6 +33,9 @@ func (in *instance) openMirror(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := in.cfg.Mirror.policies(in.dir, logs); err != nil {
+		return err
+	}
 	key, err := in.keys.role(ctx, roleExporter)
 	if err != nil {
 		return err
@@ -59,6 +62,9 @@ func (in *instance) recordMirror(ctx context.Context, e mirror.Event, with func(
 func (in *instance) exporter(ctx context.Context) (*mirror.Exporter, error) {
 	logs, err := in.cfg.Mirror.logs()
 	if err != nil {
+		return nil, err
+	}
+	if err := in.cfg.Mirror.policies(in.dir, logs); err != nil {
 		return nil, err
 	}
 	key, err := in.keys.role(ctx, roleExporter)

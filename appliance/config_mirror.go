@@ -34,4 +34,7 @@ type MirrorLog struct {
 	Layout string `yaml:"layout,omitempty"`
 	// MaxAge is how old the last state may be before the log is called stale (0: no limit).
 	MaxAge Duration `yaml:"max-age,omitempty"`
+	// WitnessPolicy says which witnesses must have cosigned a checkpoint of this log before it is believed, outside and inside: a
+	// C2SP tlog-policy as a file (relative to the state directory), or as text here. Left out, the log's own signature is enough.
+	WitnessPolicy string `yaml:"witness-policy,omitempty"`
 }

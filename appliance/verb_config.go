@@ -73,7 +73,9 @@ func (c *Config) checkRooms() error {
 	if _, err := identity.New(issuers); err != nil {
 		problems = append(problems, err)
 	}
-	if _, err := c.Mirror.logs(); err != nil {
+	if logs, err := c.Mirror.logs(); err != nil {
+		problems = append(problems, err)
+	} else if err := c.Mirror.policies(layout{c.Dir}, logs); err != nil {
 		problems = append(problems, err)
 	}
 	if _, err := parseOID(c.TSA.Policy); err != nil {

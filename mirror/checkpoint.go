@@ -32,6 +32,9 @@ type LogConfig struct {
 	Source string
 	// Layout is "tiles" (C2SP tlog-tiles, the default) or "sumdb" (the Go checksum database). Exporter only.
 	Layout string
+	// Witnesses is a witness policy (C2SP tlog-policy): who has to cosign a checkpoint before it becomes the log's head. Empty
+	// asks for nobody.
+	Witnesses string
 	// MaxAge is how old the last observed state may be before Status and Reconcile call the log stale; 0 sets no limit.
 	MaxAge time.Duration
 }
@@ -41,6 +44,7 @@ type knownLog struct {
 	LogConfig
 	key    *parcel.Verifier
 	former []*parcel.Verifier
+	policy *Policy // nil: no witnesses are asked for
 }
 
 func knownLogs(configs []LogConfig) (map[string]*knownLog, error) {
@@ -72,6 +76,11 @@ func knownLogs(configs []LogConfig) (map[string]*knownLog, error) {
 		}
 		c.Records = slices.Compact(slices.Sorted(slices.Values(c.Records)))
 		known.LogConfig = c
+		if c.Witnesses != "" {
+			if err := known.adopt(c.Witnesses); err != nil {
+				return nil, err
+			}
+		}
 		out[c.Origin] = known
 	}
 	return out, nil
@@ -122,7 +131,7 @@ func (l *knownLog) as(vkey string) (*knownLog, error) {
 	for _, k := range append([]*parcel.Verifier{l.key}, l.former...) {
 		if vkey == "" || k.VKey() == vkey {
 			c := *l
-			c.key = k
+			c.key, c.policy = k, nil // what was taken once is not judged by a policy that came later
 			return &c, nil
 		}
 	}

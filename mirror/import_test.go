@@ -238,7 +238,7 @@ func TestUnknownLogClockAndQuota(t *testing.T) {
 	l.refused(41, filepath.Join(l.dir, "not", "there.001.rdp"))
 }
 
-func mustKey(t *testing.T, name string, n byte) string {
+func mustKey(t testing.TB, name string, n byte) string {
 	t.Helper()
 	k, err := parcel.VerifierKey(name, labKey(n).Public())
 	if err != nil {

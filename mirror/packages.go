@@ -110,6 +110,9 @@ func (in *importing) readLog(ctx context.Context, i int, l parcel.Log) error {
 	if err != nil {
 		return err
 	}
+	if err := s.cosigned.inTime(m.c.Now()); err != nil {
+		return fmt.Errorf("log %q: %w", l.Origin, err)
+	}
 	if s.to.Size != l.To.Size || !l.To.Root.Equal(s.to.Root[:]) {
 		return fmt.Errorf("log %q: %w: the manifest ends at %d leaves, the checkpoint has %d", l.Origin, ErrProof, l.To.Size, s.to.Size)
 	}
@@ -138,7 +141,7 @@ func (in *importing) readLog(ctx context.Context, i int, l parcel.Log) error {
 	}
 	in.steps = append(in.steps, done)
 	in.heads = append(in.heads, Head{
-		Origin: l.Origin, Scope: l.Scope, Size: s.to.Size, Root: s.to.Root, Note: note, VKey: s.log.key.VKey(), Observed: l.Observed.Time,
+		Origin: l.Origin, Scope: l.Scope, Size: s.to.Size, Root: s.to.Root, Note: note, VKey: s.log.key.VKey(), Observed: l.Observed.Time, Proven: s.cosigned.Time,
 		Imported: m.c.Now().UTC(), Sequence: in.p.Manifest.Sequence, Records: l.Records,
 	})
 	return nil

@@ -100,6 +100,9 @@ func (e *Exporter) pullLog(ctx context.Context, log *knownLog, from Head, out *P
 	if err != nil {
 		return err
 	}
+	if err := step.cosigned.inTime(e.c.Now()); err != nil {
+		return fmt.Errorf("log %q: %w", log.Origin, err)
+	}
 	for _, t := range step.plan.spine {
 		if err := sh.write(t, step.spine[t]); err != nil {
 			return err
@@ -114,7 +117,7 @@ func (e *Exporter) pullLog(ctx context.Context, log *knownLog, from Head, out *P
 	now := e.c.Now().UTC()
 	head := Head{
 		Origin: log.Origin, Scope: log.Scope, Size: step.to.Size, Root: step.to.Root, Note: note, VKey: log.key.VKey(),
-		Observed: now, Imported: now, Records: recordsBelow(log, note),
+		Observed: now, Proven: step.cosigned.Time, Imported: now, Records: recordsBelow(log, note),
 	}
 	if err := e.c.DB.Update(func(tx store.Tx) error { return put(tx, keyCollected+log.Origin, head) }); err != nil {
 		return err

@@ -22,6 +22,7 @@ type LogStatus struct {
 	Size     uint64    `json:"size"`
 	Root     string    `json:"root,omitempty"`
 	Observed time.Time `json:"upstream_observed_at,omitzero"` // when the exporter says it last saw this head; unproven
+	Proven   time.Time `json:"observed_proven_by,omitzero"`   // a quorum of the log's witnesses saw it there then or later
 	Imported time.Time `json:"imported_at,omitzero"`
 	Age      string    `json:"age,omitempty"` // since Observed
 	Stale    bool      `json:"stale"`
@@ -86,7 +87,7 @@ func (m *Mirror) status(s *snapshot, incidents []Incident) Status {
 		}
 		if h, ok := s.heads[origin]; ok {
 			age := now.Sub(h.Observed)
-			l.Size, l.Root, l.Observed, l.Imported, l.Age = h.Size, h.Root.String(), h.Observed.UTC(), h.Imported.UTC(), age.Truncate(time.Second).String()
+			l.Size, l.Root, l.Observed, l.Proven, l.Imported, l.Age = h.Size, h.Root.String(), h.Observed.UTC(), h.Proven, h.Imported.UTC(), age.Truncate(time.Second).String()
 			l.Stale = limit > 0 && age > limit
 		} else {
 			l.Stale = limit > 0

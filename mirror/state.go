@@ -47,11 +47,12 @@ type Head struct {
 	Scope    string     `json:"scope"`
 	Size     uint64     `json:"size"`
 	Root     tiles.Hash `json:"root"`
-	Note     []byte     `json:"note"`           // the signed checkpoint as the log gave it
-	VKey     string     `json:"vkey,omitempty"` // the key it was accepted under
-	Observed time.Time  `json:"observed"`       // when the exporter says it last saw the log there; unproven
-	Imported time.Time  `json:"imported"`       // local time
-	Sequence uint64     `json:"sequence"`       // parcel that brought it; 0 on the exporter's side
+	Note     []byte     `json:"note"`                        // the signed checkpoint as the log gave it
+	VKey     string     `json:"vkey,omitempty"`              // the key it was accepted under
+	Observed time.Time  `json:"observed"`                    // when the exporter says it last saw the log there; unproven
+	Proven   time.Time  `json:"observed_proven_by,omitzero"` // a quorum of its witnesses saw it there then or later
+	Imported time.Time  `json:"imported"`                    // local time
+	Sequence uint64     `json:"sequence"`                    // parcel that brought it; 0 on the exporter's side
 	Records  []uint64   `json:"records,omitempty"`
 }
 

@@ -18,6 +18,8 @@ type step struct {
 	plan  plan
 	tree  *tiles.Tree           // of the new head
 	spine map[tiles.Tile][]byte // every tile of the plan's spine, proven
+
+	cosigned Cosigned // what the log's witnesses say of the new head
 }
 
 // forkFound carries the proof of a fork from where it is found to where the log is frozen.
@@ -27,7 +29,8 @@ func (e *forkFound) Error() string { return ErrFork.Error() }
 func (e *forkFound) Unwrap() error { return ErrFork }
 
 // prove verifies that note is the log's own checkpoint, that the tree it signs extends the tree of from, and every tile of
-// the plan's spine, which come from fetch. Errors are ErrProof, ErrUnknownOrigin, ErrReplay or a *forkFound.
+// the plan's spine, which come from fetch, and that the log's witnesses cosigned as its policy asks. Errors are ErrProof, ErrQuorum,
+// ErrUnknownOrigin, ErrReplay or a *forkFound.
 func prove(ctx context.Context, log *knownLog, from Head, note []byte, scope string, records []uint64, fetch tiles.Fetch) (*step, error) {
 	to, err := log.open(note)
 	if err != nil {
@@ -46,10 +49,11 @@ func prove(ctx context.Context, log *knownLog, from Head, note []byte, scope str
 	if err := checkStep(scope, from.Size, to.Size, records); err != nil {
 		return nil, fmt.Errorf("log %q: %w", log.Origin, err)
 	}
-	s := &step{log: log, from: from, note: note, to: to, plan: planStep(scope, from.Size, to.Size, records), spine: make(map[tiles.Tile][]byte)}
+	cosigned, unwitnessed := log.witnessed(note) // a fork is one whoever cosigned it, so this is weighed last
+	s := &step{cosigned: cosigned, log: log, from: from, note: note, to: to, plan: planStep(scope, from.Size, to.Size, records), spine: make(map[tiles.Tile][]byte)}
 	s.tree = tiles.NewTree(to.Size, to.Root, fetch)
 	if len(s.plan.spine) == 0 { // the same head again, or an empty log
-		return s, nil
+		return s, unwitnessed
 	}
 	prefix, err := s.tree.RootAt(ctx, from.Size)
 	if err != nil {
@@ -68,7 +72,7 @@ func prove(ctx context.Context, log *knownLog, from Head, note []byte, scope str
 			return nil, s.blame(err)
 		}
 	}
-	return s, nil
+	return s, unwitnessed
 }
 
 // blame says which log an error belongs to, and that a proof failed if that is what happened.

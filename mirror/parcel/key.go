@@ -127,6 +127,17 @@ func (v *Verifier) VKey() string {
 	return v.ID() + "+" + base64.StdEncoding.EncodeToString(raw)
 }
 
+// SameKey tells whether both are one key, whatever they are called.
+func (v *Verifier) SameKey(o *Verifier) bool {
+	switch k := v.key.(type) {
+	case ed25519.PublicKey:
+		return k.Equal(o.key)
+	case *ecdsa.PublicKey:
+		return k.Equal(o.key)
+	}
+	return false
+}
+
 // Verify tells whether sig is the key's signature of msg.
 func (v *Verifier) Verify(msg, sig []byte) bool {
 	switch k := v.key.(type) {
