@@ -46,6 +46,8 @@ type Config struct {
 	CIIssuerMetadata map[string]fulcio.IssuerMetadata `yaml:"ci-issuer-metadata,omitempty"`
 	// TUF is the trust repository clients initialise from.
 	TUF TUF `yaml:"tuf,omitempty"`
+	// Approvers are the people who approve acts that nobody may do alone. Left out, such acts are refused.
+	Approvers *Approvers `yaml:"approvers,omitempty"`
 	// Mirror is what is carried across the gap.
 	Mirror Mirror `yaml:"mirror,omitempty"`
 	// Limits bound what one client can ask for.

@@ -77,6 +77,9 @@ func (c *Config) check() error {
 		bad("profile: %q is neither dev nor production", c.Profile)
 	}
 	production := c.Profile == profileProduction
+	for _, err := range c.Approvers.check() {
+		bad("%w", err)
+	}
 	if !filepath.IsAbs(c.Dir) {
 		bad("dir: %q is not absolute", c.Dir)
 	}

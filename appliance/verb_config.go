@@ -1,7 +1,7 @@
 package main
 
 import (
-	_ "embed"
+	"embed"
 	"errors"
 	"fmt"
 	"go/ast"
@@ -17,8 +17,8 @@ import (
 	"redoubt.internal/ca/identity"
 )
 
-//go:embed config.go
-var configSource string
+//go:embed config*.go
+var configSource embed.FS
 
 func configCommand() *cli.Command {
 	return &cli.Command{
@@ -114,7 +114,7 @@ func configSchema(c *cli.Context) error {
 	return printJSON(c, schema)
 }
 
-// schemaOf describes t as JSON Schema; docs maps "Type.Field" to the comment in config.go.
+// schemaOf describes t as JSON Schema; docs maps "Type.Field" to its comment.
 func schemaOf(t reflect.Type, docs map[string]string) map[string]any {
 	for t.Kind() == reflect.Pointer {
 		t = t.Elem()
@@ -149,30 +149,47 @@ func schemaOf(t reflect.Type, docs map[string]string) map[string]any {
 	return map[string]any{"type": "object", "additionalProperties": false, "properties": properties, "required": required}
 }
 
-// configDocs reads the comments of config.go: the struct is the manual, and this is how it reaches the operator.
+// configDocs reads the comments of config.go and of config_*.go: the structs are the manual, and this is how it reaches the operator.
 func configDocs() (map[string]string, error) {
-	file, err := parser.ParseFile(token.NewFileSet(), "config.go", configSource, parser.ParseComments)
+	docs := map[string]string{}
+	files, err := configSource.ReadDir(".")
 	if err != nil {
 		return nil, fmt.Errorf("reading the embedded manual: %w", err)
 	}
-	docs := map[string]string{}
-	for _, declaration := range file.Decls {
-		general, ok := declaration.(*ast.GenDecl)
-		if !ok {
-			continue
+	for _, f := range files {
+		source, err := configSource.ReadFile(f.Name())
+		if err != nil {
+			return nil, fmt.Errorf("reading the embedded manual: %w", err)
 		}
-		for _, spec := range general.Specs {
-			if t, ok := spec.(*ast.TypeSpec); ok {
-				docs[t.Name.Name] = oneLine(general.Doc)
-				if fields, ok := t.Type.(*ast.StructType); ok {
-					for _, f := range fields.Fields.List {
-						docs[t.Name.Name+"."+f.Names[0].Name] = oneLine(f.Doc)
-					}
-				}
+		file, err := parser.ParseFile(token.NewFileSet(), f.Name(), source, parser.ParseComments)
+		if err != nil {
+			return nil, fmt.Errorf("reading the embedded manual: %w", err)
+		}
+		for _, declaration := range file.Decls {
+			if general, ok := declaration.(*ast.GenDecl); ok {
+				configComments(general, docs)
 			}
 		}
 	}
 	return docs, nil
+}
+
+// configComments adds the comments of a declaration's types and of their fields to docs.
+func configComments(general *ast.GenDecl, docs map[string]string) {
+	for _, spec := range general.Specs {
+		t, ok := spec.(*ast.TypeSpec)
+		if !ok {
+			continue
+		}
+		docs[t.Name.Name] = oneLine(general.Doc)
+		if fields, ok := t.Type.(*ast.StructType); ok {
+			for _, f := range fields.Fields.List {
+				for _, name := range f.Names {
+					docs[t.Name.Name+"."+name.Name] = oneLine(f.Doc)
+				}
+			}
+		}
+	}
 }
 
 func oneLine(doc *ast.CommentGroup) string {

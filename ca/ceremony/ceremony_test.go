@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"redoubt.internal/ca/approval"
 	"redoubt.internal/ca/lint"
 	"redoubt.internal/hsm"
 	"redoubt.internal/hsm/pkcs11"
@@ -366,7 +367,7 @@ func (b *Body) relink(t *testing.T) {
 // resign has key sign the body again, under the name the first signature has.
 func (tr *Transcript) resign(t *testing.T, key crypto.Signer) {
 	t.Helper()
-	sig, err := signStatement(Format, tr.Body, key)
+	sig, err := approval.SignStatement(Format, tr.Body, key)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+
+	"redoubt.internal/ca/approval"
 )
 
 // Names of the files Write makes; those of which a ceremony has nothing are left out.
@@ -103,7 +105,7 @@ func (t *Transcript) files() ([]file, error) {
 	}
 	for _, k := range t.Keys() {
 		if k.Attestation != nil && t.Body.Opening.Part != PartRequests { // beside the certificates, once they are there
-			data, err := encode(k.Attestation)
+			data, err := approval.Encode(k.Attestation)
 			if err != nil {
 				return nil, err
 			}

@@ -9,6 +9,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"redoubt.internal/ca/approval"
 )
 
 var domainName = regexp.MustCompile(`^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
@@ -162,7 +164,7 @@ func (p *Plan) checkBackup(want wanting) {
 	case BackupNone:
 		want(len(b.Holders) == 0 && b.Place == "", "backup: profile none has no holders and no place")
 	case BackupWrapped, BackupCloned:
-		want(len(b.Holders) > 0 && len(b.Holders) <= maxOperators, "backup.holders: name one to %d people who keep it", maxOperators)
+		want(len(b.Holders) > 0 && len(b.Holders) <= approval.MaxOperators, "backup.holders: name one to %d people who keep it", approval.MaxOperators)
 		want(plainText(b.Place), "backup.place %q is empty, longer than 64 octets or not plain text", b.Place)
 	default:
 		want(false, "backup.profile is %q, known are none, wrapped, cloned", b.Profile)

@@ -6,6 +6,8 @@ import (
 	"reflect"
 	"slices"
 	"time"
+
+	"redoubt.internal/ca/approval"
 )
 
 // ErrRegister: the register of custodians is malformed, altered, or the change
@@ -54,7 +56,7 @@ type custody struct {
 // ParseRegister reads a register and follows every change in it.
 func ParseRegister(data []byte) (*Register, error) {
 	var file Register
-	if err := decodeExactly(data, maxRegister, &file); err != nil {
+	if err := approval.Decode(data, maxRegister, &file); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrRegister, err)
 	}
 	if len(file.Entries) == 0 || len(file.Entries) > maxEntries {
@@ -72,7 +74,7 @@ func ParseRegister(data []byte) (*Register, error) {
 }
 
 // Encode writes the register as indented JSON, the one spelling ParseRegister reads.
-func (r *Register) Encode() ([]byte, error) { return encode(r) }
+func (r *Register) Encode() ([]byte, error) { return approval.Encode(r) }
 
 // Operators are the custodians as of the last entry, with Register naming it:
 // what a plan copies.

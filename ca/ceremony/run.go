@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"time"
 
+	"redoubt.internal/ca/approval"
 	"redoubt.internal/hsm"
 )
 
@@ -75,7 +76,7 @@ func (r *run) seal() error {
 	t := &Transcript{Body: r.body, Signatures: []Signature{}}
 	if role := sealer(&r.plan, r.body.Opening.Part); role != "" {
 		key := r.keys[role]
-		sig, err := signStatement(Format, t.Body, key)
+		sig, err := approval.SignStatement(Format, t.Body, key)
 		if err != nil {
 			return fmt.Errorf("signing the transcript: %w", err)
 		}

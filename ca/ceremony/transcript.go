@@ -13,6 +13,7 @@ import (
 
 	"github.com/cloudflare/cfssl/certinfo"
 
+	"redoubt.internal/ca/approval"
 	"redoubt.internal/hsm"
 )
 
@@ -179,7 +180,7 @@ type TrustChange struct {
 }
 
 // Encode writes the transcript as indented JSON, the one spelling Verify reads.
-func (t *Transcript) Encode() ([]byte, error) { return encode(t) }
+func (t *Transcript) Encode() ([]byte, error) { return approval.Encode(t) }
 
 // Register returns the register of custodians as this ceremony leaves it; nil
 // when it changes none.
@@ -284,7 +285,7 @@ func (t *Transcript) Sign(key crypto.Signer) error {
 			return fmt.Errorf("%w: %s has signed the transcript already", ErrApproval, o.Name)
 		}
 	}
-	sig, err := signStatement(Format, t.Body, key)
+	sig, err := approval.SignStatement(Format, t.Body, key)
 	if err != nil {
 		return fmt.Errorf("signing the transcript: %w", err)
 	}

@@ -2,9 +2,6 @@ package ceremony
 
 import (
 	"crypto"
-	"crypto/ecdsa"
-	"crypto/ed25519"
-	"crypto/rsa"
 	_ "crypto/sha512" // SHA-384 of P-384 signatures
 	"crypto/x509"
 	"errors"
@@ -13,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"redoubt.internal/ca/approval"
 	"redoubt.internal/hsm"
 )
 
@@ -60,7 +58,7 @@ func (t *Transcript) Rehearsal() bool { return t.Body.Opening.Mode == ModeRehear
 
 func (v Verifier) all(data []byte) (*Transcript, error) {
 	t := &Transcript{certs: map[string]*x509.Certificate{}}
-	if err := decodeExactly(data, maxTranscript, t); err != nil {
+	if err := approval.Decode(data, maxTranscript, t); err != nil {
 		return nil, err
 	}
 	if err := t.checkOpening(); err != nil {
@@ -257,7 +255,7 @@ func (c *checking) signatures() error {
 			return fmt.Errorf("the signature by %s names another key, or is there twice", s.By)
 		}
 		seen[s.By] = true
-		if err := verifyStatement(Format, t.Body, pub, s.Signature); err != nil {
+		if err := approval.VerifyStatement(Format, t.Body, pub, s.Signature); err != nil {
 			return fmt.Errorf("the %s key's signature does not verify", s.By)
 		}
 	}
@@ -274,19 +272,6 @@ func cutOperator(by string) (string, bool) { return strings.CutPrefix(by, operat
 func fingerprint(pub crypto.PublicKey) (string, error) {
 	der, err := x509.MarshalPKIXPublicKey(pub)
 	return hexSum(der), err
-}
-
-// verifyDigest reports whether sig is pub's over digest.
-func verifyDigest(pub crypto.PublicKey, digest []byte, opts crypto.SignerOpts, sig []byte) bool {
-	switch pub := pub.(type) {
-	case *ecdsa.PublicKey:
-		return ecdsa.VerifyASN1(pub, digest, sig)
-	case *rsa.PublicKey:
-		return rsa.VerifyPKCS1v15(pub, opts.HashFunc(), digest, sig) == nil
-	case ed25519.PublicKey:
-		return ed25519.Verify(pub, digest, sig)
-	}
-	return false
 }
 
 // checkTimes refuses a record whose times do not lie within the ceremony.
