@@ -220,11 +220,11 @@ func TestOperatorsOfAPlan(t *testing.T) {
 		"fewer than the threshold": {Operators{Threshold: 4, Members: members}, "threshold is 4 and there are only 3"},
 		"no threshold":             {Operators{Members: members}, "threshold is 0"},
 		"nobody":                   {Operators{Threshold: 1}, "has 0 members"},
-		"a name twice":             {Operators{Threshold: 1, Members: []Operator{members[0], {members[0].Name, members[1].PublicKey}}}, "there twice"},
-		"one key, two names":       {Operators{Threshold: 2, Members: []Operator{members[0], {"alias", members[0].PublicKey}}}, "have one key"},
-		"odd name":                 {Operators{Threshold: 1, Members: []Operator{{"Alice Smith", members[0].PublicKey}}}, "expected up to 40"},
-		"no key":                   {Operators{Threshold: 1, Members: []Operator{{"alice", "AAAA"}}}, "publicKey"},
-		"padded key":               {Operators{Threshold: 1, Members: []Operator{{"alice", members[0].PublicKey + "\n"}}}, "base64"},
+		"a name twice":             {Operators{Threshold: 1, Members: []Operator{members[0], {Name: members[0].Name, PublicKey: members[1].PublicKey}}}, "there twice"},
+		"one key, two names":       {Operators{Threshold: 2, Members: []Operator{members[0], {Name: "alias", PublicKey: members[0].PublicKey}}}, "have one key"},
+		"odd name":                 {Operators{Threshold: 1, Members: []Operator{{Name: "Alice Smith", PublicKey: members[0].PublicKey}}}, "expected up to 40"},
+		"no key":                   {Operators{Threshold: 1, Members: []Operator{{Name: "alice", PublicKey: "AAAA"}}}, "publicKey"},
+		"padded key":               {Operators{Threshold: 1, Members: []Operator{{Name: "alice", PublicKey: members[0].PublicKey + "\n"}}}, "base64"},
 	} {
 		p := quick()
 		p.Operators = &c.o
