@@ -15,11 +15,14 @@ const (
 	headerLen = 9         // of a frame as stored writes it
 )
 
+// frameStart is how every volume begins: zstd's magic number and the descriptor of a frame as stored writes it.
+var frameStart = []byte{0x28, 0xB5, 0x2F, 0xFD, 0xA0}
+
 // stored returns data as one zstd frame of raw blocks: magic, descriptor 0xA0 (single segment, 4-byte content size), blocks
 // of {3 bytes: last, type 0, size; bytes} (RFC 8878, section 3.1.1). It is the form of the first and the last frame of a volume.
 func stored(data []byte) []byte {
 	out := make([]byte, 0, headerLen+len(data)+3*(len(data)/blockMax+1))
-	out = append(out, 0x28, 0xB5, 0x2F, 0xFD, 0xA0)
+	out = append(out, frameStart...)
 	out = binary.LittleEndian.AppendUint32(out, uint32(len(data)))
 	for {
 		n := min(len(data), blockMax)
@@ -43,7 +46,7 @@ func readStored(r io.Reader, limit int) (data []byte, length int64, err error) {
 		return nil, 0, err
 	}
 	size := binary.LittleEndian.Uint32(h[5:])
-	if !bytes.Equal(h[:5], []byte{0x28, 0xB5, 0x2F, 0xFD, 0xA0}) || int64(size) > int64(limit) {
+	if !bytes.Equal(h[:5], frameStart) || int64(size) > int64(limit) {
 		return nil, 0, errors.New("it does not begin as a volume does")
 	}
 	data = make([]byte, size)

@@ -32,13 +32,15 @@ type Manifest struct {
 	Stream   string `json:"-"` // name of the stream, in the first line of the note
 	Sequence uint64 `json:"-"` // number of the parcel in its stream, from 1, in the second line
 
-	Created     Time     `json:"created"`       // when the exporter says it packed the parcel; unproven
-	Exporter    string   `json:"exporter"`      // NAME+HASH of the key that signs
-	Logs        []Log    `json:"logs"`          // what moves, in the order of the files
-	MinImporter int      `json:"min_importer"`  // lowest Format an importer must know
-	Previous    Digest   `json:"previous"`      // digest of the parcel before, empty for the first
-	TUF         []TUF    `json:"tuf,omitempty"` // TUF repositories that move, ascending by name; their files come first
-	Volumes     []Volume `json:"volumes"`       // in order, from number 1
+	Announce    []string `json:"announce,omitempty"` // verifier keys that may sign from the next parcel on, ascending
+	Created     Time     `json:"created"`            // when the exporter says it packed the parcel; unproven
+	Exporter    string   `json:"exporter"`           // NAME+HASH of the key that signs
+	Logs        []Log    `json:"logs"`               // what moves, in the order of the files
+	MinImporter int      `json:"min_importer"`       // lowest Format an importer must know
+	Previous    Digest   `json:"previous"`           // digest of the parcel before, empty for the first
+	TUF         []TUF    `json:"tuf,omitempty"`      // TUF repositories that move, ascending by name; their files come first
+	Retire      []string `json:"retire,omitempty"`   // NAME+HASH of keys that may not sign from the next parcel on, ascending
+	Volumes     []Volume `json:"volumes"`            // in order, from number 1
 }
 
 // Log is the step of one log.
@@ -201,6 +203,9 @@ func (m *Manifest) check() error {
 		if i > 0 && m.TUF[i-1].Name >= t.Name {
 			return bad("TUF repositories not in ascending order at %.80q", t.Name)
 		}
+	}
+	if err := m.checkKeys(); err != nil {
+		return err
 	}
 	for i, l := range m.Logs {
 		switch {

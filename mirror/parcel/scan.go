@@ -44,7 +44,7 @@ func number(path string) int {
 	return 0
 }
 
-// Scan opens the volumes named, or all *.rdp files of a directory named, verifies their manifests by the exporters' keys and
+// Scan opens the volumes named, whatever they are called, and those Find finds in a folder named, verifies their manifests by the exporters' keys and
 // returns the parcels they belong to, by stream and sequence. Nothing of a volume but its manifest is read.
 //
 // Errors: ErrForeignKey, a *VolumeError, ErrManifest, ErrTooNew, ErrMedium. The caller closes the parcels.
@@ -94,15 +94,11 @@ func expand(paths []string) ([]string, error) {
 			out = append(out, p)
 			continue
 		}
-		list, err := os.ReadDir(p)
+		list, err := Find(p)
 		if err != nil {
-			return nil, &VolumeError{0, p, fmt.Errorf("%w: %v", ErrMedium, err)}
+			return nil, err
 		}
-		for _, e := range list {
-			if filepath.Ext(e.Name()) == ".rdp" && e.Name()[0] != '.' {
-				out = append(out, filepath.Join(p, e.Name()))
-			}
-		}
+		out = append(out, list...)
 	}
 	if len(out) > MaxVolumes {
 		return nil, fmt.Errorf("%w: %d files at once", ErrManifest, len(out))
@@ -125,6 +121,9 @@ func open(f *os.File, path string, keys []*Verifier) (*Parcel, *volumeFile, erro
 	case errors.As(err, &io1):
 		return nil, nil, bad(fmt.Errorf("%w: %v", ErrMedium, err))
 	case err != nil:
+		if became := whatBecame(f); became != "" {
+			err = fmt.Errorf("%w: %s", err, became)
+		}
 		return nil, nil, bad(err)
 	}
 	text, by, err := OpenNote(signed, keys)
