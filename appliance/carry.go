@@ -101,7 +101,7 @@ func (m Mirror) logs() (logs []mirror.LogConfig, err error) {
 			}
 			former = append(former, line)
 		}
-		logs = append(logs, mirror.LogConfig{Origin: l.Origin, FormerOrigins: l.FormerOrigins, VKey: key, FormerKeys: former, Scope: l.Scope, Source: l.Source, Layout: l.Layout, MaxAge: time.Duration(l.MaxAge)})
+		logs = append(logs, mirror.LogConfig{Origin: l.Origin, FormerOrigins: l.FormerOrigins, VKey: key, FormerKeys: former, Scope: l.Scope, Records: l.Records, Lookups: l.Lookups, Source: l.Source, Layout: l.Layout, MaxAge: time.Duration(l.MaxAge)})
 	}
 	return logs, nil
 }

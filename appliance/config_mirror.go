@@ -26,8 +26,12 @@ type MirrorLog struct {
 	Key string `yaml:"key"`
 	// FormerKeys signed for the same log earlier, each as Key. Nothing new is taken under them; they verify what was taken then.
 	FormerKeys []string `yaml:"former-keys,omitempty"`
-	// Scope is full (every entry, the default) or heads.
+	// Scope is full (every entry, the default), sparse (the records picked, each proven) or spine (every step proven, no entries).
 	Scope string `yaml:"scope,omitempty"`
+	// Records are the numbers of entries to pick at scope sparse. Outside.
+	Records []uint64 `yaml:"records,omitempty"`
+	// Lookups are modules of the Go checksum database to pick the records of at scope sparse, as module@version. Outside.
+	Lookups []string `yaml:"lookups,omitempty"`
 	// Source is where the outside reads the log: an http(s) URL or a directory. Left out inside.
 	Source string `yaml:"source,omitempty"`
 	// Layout is tiles (C2SP tlog-tiles, the default) or sumdb (the Go checksum database).

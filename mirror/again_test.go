@@ -24,7 +24,7 @@ func TestExportAgain(t *testing.T) {
 	g, c := makeLog(t, smallLog)
 	c2 := generate.Config{Seed: 3, Origin: "other.example", Sizes: []uint64{10, 2000}}
 	o, oc := makeLog(t, c2)
-	oc.Scope, oc.Records = parcel.ScopeHeads, []uint64{7}
+	oc.Scope, oc.Records = parcel.ScopeSparse, []uint64{7}
 	l := newLab(t, c, oc)
 	l.pull()
 	parcels := [][]string{l.export(600_000)}

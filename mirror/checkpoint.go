@@ -24,10 +24,12 @@ type LogConfig struct {
 	// FormerKeys signed for the same log earlier, each as VKey. Nothing new is taken under them; what was taken under them can
 	// be verified again, and a fork across the change of keys be proven.
 	FormerKeys []string
-	// Scope is parcel.ScopeFull (the default) or parcel.ScopeHeads. An importer refuses a parcel of a lesser scope.
+	// Scope is parcel.ScopeFull (the default), parcel.ScopeSparse or parcel.ScopeSpine. An importer refuses a parcel of another.
 	Scope string
-	// Records are single leaves to carry proofs of at ScopeHeads. Exporter only.
+	// Records are leaves to carry at ScopeSparse. Exporter only.
 	Records []uint64
+	// Lookups are modules of the Go checksum database to carry the records of at ScopeSparse, as "module@version". Exporter only.
+	Lookups []string
 	// Source is where the exporter reads the log: an http or https URL, or a directory. Exporter only.
 	Source string
 	// Layout is "tiles" (C2SP tlog-tiles, the default) or "sumdb" (the Go checksum database). Exporter only.
@@ -59,8 +61,11 @@ func knownLogs(configs []LogConfig) (map[string]*knownLog, error) {
 		if c.Scope == "" {
 			c.Scope = parcel.ScopeFull
 		}
-		if c.Scope != parcel.ScopeFull && c.Scope != parcel.ScopeHeads {
-			return nil, fmt.Errorf("%w: log %q: scope %q; %q or %q is needed", ErrConfig, c.Origin, c.Scope, parcel.ScopeFull, parcel.ScopeHeads)
+		if !parcel.IsScope(c.Scope) {
+			return nil, fmt.Errorf("%w: log %q: scope %q; %q, %q or %q is needed", ErrConfig, c.Origin, c.Scope, parcel.ScopeFull, parcel.ScopeSparse, parcel.ScopeSpine)
+		}
+		if (len(c.Records) > 0 || len(c.Lookups) > 0) && c.Scope != parcel.ScopeSparse {
+			return nil, fmt.Errorf("%w: log %q: records are picked at scope %q, not %q", ErrConfig, c.Origin, parcel.ScopeSparse, c.Scope)
 		}
 		key, err := parcel.NewVerifier(c.VKey)
 		if err != nil {

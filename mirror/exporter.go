@@ -207,9 +207,14 @@ func (e *Exporter) Export(ctx context.Context, o ExportOptions) (Packed, error) 
 		if to.Note == nil || frozen || to.Scope != log.Scope {
 			continue
 		}
-		grew = grew || from.Note == nil || from.Size != to.Size || !slices.Equal(from.Records, to.Records)
+		records, err := e.picked(origin, 0)
+		if err != nil {
+			return out, err
+		}
+		records = records[:min(len(records), parcel.MaxRecords)] // the rest leaves with the next parcel
+		grew = grew || from.Note == nil || from.Size != to.Size || len(records) > 0
 		m.Logs = append(m.Logs, parcel.Log{
-			Origin: origin, Scope: log.Scope, From: from.state(), To: to.state(), Records: to.Records,
+			Origin: origin, Scope: log.Scope, Extras: log.extras(), From: from.state(), To: to.state(), Records: records,
 			Observed: parcel.Time{Time: to.Observed.UTC().Truncate(time.Second)},
 		})
 	}
@@ -259,6 +264,11 @@ func (e *Exporter) pack(ctx context.Context, s *exporterState, m parcel.Manifest
 			if err := put(tx, keySent+l.Origin, s.collected[l.Origin]); err != nil {
 				return err
 			}
+			for _, r := range l.Records {
+				if err := put(tx, recordKey(keyPicked, l.Origin, r), recordState{Index: r, Sequence: m.Sequence}); err != nil {
+					return err
+				}
+			}
 		}
 		return nil
 	})
@@ -274,48 +284,6 @@ func (out *Packed) add(p *parcel.Packed) {
 	for _, v := range p.Manifest.Volumes {
 		out.Bytes += v.Bytes
 	}
-}
-
-// packLog adds a log's files in the order of its plan.
-func (e *Exporter) packLog(ctx context.Context, w *parcel.Writer, i int, l parcel.Log, log *knownLog, from, to Head) (TransferStep, error) {
-	sh, err := e.shelf(l.Origin)
-	if err != nil {
-		return TransferStep{}, err
-	}
-	defer sh.close()
-	step, err := prove(ctx, log, from, to.Note, l.Scope, l.Records, sh.fetch)
-	if err != nil {
-		return TransferStep{}, err
-	}
-	if err := w.Add(parcel.Name{Log: i, Checkpoint: true}, to.Note); err != nil {
-		return TransferStep{}, err
-	}
-	for _, t := range step.plan.spine {
-		if err := w.Add(parcel.Name{Log: i, Tile: t}, step.spine[t]); err != nil {
-			return TransferStep{}, err
-		}
-	}
-	hashes, b := make([]byte, 0, tiles.Width*tiles.HashSize), []byte(nil)
-	for k := step.plan.first; k < step.plan.after; k++ {
-		t := step.plan.bundle(k)
-		if b, err = sh.need(t, b); err != nil {
-			return TransferStep{}, err
-		}
-		if err := step.take(ctx, t, b, hashes, func(tiles.Tile, []byte) error { return nil }); err != nil {
-			return TransferStep{}, err
-		}
-		if err := w.Add(parcel.Name{Log: i, Tile: t}, b); err != nil {
-			return TransferStep{}, err
-		}
-		if done := k + 1 - step.plan.first; done%syncEvery == 0 || k+1 == step.plan.after {
-			e.progress(Progress{Stage: "export", Origin: l.Origin, Done: done, Total: step.plan.packages()})
-		}
-	}
-	done := TransferStep{Origin: l.Origin, Scope: l.Scope, From: from.Size, To: to.Size, Root: to.Root.String()}
-	if l.Scope == parcel.ScopeFull {
-		done.Entries = to.Size - from.Size
-	}
-	return done, nil
 }
 
 func sortedKeys(m map[string]*knownLog) []string {

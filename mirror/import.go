@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"path"
-	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -40,6 +38,7 @@ func (m *Mirror) Import(ctx context.Context, paths []string) (Report, error) {
 	if err := m.finishPublish(ctx); err != nil {
 		return report, full(err)
 	}
+	waited := m.releaseKnown(ctx)
 	// 2. RECEIVED: every manifest is signed by a known exporter. Nothing else of a volume was read.
 	parcels, err := parcel.Scan(paths, m.exporters)
 	if err != nil {
@@ -51,24 +50,24 @@ func (m *Mirror) Import(ctx context.Context, paths []string) (Report, error) {
 		}
 	}()
 	if len(parcels) == 0 {
-		return report, fmt.Errorf("%w: no volumes (*.rdp) there", ErrNothing)
+		return report, errors.Join(waited, fmt.Errorf("%w: no volumes (*.rdp) there", ErrNothing))
 	}
 	m.progress(Progress{Stage: "received"})
-	var forks []error
+	blocked := []error{waited}
 	for i, p := range parcels {
 		t, err := m.importParcel(ctx, p, i < len(parcels)-1)
 		if t != nil {
 			report.Transfers = append(report.Transfers, *t)
 		}
-		if t != nil && errors.Is(err, ErrFork) { // committed for the other logs
-			forks = append(forks, err)
+		if t != nil && err != nil { // committed for the other logs
+			blocked = append(blocked, err)
 			continue
 		}
 		if err != nil {
 			return report, m.refuse(ctx, p, full(err))
 		}
 	}
-	return report, errors.Join(forks...)
+	return report, errors.Join(append(blocked, m.releaseKnown(ctx))...)
 }
 
 func (m *Mirror) importParcel(ctx context.Context, p *parcel.Parcel, newerFollows bool) (*Transfer, error) {
@@ -89,13 +88,17 @@ func (m *Mirror) importParcel(ctx context.Context, p *parcel.Parcel, newerFollow
 		return nil, err
 	}
 	m.progress(Progress{Stage: "quarantined"})
-	in := &importing{m: m, p: p, s: s}
-	defer in.close()
-	if err := in.resume(ctx); err != nil {
+	r, err := p.Files(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	in := &importing{m: m, s: s, digest: p.Digest, sequence: p.Manifest.Sequence, exporter: p.By.ID(), created: p.Manifest.Created.Time, files: r.Next}
+	if err := in.resume(ctx, len(p.Manifest.Logs)); err != nil {
 		return nil, err
 	}
 	// 5 to 7, per log: checkpoint and consistency; PENDING; packages.
-	if err := in.readLogs(ctx); err != nil {
+	if err := in.readLogs(ctx, p.Manifest.Logs); err != nil {
 		return nil, in.abandon(err)
 	}
 	// 8 and 9: publish and COMMIT. Where every log is frozen no head moves, but the parcel is one the stream has seen: the next
@@ -103,7 +106,7 @@ func (m *Mirror) importParcel(ctx context.Context, p *parcel.Parcel, newerFollow
 	if err := in.publish(ctx); err != nil {
 		return nil, err
 	}
-	return in.pending.Transfer, errors.Join(in.forks...)
+	return in.pending.Transfer, errors.Join(in.blocked...)
 }
 
 // judge decides by the manifest alone. It returns a Transfer when there is nothing to do.
@@ -135,27 +138,34 @@ func (m *Mirror) judge(p *parcel.Parcel, s *snapshot, newerFollows bool) (*Trans
 		return nil, err
 	}
 	for _, l := range n.Logs {
-		known := m.logs[l.Origin]
-		if known == nil {
-			return nil, fmt.Errorf("%w: %q", ErrUnknownOrigin, l.Origin)
-		}
-		if l.Scope != known.Scope {
-			return nil, fmt.Errorf("log %q: %w: scope %q is carried, %q is required", l.Origin, ErrProof, l.Scope, known.Scope)
-		}
-		if err := checkStep(l.Scope, l.From.Size, l.To.Size, l.Records); err != nil {
-			return nil, fmt.Errorf("log %q: %w", l.Origin, err)
-		}
-		if _, frozen := s.frozen[l.Origin]; frozen {
-			continue
-		}
-		switch own := s.head(l.Origin); {
-		case l.From.Size > own.Size:
-			return nil, fmt.Errorf("log %q: %w: the parcel starts at %d leaves, %d are held", l.Origin, ErrProof, l.From.Size, own.Size)
-		case l.From.Size < own.Size:
-			return nil, fmt.Errorf("log %q: %w: the parcel starts at %d leaves, %d are held", l.Origin, ErrReplay, l.From.Size, own.Size)
+		if err := m.judgeLog(s, l); err != nil {
+			return nil, err
 		}
 	}
 	return nil, nil
+}
+
+// judgeLog decides by the manifest alone whether a log's step can be taken. Logs that stand still or are not known are not judged:
+// nothing of them is taken.
+func (m *Mirror) judgeLog(s *snapshot, l parcel.Log) error {
+	if err := checkStep(l.Scope, l.From.Size, l.To.Size); err != nil {
+		return fmt.Errorf("log %q: %w", l.Origin, err)
+	}
+	known, own := m.log(l.Origin), s.head(l.Origin)
+	if _, frozen := s.frozen[l.Origin]; frozen || known == nil || s.quarantined[l.Origin] {
+		return nil
+	}
+	switch {
+	case l.Scope != known.Scope:
+		return fmt.Errorf("log %q: %w: scope %q is carried, %q is required", l.Origin, ErrProof, l.Scope, known.Scope)
+	case l.Extras != known.extras():
+		return fmt.Errorf("log %q: %w: what stands beside entries is carried: %t, required: %t", l.Origin, ErrProof, l.Extras, known.extras())
+	case l.From.Size > own.Size:
+		return fmt.Errorf("log %q: %w: the parcel starts at %d leaves, %d are held", l.Origin, ErrProof, l.From.Size, own.Size)
+	case l.From.Size < own.Size:
+		return fmt.Errorf("log %q: %w: the parcel starts at %d leaves, %d are held", l.Origin, ErrReplay, l.From.Size, own.Size)
+	}
+	return nil
 }
 
 // full marks errors of a full disk.
@@ -170,7 +180,7 @@ func full(err error) error {
 func (in *importing) publish(ctx context.Context) error {
 	m, p := in.m, in.pending
 	p.Publish, p.Heads, p.Transfer = true, in.heads, &Transfer{
-		Sequence: in.p.Manifest.Sequence, Digest: in.p.Digest, Exporter: in.p.By.ID(), Created: in.p.Manifest.Created.Time,
+		Sequence: in.sequence, Digest: in.digest, Exporter: in.exporter, Created: in.created,
 		Imported: m.c.Now().UTC(), Outcome: "committed", Logs: in.steps,
 	}
 	if err := in.savePending(); err != nil {
@@ -188,61 +198,6 @@ func (m *Mirror) finishPublish(ctx context.Context) error {
 	}
 	m.c.Logger.InfoContext(ctx, "finishing an import that was cut short", "sequence", s.pending.Sequence)
 	return m.commit(ctx, s.pending)
-}
-
-// commit renames the staged files into place (step 8) and moves heads, stream and history in one transaction (step 9).
-// Files beyond a head are invisible to readers, so a crash between the two shows nothing.
-func (m *Mirror) commit(ctx context.Context, p *pendingState) error {
-	for _, h := range p.Heads {
-		if err := moveTree(m.root, path.Join(stagingDir(p.Digest), escape(h.Origin)), logDir(h.Origin)); err != nil {
-			return fmt.Errorf("publishing %q: %w", h.Origin, err)
-		}
-	}
-	if err := syncfs(m.root); err != nil {
-		return err
-	}
-	m.progress(Progress{Stage: "commit"})
-	detail := map[string]string{"sequence": fmt.Sprint(p.Sequence), "exporter": p.Transfer.Exporter, "logs": fmt.Sprint(len(p.Transfer.Logs))}
-	for i, l := range p.Transfer.Logs[:min(len(p.Transfer.Logs), 32)] { // an event holds so many details; the transfer holds all
-		detail[fmt.Sprintf("log.%d", i)] = fmt.Sprintf("%s: %d to %d, root %s", l.Origin, l.From, l.To, l.Root)
-	}
-	e := Event{Action: "mirror.import", Object: p.Digest.String(), Outcome: "success", Detail: detail}
-	err := m.record(ctx, e, func(tx store.Tx) error {
-		var last streamState
-		if _, err := get(tx, keyStream, &last); err != nil {
-			return err
-		}
-		if last.Sequence+1 != p.Sequence {
-			return fmt.Errorf("committing parcel %d after %d: %w", p.Sequence, last.Sequence, store.ErrConflict)
-		}
-		last = streamState{Sequence: p.Sequence, Digest: p.Digest, Floor: laterOf(last.Floor, p.Transfer.Imported)}
-		if err := put(tx, keyStream, last); err != nil {
-			return err
-		}
-		if err := put(tx, transferKey(p.Sequence), p.Transfer); err != nil {
-			return err
-		}
-		for i, h := range p.Heads {
-			if err := put(tx, keyHead+h.Origin, h); err != nil {
-				return err
-			}
-			from := p.Transfer.Logs[slices.IndexFunc(p.Transfer.Logs, func(s TransferStep) bool { return s.Origin == p.Heads[i].Origin })].From
-			seen := seenHead{Size: h.Size, Root: h.Root, Note: h.Note, VKey: h.VKey, From: from, Scope: h.Scope, Sequence: h.Sequence}
-			if err := put(tx, seenKey(h.Origin, h.Size), seen); err != nil {
-				return err
-			}
-		}
-		return tx.Delete([]byte(keyPending))
-	})
-	if err != nil {
-		return err
-	}
-	m.progress(Progress{Stage: "committed"})
-	if err := m.root.RemoveAll(stagingDir(p.Digest)); err != nil {
-		m.c.Logger.WarnContext(ctx, "removing staged files", "error", err)
-	}
-	m.c.Logger.InfoContext(ctx, "parcel imported", "stream", m.c.Stream, "sequence", p.Sequence, "digest", p.Digest.String())
-	return nil
 }
 
 // refuse remembers why a parcel was refused, for status and reconcile, and returns err. The mirrored state does not move.
@@ -300,8 +255,6 @@ func dropOldest(tx store.Tx) error {
 	return tx.Delete([]byte(oldest))
 }
 
-func stagingDir(d parcel.Digest) string { return "staging/" + d.String() }
-
 // savePending writes the pending record.
 func (in *importing) savePending() error {
 	b, err := json.Marshal(in.pending)
@@ -324,21 +277,26 @@ func (in *importing) abandon(err error) error {
 }
 
 // resume finds out how far an earlier run came with this very parcel, or starts anew.
-func (in *importing) resume(ctx context.Context) error {
-	m, dir := in.m, stagingDir(in.p.Digest)
+func (in *importing) resume(ctx context.Context, logs int) error {
+	m, dir := in.m, stagingDir(in.digest)
 	_, err := m.root.Stat(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if in.s.pending != nil && in.s.pending.Digest.Equal(in.p.Digest) && err == nil && len(in.s.pending.Done) == len(in.p.Manifest.Logs) {
-		in.pending = in.s.pending
+	if p := in.s.pending; p != nil && p.Release == "" && p.Digest.Equal(in.digest) && err == nil && len(p.Done) == logs {
+		in.pending = p
+		in.pending.Quarantined = nil // what goes there is staged anew
 		m.c.Logger.InfoContext(ctx, "resuming an import", "sequence", in.pending.Sequence, "packages", in.pending.Done)
 		return nil
 	}
-	// Whatever else lies in staging belongs to a parcel that was never committed.
-	if err := m.root.RemoveAll("staging"); err != nil {
+	return in.begin(&pendingState{Digest: in.digest, Sequence: in.sequence, Done: make([]uint64, logs)})
+}
+
+// begin clears the staging folder: whatever lies there belongs to something that was never committed.
+func (in *importing) begin(p *pendingState) error {
+	if err := in.m.root.RemoveAll("staging"); err != nil {
 		return fmt.Errorf("clearing staging: %w", err)
 	}
-	in.pending = &pendingState{Digest: in.p.Digest, Sequence: in.p.Manifest.Sequence, Done: make([]uint64, len(in.p.Manifest.Logs))}
-	return m.root.MkdirAll(dir, 0o755)
+	in.pending = p
+	return in.m.root.MkdirAll(stagingDir(in.digest), 0o755)
 }

@@ -31,7 +31,7 @@ func TestGoChecksumDatabase(t *testing.T) {
 	os.Chmod(dir, 0o755)
 	c := LogConfig{
 		Origin: "go.sum database tree", VKey: "sum.golang.org+033de0ae+Ac4zctda0e5eza+HJyk9SxEdh+s3Ux18htTTAD8OuAn8",
-		Scope: parcel.ScopeHeads, Source: dir, Layout: "sumdb",
+		Scope: parcel.ScopeSparse, Source: dir, Layout: "sumdb",
 	}
 	l := newLab(t, c)
 	heads, _ := filepath.Glob(filepath.Join(data, "checkpoints", "*"))
@@ -65,8 +65,8 @@ func TestGoChecksumDatabase(t *testing.T) {
 	if err != nil || h.Size != 71769961 {
 		t.Fatal(h.Size, err)
 	}
-	// A second transfer at the same head carries the tiles above nine records; each is then proven from what lies inside.
-	want := make(map[uint64]tiles.Hash)
+	// A second transfer at the same head carries nine records that were looked up; each is then proven from what lies inside.
+	want := make(map[uint64]string)
 	err = filepath.WalkDir(filepath.Join(data, "lookup"), func(p string, d os.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
@@ -75,27 +75,29 @@ func TestGoChecksumDatabase(t *testing.T) {
 		id, rest, _ := strings.Cut(string(b), "\n")
 		record, _, _ := strings.Cut(rest, "\n\n")
 		n, perr := strconv.ParseUint(id, 10, 64)
-		want[n] = tiles.LeafHash([]byte(record + "\n"))
+		want[n] = record + "\n"
+		module, version, _ := strings.Cut(record, " ")
+		version, _, _ = strings.Cut(version, " ")
+		c.Lookups = append(c.Lookups, module+"@"+version)
 		return errors.Join(err, perr)
 	})
 	if err != nil || len(want) != 9 {
 		t.Fatal(len(want), err)
 	}
-	for n := range want {
-		c.Records = append(c.Records, n)
-	}
 	l.ec.Logs = []LogConfig{c}
 	l.reopen()
-	if _, err := l.out.Pull(context.Background()); err != nil && !errors.Is(err, ErrNothing) {
-		t.Fatal(err)
-	}
+	l.pull()
 	l.load(l.export(0))
-	for n, leaf := range want {
+	for n, text := range want {
+		leaf := tiles.LeafHash([]byte(text))
 		got, proof, head, err := l.in.Inclusion(context.Background(), c.Origin, n)
 		if err != nil || got != leaf {
 			t.Fatalf("record %d: %v, %v", n, got, err)
 		}
 		proven(t, n, head, leaf, proof)
+		if r, err := l.in.Record(c.Origin, n); err != nil || string(r.Leaf) != text {
+			t.Fatalf("record %d: %q, %v", n, r.Leaf, err)
+		}
 	}
 	r, err := l.in.Reconcile(context.Background())
 	if err != nil || r.Err() != nil || r.Logs[0].Heads != 5 {
@@ -214,16 +216,9 @@ func TestFlippedBitsAreRefused(t *testing.T) {
 	l.load(second)
 }
 
-func TestUnknownLogClockAndQuota(t *testing.T) {
+func TestClockAndQuota(t *testing.T) {
 	l, _, first, second := twoParcels(t)
-	known := l.mc.Logs
-	l.mc.Logs = nil
-	l.reopen()
-	l.refused(60, first...)
-	l.mc.Logs = []LogConfig{{Origin: known[0].Origin, VKey: mustKey(t, known[0].Origin, 5)}}
-	l.reopen()
-	l.refused(60, first...)
-	l.mc.Logs, l.mc.Quota = known, 1000
+	l.mc.Quota = 1000
 	l.reopen()
 	l.refused(42, first...)
 	l.mc.Quota = 0

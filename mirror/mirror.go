@@ -86,7 +86,8 @@ type Progress struct {
 // Mirror is the inside end of a stream. It is safe for concurrent use; one import runs at a time, in one process.
 type Mirror struct {
 	c         Config
-	logs      map[string]*knownLog
+	logs      map[string]*knownLog // configured
+	learnt    sync.Map             // by repository: map[string]*knownLog, from trusted roots that were imported
 	exporters []*parcel.Verifier
 	root      *os.Root
 	shelves   sync.Map // by origin: *shelf, opened at first use, closed by Close
@@ -137,6 +138,25 @@ func (m *Mirror) Origins() ([]string, error) {
 	}
 	slices.Sort(out)
 	return out, nil
+}
+
+// log is the log of that origin as it is known here, nil when it is not: as configured, else as an imported trusted root has it.
+func (m *Mirror) log(origin string) *knownLog {
+	if l := m.logs[origin]; l != nil {
+		return l
+	}
+	var found *knownLog
+	m.learnt.Range(func(_, logs any) bool { found = logs.(map[string]*knownLog)[origin]; return found == nil })
+	return found
+}
+
+// learn takes the logs that the trusted root of a repository names, in place of those it named before.
+func (m *Mirror) learn(repository string, logs []LogConfig) error {
+	known, err := knownLogs(logs)
+	if err == nil {
+		m.learnt.Store(repository, known)
+	}
+	return err
 }
 
 func (m *Mirror) record(ctx context.Context, e Event, with func(store.Tx) error) error {

@@ -5,9 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"path"
+	"iter"
 	"runtime"
 	"sync"
+	"time"
 
 	"redoubt.internal/log/store"
 	"redoubt.internal/mirror/parcel"
@@ -17,29 +18,27 @@ import (
 // syncEvery is the number of packages after which staged files are flushed and PENDING advances.
 const syncEvery = 64
 
-// importing is one parcel on its way in.
+// importing is one parcel, or the part of one that lay in quarantine, on its way in.
 type importing struct {
-	m       *Mirror
-	p       *parcel.Parcel
-	s       *snapshot
-	pending *pendingState
+	m        *Mirror
+	s        *snapshot
+	pending  *pendingState
+	digest   parcel.Digest // of the parcel
+	sequence uint64
+	exporter string                                        // id of the key that signed the parcel
+	created  time.Time                                     // when the exporter says it was packed
+	files    func(buf []byte) (parcel.Name, []byte, error) // the next file; io.EOF after the last
+	read     *parcel.Name                                  // the last file that was read
 
-	r     *parcel.Reader
-	heads []Head
-	steps []TransferStep
-	forks []error // logs that showed two histories, now or before
-	pool  sync.Pool
+	heads   []Head
+	steps   []TransferStep
+	blocked []error // logs that are not moved: they showed two histories, or they or their key are not known
+	pool    sync.Pool
 }
 
-func (in *importing) close() {
-	if in.r != nil {
-		in.r.Close()
-	}
-}
-
-// next returns the next file of the parcel, which must be the one named.
+// next returns the next file, which must be the one named.
 func (in *importing) next(want parcel.Name, buf []byte) ([]byte, error) {
-	got, b, err := in.r.Next(buf)
+	got, b, err := in.files(buf)
 	if err == io.EOF {
 		return nil, fmt.Errorf("%w: the parcel ends before %s", parcel.ErrManifest, want)
 	}
@@ -49,21 +48,18 @@ func (in *importing) next(want parcel.Name, buf []byte) ([]byte, error) {
 	if got != want {
 		return nil, fmt.Errorf("%w: the parcel has %s where %s belongs", parcel.ErrManifest, got, want)
 	}
+	in.read = &got
 	return b, nil
 }
 
 // readLogs takes the logs of the parcel one after the other.
-func (in *importing) readLogs(ctx context.Context) error {
-	var err error
-	if in.r, err = in.p.Files(ctx); err != nil {
-		return err
-	}
-	for i, l := range in.p.Manifest.Logs {
+func (in *importing) readLogs(ctx context.Context, logs []parcel.Log) error {
+	for i, l := range logs {
 		if err := in.readLog(ctx, i, l); err != nil {
 			return err
 		}
 	}
-	if got, _, err := in.r.Next(nil); err == nil {
+	if got, _, err := in.files(nil); err == nil {
 		return fmt.Errorf("%w: %s is more than the manifest calls for", parcel.ErrManifest, got)
 	} else if err != io.EOF {
 		return err
@@ -78,50 +74,92 @@ func (in *importing) readLog(ctx context.Context, i int, l parcel.Log) error {
 	if err != nil {
 		return err
 	}
-	want := planStep(l.Scope, l.From.Size, l.To.Size, l.Records)
-	carried := make(map[tiles.Tile][]byte, len(want.spine))
-	for _, t := range want.spine {
-		if carried[t], err = in.next(parcel.Name{Log: i, Tile: t}, nil); err != nil {
-			return err
-		}
-	}
 	if f, ok := in.s.frozen[l.Origin]; ok {
-		in.forks = append(in.forks, &ForkError{Origin: l.Origin, Evidence: m.path(f.Evidence), Frozen: true})
+		in.blocked = append(in.blocked, &ForkError{Origin: l.Origin, Evidence: m.path(f.Evidence), Frozen: true})
 		done.Frozen = true
 		in.steps = append(in.steps, done)
-		return in.skip(i, want)
+		return in.skip(i, l)
 	}
-	// 5. The checkpoint is the log's own, our head is a prefix of its tree, and the spine hashes up to its root.
-	s, err := prove(ctx, m.logs[l.Origin], own, note, l.Scope, l.Records, func(_ context.Context, t tiles.Tile) ([]byte, error) {
-		if b, ok := carried[t]; ok {
-			return b, nil
-		}
-		return nil, fmt.Errorf("%w: %s is not carried", ErrProof, t.Path())
-	})
+	if why := in.unexplained(l, note); why != nil {
+		done.Quarantined = true
+		in.steps = append(in.steps, done)
+		return in.quarantine(i, l, note, why)
+	}
+	// 5. The checkpoint is the log's own, our head is a prefix of its tree, and what is carried hashes up to its root.
+	// 6. PENDING: what proves the step is staged, and the record of how far we are is durable.
+	// 7. Packages.
+	head := Head{
+		Origin: l.Origin, Scope: l.Scope, Note: note, VKey: m.log(l.Origin).key.VKey(), Observed: l.Observed.Time,
+		Imported: m.c.Now().UTC(), Sequence: in.sequence,
+	}
+	stage, err := openShelf(m.root, in.stagedLog(l.Origin))
+	if err != nil {
+		return err
+	}
+	defer stage.close()
+	take := in.takeTiles
+	if carriesRecords(l.Scope) {
+		take = in.takeRecords
+	}
+	err = take(ctx, i, l, own, &head, stage)
 	var fork *forkFound
-	if errors.As(err, &fork) {
+	if errors.As(err, &fork) { // found before the packages were read
 		if err := in.freeze(ctx, l.Origin, fork); err != nil {
 			return err
 		}
 		done.Frozen = true
 		in.steps = append(in.steps, done)
-		return in.skip(i, want)
+		return in.skip(i, l)
 	}
 	if err != nil {
 		return err
 	}
-	if err := s.cosigned.inTime(m.c.Now()); err != nil {
+	done.To, done.Root = head.Size, head.Root.String()
+	switch l.Scope {
+	case parcel.ScopeFull:
+		done.Entries = head.Size - own.Size
+	case parcel.ScopeSparse:
+		done.Entries = uint64(len(l.Records))
+	}
+	in.steps, in.heads = append(in.steps, done), append(in.heads, head)
+	return nil
+}
+
+// reaches completes the head that a proven step leads to: it is the one the manifest names, and its witnesses' times are possible.
+func (in *importing) reaches(l parcel.Log, to Checkpoint, seen Cosigned, head *Head) error {
+	if to.Size != l.To.Size || !l.To.Root.Equal(to.Root[:]) {
+		return fmt.Errorf("log %q: %w: the manifest ends at %d leaves, the checkpoint has %d", l.Origin, ErrProof, l.To.Size, to.Size)
+	}
+	if err := seen.inTime(in.m.c.Now()); err != nil {
 		return fmt.Errorf("log %q: %w", l.Origin, err)
 	}
-	if s.to.Size != l.To.Size || !l.To.Root.Equal(s.to.Root[:]) {
-		return fmt.Errorf("log %q: %w: the manifest ends at %d leaves, the checkpoint has %d", l.Origin, ErrProof, l.To.Size, s.to.Size)
+	head.Size, head.Root, head.Proven = to.Size, to.Root, seen.Time
+	return nil
+}
+
+// takeTiles takes a log at the scopes that carry tiles.
+func (in *importing) takeTiles(ctx context.Context, i int, l parcel.Log, own Head, head *Head, stage *shelf) error {
+	m, log := in.m, in.m.log(l.Origin)
+	carried := make(map[tiles.Tile][]byte)
+	for _, t := range planStep(l.Scope, l.From.Size, l.To.Size, l.Extras).spine {
+		b, err := in.next(parcel.Name{Log: i, Tile: t}, nil)
+		if err != nil {
+			return err
+		}
+		carried[t] = b
 	}
-	// 6. PENDING: the spine is staged and the record of how far we are is durable.
-	stage, err := openShelf(m.root, path.Join(stagingDir(in.p.Digest), escape(l.Origin)))
+	s, err := prove(ctx, log, own, head.Note, l.Scope, func(_ context.Context, t tiles.Tile) ([]byte, error) {
+		if b, ok := carried[t]; ok {
+			return b, nil
+		}
+		return nil, fmt.Errorf("%w: %s is not carried", ErrProof, t.Path())
+	})
 	if err != nil {
 		return err
 	}
-	defer stage.close()
+	if err := in.reaches(l, s.to, s.cosigned, head); err != nil {
+		return err
+	}
 	for _, t := range s.plan.spine {
 		if err := stage.write(t, s.spine[t]); err != nil {
 			return err
@@ -131,20 +169,59 @@ func (in *importing) readLog(ctx context.Context, i int, l parcel.Log) error {
 		return err
 	}
 	m.progress(Progress{Stage: "pending", Origin: l.Origin, Done: in.pending.Done[i], Total: s.plan.packages()})
-	// 7. Packages.
-	if err := in.takePackages(ctx, i, s, stage); err != nil {
+	return in.takePackages(ctx, i, s, stage)
+}
+
+// takeRecords takes a log at scope sparse: records go to the staging folder as they are read, then the whole step is proven by the
+// subtree hashes that stand before them.
+func (in *importing) takeRecords(ctx context.Context, i int, l parcel.Log, own Head, head *Head, stage *shelf) error {
+	m := in.m
+	hashes, err := in.next(parcel.Name{Log: i, Nodes: true}, nil)
+	if err != nil {
 		return err
 	}
-	done.To, done.Root = s.to.Size, s.to.Root.String()
-	if l.Scope == parcel.ScopeFull {
-		done.Entries = s.to.Size - own.Size
+	s, err := openSparse(m.log(l.Origin), own, head.Note, l.Records)
+	if err != nil {
+		return err
 	}
-	in.steps = append(in.steps, done)
-	in.heads = append(in.heads, Head{
-		Origin: l.Origin, Scope: l.Scope, Size: s.to.Size, Root: s.to.Root, Note: note, VKey: s.log.key.VKey(), Observed: l.Observed.Time, Proven: s.cosigned.Time,
-		Imported: m.c.Now().UTC(), Sequence: in.p.Manifest.Sequence, Records: l.Records,
-	})
-	return nil
+	var leaves, carried []tiles.Hash
+	for at := 0; at+tiles.HashSize <= len(hashes); at += tiles.HashSize {
+		carried = append(carried, tiles.Hash(hashes[at:]))
+	}
+	if len(hashes)%tiles.HashSize != 0 {
+		return fmt.Errorf("log %q: %w: %d bytes of subtree hashes", l.Origin, ErrProof, len(hashes))
+	}
+	for _, index := range l.Records {
+		b, err := in.next(parcel.Name{Log: i, Record: true, Index: index}, in.buffer())
+		if err != nil {
+			return err
+		}
+		r, err := decodeRecord(index, b)
+		if err != nil {
+			return fmt.Errorf("log %q: %w: %w", l.Origin, ErrProof, err)
+		}
+		h, err := s.checkRecord(r)
+		if err == nil {
+			err = stage.writeFile(recordName(index), b)
+		}
+		if err != nil {
+			return err
+		}
+		leaves = append(leaves, h)
+		in.pool.Put(&b)
+	}
+	nodes, err := s.prove(ctx, leaves, carried)
+	if err != nil {
+		return err
+	}
+	if err := in.reaches(l, s.to, s.cosigned, head); err != nil {
+		return err
+	}
+	if err := stage.writeFile(nodesName(in.sequence), encodeNodes(nodes)); err != nil {
+		return err
+	}
+	m.progress(Progress{Stage: "pending", Origin: l.Origin, Done: uint64(len(l.Records)), Total: uint64(len(l.Records))})
+	return in.advance(stage, i, 0)
 }
 
 // takePackages reads the entry bundles of a log, verifies and stages them on all processors, and flushes every 64.
@@ -160,13 +237,13 @@ func (in *importing) takePackages(ctx context.Context, i int, s *step, stage *sh
 	defer flush.Wait()
 	defer workers.Wait()
 	for k := range total {
-		t := s.plan.bundle(s.plan.first + k)
+		t := s.plan.pack(k)
 		data, err := in.next(parcel.Name{Log: i, Tile: t}, in.buffer())
 		if err != nil {
 			return err
 		}
 		hashed := tiles.Tile{Level: 0, Index: t.Index, Width: tiles.Width}
-		if k < done && stage.has(t, len(data)) && (!t.Full() || stage.has(hashed, tiles.Width*tiles.HashSize)) {
+		if k < done && stage.has(t, len(data)) && (!t.Full() || t.Level == tiles.Extras || stage.has(hashed, tiles.Width*tiles.HashSize)) {
 			in.pool.Put(&data) // staged and flushed by an earlier run
 			continue
 		}
@@ -174,14 +251,14 @@ func (in *importing) takePackages(ctx context.Context, i int, s *step, stage *sh
 		workers.Go(func() {
 			defer func() { in.pool.Put(&data); <-slots }()
 			var hashes [tiles.Width * tiles.HashSize]byte
-			if err := s.take(ctx, t, data, hashes[:], stage.write); err != nil {
+			if err := s.take(ctx, t, data, hashes[:], stage.need, stage.write); err != nil {
 				select {
 				case failed <- err:
 				default:
 				}
 			}
 		})
-		if (k+1)%syncEvery != 0 && k+1 != total {
+		if (k+1)%syncEvery != 0 && k+1 != total && k+1 != s.plan.bundles() { // extras are verified against the entries before them
 			continue
 		}
 		workers.Wait()
@@ -216,11 +293,50 @@ func (in *importing) advance(stage *shelf, i int, done uint64) error {
 	return in.savePending()
 }
 
-// skip reads past the packages of a log that is not taken.
-func (in *importing) skip(i int, want plan) error {
-	for k := want.first; k < want.after; k++ {
-		b, err := in.next(parcel.Name{Log: i, Tile: want.bundle(k)}, in.buffer())
+// filesOf names the files of a log that follow its checkpoint, in their order.
+func filesOf(i int, l parcel.Log) iter.Seq[parcel.Name] {
+	return func(yield func(parcel.Name) bool) {
+		if carriesRecords(l.Scope) {
+			if !yield(parcel.Name{Log: i, Nodes: true}) {
+				return
+			}
+			for _, r := range l.Records {
+				if !yield(parcel.Name{Log: i, Record: true, Index: r}) {
+					return
+				}
+			}
+			return
+		}
+		p := planStep(l.Scope, l.From.Size, l.To.Size, l.Extras)
+		for _, t := range p.spine {
+			if !yield(parcel.Name{Log: i, Tile: t}) {
+				return
+			}
+		}
+		for k := range p.packages() {
+			if !yield(parcel.Name{Log: i, Tile: p.pack(k)}) {
+				return
+			}
+		}
+	}
+}
+
+// skip reads past the files of a log that is not taken, all but its checkpoint.
+func (in *importing) skip(i int, l parcel.Log) error {
+	return in.pass(i, l, func(parcel.Name, []byte) error { return nil })
+}
+
+// pass hands the files of a log that is not taken to do, all but its checkpoint.
+func (in *importing) pass(i int, l parcel.Log, do func(parcel.Name, []byte) error) error {
+	for want := range filesOf(i, l) {
+		if in.read != nil && parcel.Compare(want, *in.read) <= 0 {
+			continue
+		}
+		b, err := in.next(want, in.buffer())
 		if err != nil {
+			return err
+		}
+		if err := do(want, b); err != nil {
 			return err
 		}
 		in.pool.Put(&b)
@@ -230,15 +346,15 @@ func (in *importing) skip(i int, want plan) error {
 
 // freeze stops a log at its last good head: evidence first, then the record.
 func (in *importing) freeze(ctx context.Context, origin string, fork *forkFound) error {
-	fork.evidence.Parcel = in.p.Digest.String()
-	f, err := freezeLog(ctx, in.m.root, in.m.logs[origin], fork.evidence, in.m.c.Now().UTC(), func(e Event, with func(store.Tx) error) error {
+	fork.evidence.Parcel = in.digest.String()
+	f, err := freezeLog(ctx, in.m.root, in.m.log(origin), fork.evidence, in.m.c.Now().UTC(), func(e Event, with func(store.Tx) error) error {
 		return in.m.record(ctx, e, with)
 	}, keyFrozen)
 	if err != nil {
 		return err
 	}
 	in.s.frozen[origin] = f
-	in.forks = append(in.forks, &ForkError{Origin: origin, Evidence: in.m.path(f.Evidence)})
+	in.blocked = append(in.blocked, &ForkError{Origin: origin, Evidence: in.m.path(f.Evidence)})
 	in.m.c.Logger.ErrorContext(ctx, "log frozen: it showed two histories", "origin", origin, "evidence", f.Evidence)
 	return nil
 }

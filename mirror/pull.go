@@ -54,7 +54,7 @@ func (e *Exporter) Pull(ctx context.Context) (PullReport, error) {
 			step.Error = oneLine(err)
 			errs = append(errs, full(err))
 		}
-		moved = moved || step.To != step.From || from.Note == nil && err == nil
+		moved = moved || step.To != step.From || step.Entries > 0 || from.Note == nil && err == nil
 		report.Logs = append(report.Logs, step)
 	}
 	if len(errs) == 0 && !moved {
@@ -80,25 +80,19 @@ func (e *Exporter) pullLog(ctx context.Context, log *knownLog, from Head, out *P
 		return err
 	}
 	defer sh.close()
-	step, err := prove(ctx, log, from, note, log.Scope, recordsBelow(log, note), func(ctx context.Context, t tiles.Tile) ([]byte, error) {
+	fetch := func(ctx context.Context, t tiles.Tile) ([]byte, error) {
 		b, err := src.Tile(ctx, t, nil)
 		return b, remoteErr("", err)
-	})
+	}
+	if carriesRecords(log.Scope) {
+		return e.stopOnFork(ctx, log, out, e.pullSparse(ctx, log, from, note, src, fetch, sh, out))
+	}
+	step, err := prove(ctx, log, from, note, log.Scope, fetch)
 	if errors.Is(err, ErrReplay) {
 		err = e.olderHead(ctx, log, from, note, sh, err)
 	}
-	var fork *forkFound
-	if errors.As(err, &fork) {
-		record := func(_ Event, with func(store.Tx) error) error { return e.c.DB.Update(with) }
-		f, err := freezeLog(ctx, e.root, log, fork.evidence, e.c.Now().UTC(), record, keyStopped)
-		if err != nil {
-			return err
-		}
-		out.Frozen = true
-		return &ForkError{Origin: log.Origin, Evidence: e.path(f.Evidence)}
-	}
 	if err != nil {
-		return err
+		return e.stopOnFork(ctx, log, out, err)
 	}
 	if err := step.cosigned.inTime(e.c.Now()); err != nil {
 		return fmt.Errorf("log %q: %w", log.Origin, err)
@@ -114,11 +108,7 @@ func (e *Exporter) pullLog(ctx context.Context, log *knownLog, from Head, out *P
 	if err := sh.sync(); err != nil {
 		return err
 	}
-	now := e.c.Now().UTC()
-	head := Head{
-		Origin: log.Origin, Scope: log.Scope, Size: step.to.Size, Root: step.to.Root, Note: note, VKey: log.key.VKey(),
-		Observed: now, Proven: step.cosigned.Time, Imported: now, Records: recordsBelow(log, note),
-	}
+	head := e.newHead(log, step.to, note, step.cosigned)
 	if err := e.c.DB.Update(func(tx store.Tx) error { return put(tx, keyCollected+log.Origin, head) }); err != nil {
 		return err
 	}
@@ -129,19 +119,24 @@ func (e *Exporter) pullLog(ctx context.Context, log *knownLog, from Head, out *P
 	return nil
 }
 
-// recordsBelow are the configured records that the tree of a checkpoint has.
-func recordsBelow(log *knownLog, note []byte) []uint64 {
-	c, err := log.open(note)
+func (e *Exporter) newHead(log *knownLog, to Checkpoint, note []byte, seen Cosigned) Head {
+	now := e.c.Now().UTC()
+	return Head{Origin: log.Origin, Scope: log.Scope, Size: to.Size, Root: to.Root, Note: note, VKey: log.key.VKey(), Observed: now, Proven: seen.Time, Imported: now}
+}
+
+// stopOnFork freezes a log whose pull found a fork; any other error it returns as it is.
+func (e *Exporter) stopOnFork(ctx context.Context, log *knownLog, out *PullStep, err error) error {
+	var fork *forkFound
+	if !errors.As(err, &fork) {
+		return err
+	}
+	record := func(_ Event, with func(store.Tx) error) error { return e.c.DB.Update(with) }
+	f, err := freezeLog(ctx, e.root, log, fork.evidence, e.c.Now().UTC(), record, keyStopped)
 	if err != nil {
-		return nil
+		return err
 	}
-	var out []uint64
-	for _, r := range log.Records {
-		if r < c.Size {
-			out = append(out, r)
-		}
-	}
-	return out
+	out.Frozen = true
+	return &ForkError{Origin: log.Origin, Evidence: e.path(f.Evidence)}
 }
 
 // olderHead tells a log that shows an old checkpoint from one that shows another history: a full collection has the root of
@@ -196,9 +191,9 @@ func (e *Exporter) pullPackages(ctx context.Context, src Source, s *step, sh *sh
 			}
 		})
 	}
-	for k := s.plan.first; k < s.plan.after && ctx.Err() == nil; k++ {
+	for k := uint64(0); k < s.plan.packages() && ctx.Err() == nil; k++ {
 		select {
-		case work <- s.plan.bundle(k):
+		case work <- s.plan.pack(k):
 		case <-ctx.Done():
 		}
 	}
@@ -218,13 +213,13 @@ type puller struct {
 // bundle makes sure that a verified bundle and its hash tile are in the collection.
 func (p *puller) bundle(ctx context.Context, t tiles.Tile) (fetched bool, err error) {
 	keepTile := func(k tiles.Tile, data []byte) error {
-		if k.Level == tiles.Entries {
+		if k.Level < 0 {
 			return nil
 		}
 		return p.sh.write(k, data)
 	}
 	if b, err := p.sh.readFile(t, p.buf); err == nil {
-		if p.buf = b; p.s.take(ctx, t, b, p.hashes, keepTile) == nil {
+		if p.buf = b; p.s.take(ctx, t, b, p.hashes, p.sh.need, keepTile) == nil {
 			return false, nil
 		}
 	}
@@ -233,7 +228,7 @@ func (p *puller) bundle(ctx context.Context, t tiles.Tile) (fetched bool, err er
 		return false, remoteErr("reading "+t.Path(), err)
 	}
 	p.buf = b
-	return true, p.s.take(ctx, t, b, p.hashes, p.sh.write)
+	return true, p.s.take(ctx, t, b, p.hashes, p.sh.need, p.sh.write)
 }
 
 // remoteErr says that it was the source that failed.

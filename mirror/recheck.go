@@ -26,7 +26,6 @@ func (m *Mirror) recheck(ctx context.Context, log *knownLog, h Head, out *LogRep
 	if c, err := log.openHeld(h.Note, h.VKey); err != nil || c.Size != h.Size || c.Root != h.Root {
 		problem("the stored head is not the checkpoint it was taken from: %v", err)
 	}
-	tree := m.tree(h, sh)
 	var seen []seenHead
 	if err := m.c.DB.View(func(tx store.Tx) error {
 		seen = seen[:0]
@@ -34,20 +33,63 @@ func (m *Mirror) recheck(ctx context.Context, log *knownLog, h Head, out *LogRep
 	}); err != nil {
 		return err
 	}
+	if carriesRecords(h.Scope) {
+		return m.recheckRecords(ctx, log, h, sh, seen, out, problem)
+	}
+	tree := m.tree(h, sh)
 	if err := m.reproduceAll(ctx, log, h, tree, sh, seen, out, problem); err != nil {
 		return err
 	}
-	if h.Scope == parcel.ScopeFull {
-		return rehash(ctx, tree, sh, out, problem)
-	}
-	for _, t := range planStep(h.Scope, 0, h.Size, h.Records).spine {
-		if _, err := tree.Tile(ctx, t.Level, t.Index); err != nil {
-			problem("%s: %w", t.Path(), err)
+	return rehash(ctx, log, tree, sh, h.Scope, out, problem)
+}
+
+// recheckRecords proves every record of a sparse log up to its head, and reproduces every accepted checkpoint, from the kept hashes.
+func (m *Mirror) recheckRecords(ctx context.Context, log *knownLog, h Head, sh *shelf, seen []seenHead, out *LogReport, problem func(string, ...any)) error {
+	tree := sparseTree(m.c.DB, keyNode, log.Origin, h.Size)
+	for i, s := range seen {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := reproduce(ctx, log, tree.RootAt, s); err != nil {
+			problem("checkpoint %d of %d, size %d: %w", i+1, len(seen), s.Size, err)
 			continue
 		}
-		out.Tiles++
+		out.Heads++
 	}
-	return ctx.Err()
+	records, err := m.Records(log.Origin)
+	if err != nil {
+		return err
+	}
+	for _, index := range records {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := recheckRecord(ctx, log, tree, h, sh, index); err != nil {
+			problem("record %d: %w", index, err)
+			continue
+		}
+		out.Leaves++
+	}
+	return nil
+}
+
+func recheckRecord(ctx context.Context, log *knownLog, tree *tiles.Sparse, h Head, sh *shelf, index uint64) error {
+	r, _, err := sh.record(index)
+	if err != nil {
+		return err
+	}
+	if err := log.checkExtra(r); err != nil {
+		return err
+	}
+	_, proof, err := tree.Inclusion(ctx, index)
+	if err != nil {
+		return err
+	}
+	root, _, err := tiles.Path(index, h.Size, tiles.LeafHash(r.Leaf), proof)
+	if err == nil && root != h.Root {
+		err = fmt.Errorf("%w: it does not hash up to the head", ErrDamaged)
+	}
+	return err
 }
 
 // reproduceAll reproduces accepted checkpoints, ascending by size, and keeps in memory only the tiles over the next one.
@@ -56,7 +98,7 @@ func (m *Mirror) reproduceAll(ctx context.Context, log *knownLog, h Head, tree *
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if err := m.reproduce(ctx, log, h, tree, sh, s); err != nil {
+		if err := reproduce(ctx, log, tree.RootAt, s); err != nil {
 			problem("checkpoint %d of %d, size %d: %w", i+1, len(seen), s.Size, err)
 		} else {
 			out.Heads++
@@ -70,9 +112,8 @@ func (m *Mirror) reproduceAll(ctx context.Context, log *knownLog, h Head, tree *
 	return nil
 }
 
-// reproduce verifies the signature of an accepted checkpoint and computes its root from stored tiles: of the head's tree at
-// scope full, and of its own tree, as far as the step to it carried tiles, at scope heads.
-func (m *Mirror) reproduce(ctx context.Context, log *knownLog, h Head, tree *tiles.Tree, sh *shelf, s seenHead) error {
+// reproduce verifies the signature of an accepted checkpoint and computes its root from what is stored of the head's tree.
+func reproduce(ctx context.Context, log *knownLog, rootAt func(context.Context, uint64) (tiles.Hash, error), s seenHead) error {
 	c, err := log.openHeld(s.Note, s.VKey)
 	if err != nil {
 		return err
@@ -80,15 +121,12 @@ func (m *Mirror) reproduce(ctx context.Context, log *knownLog, h Head, tree *til
 	if c.Size != s.Size || c.Root != s.Root {
 		return fmt.Errorf("%w: stored as size %d, signed for %d", ErrDamaged, s.Size, c.Size)
 	}
-	if h.Scope != parcel.ScopeFull {
-		tree = tiles.NewTree(s.Size, s.Root, sh.fetch)
-	}
-	root, err := tree.RootAt(ctx, s.Size)
+	root, err := rootAt(ctx, s.Size)
 	if err != nil {
 		return err
 	}
 	if root != s.Root {
-		return fmt.Errorf("%w: the stored tiles give root %s", ErrDamaged, root)
+		return fmt.Errorf("%w: what is stored gives root %s", ErrDamaged, root)
 	}
 	return nil
 }
@@ -102,16 +140,19 @@ func leavePath(tree *tiles.Tree, size, next uint64) {
 	}
 }
 
-// rehash reads every bundle and every tile of a full log, and keeps in memory only the tiles above the one it is at.
-func rehash(ctx context.Context, tree *tiles.Tree, sh *shelf, out *LogReport, problem func(string, ...any)) error {
-	size := tree.Size()
+// rehash reads every bundle and every tile that a scope keeps, and keeps in memory only the tiles above the one it is at.
+func rehash(ctx context.Context, log *knownLog, tree *tiles.Tree, sh *shelf, scope string, out *LogReport, problem func(string, ...any)) error {
+	size, lowest := tree.Size(), 0
+	if scope == parcel.ScopeSpine {
+		lowest = 1
+	}
 	hashes, buf := make([]byte, 0, tiles.Width*tiles.HashSize), []byte(nil)
-	for level := 0; tiles.Count(level, size) > 0; level++ {
+	for level := lowest; tiles.Count(level, size) > 0; level++ {
 		for i := uint64(0); i*tiles.Width < tiles.Count(level, size); i++ {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			if err := rehashTile(ctx, tree, sh, level, i, &buf, hashes, out); err != nil {
+			if err := rehashTile(ctx, log, tree, sh, level, i, &buf, hashes, out); err != nil {
 				problem("%w", err)
 			}
 			leavePath(tree, i<<(8*(level+1)), (i+1)<<(8*(level+1)))
@@ -120,8 +161,8 @@ func rehash(ctx context.Context, tree *tiles.Tree, sh *shelf, out *LogReport, pr
 	return nil
 }
 
-// rehashTile hashes a tile, and at level 0 its entries. buf is room for a bundle, hashes for a tile.
-func rehashTile(ctx context.Context, tree *tiles.Tree, sh *shelf, level int, i uint64, buf *[]byte, hashes []byte, out *LogReport) error {
+// rehashTile hashes a tile, and at level 0 its entries with what stands beside them. buf is room for a bundle, hashes for a tile.
+func rehashTile(ctx context.Context, log *knownLog, tree *tiles.Tree, sh *shelf, level int, i uint64, buf *[]byte, hashes []byte, out *LogReport) error {
 	tile, err := tree.Tile(ctx, level, i)
 	if err != nil {
 		return err
@@ -138,6 +179,12 @@ func rehashTile(ctx context.Context, tree *tiles.Tree, sh *shelf, level int, i u
 	}
 	if err == nil && string(hashes) != string(tile) {
 		err = fmt.Errorf("%w: entries that do not hash to the tree", ErrDamaged)
+	}
+	if err == nil && log.extras() {
+		var extras []byte
+		if extras, err = sh.need(tiles.Tile{Level: tiles.Extras, Index: i, Width: t.Width}, nil); err == nil {
+			err = log.checkExtras(t, b, extras)
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", t.Path(), err)

@@ -82,7 +82,7 @@ func (m *Mirror) status(s *snapshot, incidents []Incident) Status {
 	for _, origin := range origins {
 		l := LogStatus{Origin: origin, Scope: s.heads[origin].Scope}
 		var limit time.Duration
-		if known := m.logs[origin]; known != nil {
+		if known := m.log(origin); known != nil {
 			l.Scope, limit = known.Scope, known.MaxAge
 		}
 		if h, ok := s.heads[origin]; ok {
@@ -193,10 +193,10 @@ func (m *Mirror) Reconcile(ctx context.Context) (*ReconcileReport, error) {
 	}
 	for _, l := range st.Logs {
 		lr := LogReport{LogStatus: l, Problems: []string{}}
-		if m.logs[l.Origin] == nil {
+		if m.log(l.Origin) == nil {
 			lr.Problems = append(lr.Problems, "it is not configured any more, so nothing of it can be verified")
 		} else if h, ok := s.heads[l.Origin]; ok {
-			if err := m.recheck(ctx, m.logs[l.Origin], h, &lr); err != nil {
+			if err := m.recheck(ctx, m.log(l.Origin), h, &lr); err != nil {
 				return nil, err
 			}
 		}

@@ -263,7 +263,7 @@ func TestReconcileMemory(t *testing.T) {
 	if err := l.in.reproduceAll(look, l.in.logs[c.Origin], h, tree, sh, seen, out, found); err != nil || out.Heads != uint64(len(sizes)) {
 		t.Fatal(err, out.Heads)
 	}
-	if err := rehash(look, tree, sh, out, found); err != nil || out.Leaves != h.Size {
+	if err := rehash(look, l.in.logs[c.Origin], tree, sh, h.Scope, out, found); err != nil || out.Leaves != h.Size {
 		t.Fatal(err, out.Leaves)
 	}
 	if most == 0 || most > 10 || tree.Held() > 3 {

@@ -49,9 +49,11 @@ func (s *shelf) mkdir(dir string) error {
 	return nil
 }
 
-// write puts a file on the shelf. It is durable after sync.
-func (s *shelf) write(t tiles.Tile, data []byte) error {
-	name := t.Path()
+// write puts a tile on the shelf. It is durable after sync.
+func (s *shelf) write(t tiles.Tile, data []byte) error { return s.writeFile(t.Path(), data) }
+
+// writeFile puts a file on the shelf. It is durable after sync.
+func (s *shelf) writeFile(name string, data []byte) error {
 	if err := s.mkdir(path.Dir(name)); err != nil {
 		return fmt.Errorf("writing %s: %w", name, err)
 	}
@@ -64,6 +66,19 @@ func (s *shelf) write(t tiles.Tile, data []byte) error {
 		return fmt.Errorf("writing %s: %w", name, err)
 	}
 	return nil
+}
+
+// readNamed returns a file that is no tile, of at most limit bytes. ErrNotFound when there is none.
+func (s *shelf) readNamed(name string, limit int64) ([]byte, error) {
+	f, err := s.root.Open(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: %s", ErrNotFound, name)
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return readLimited(f, name, limit)
 }
 
 // read returns the tile as wide as asked for, cut from a wider one if that is what the shelf has. ErrNotFound otherwise. It
@@ -89,7 +104,7 @@ func (s *shelf) read(t tiles.Tile, buf []byte) ([]byte, error) {
 
 // cut returns the first width hashes or entries of a tile.
 func cut(t tiles.Tile, b []byte, width int) ([]byte, error) {
-	if t.Level == tiles.Entries {
+	if t.Level < 0 {
 		return tiles.CutBundle(b, width)
 	}
 	if len(b) != t.Width*tiles.HashSize {
@@ -140,6 +155,12 @@ func (s *shelf) readFile(t tiles.Tile, buf []byte) ([]byte, error) {
 func (s *shelf) has(t tiles.Tile, size int) bool {
 	st, err := s.root.Lstat(t.Path())
 	return err == nil && st.Mode().IsRegular() && st.Size() == int64(size)
+}
+
+// exists tells whether a file is there.
+func (s *shelf) exists(name string) bool {
+	st, err := s.root.Lstat(name)
+	return err == nil && st.Mode().IsRegular()
 }
 
 func notFound(t tiles.Tile, err error) error {

@@ -15,6 +15,8 @@ import (
 	"strings"
 	"time"
 
+	xmodule "golang.org/x/mod/module"
+
 	"redoubt.internal/mirror/parcel"
 	"redoubt.internal/mirror/tiles"
 )
@@ -70,10 +72,35 @@ func (s sumDB) Checkpoint(ctx context.Context) ([]byte, error) {
 
 // Tile reads tile/8/<level>/<index>.
 func (s sumDB) Tile(ctx context.Context, t tiles.Tile, buf []byte) ([]byte, error) {
-	if t.Level == tiles.Entries {
+	if t.Level < 0 {
 		return nil, fmt.Errorf("a checksum database has no entry bundles: %w", fs.ErrNotExist)
 	}
 	return readTile(ctx, s.read, t, buf, func(t tiles.Tile) string { return "tile/8/" + strings.TrimPrefix(t.Path(), "tile/") })
+}
+
+// lookup reads lookup/<module>@<version>: the number of a record, its text, an empty line, a signed tree head, which is not used
+// (golang.org/x/mod/sumdb, Client.Lookup). Upper case letters of the path are escaped as the module proxy does.
+func (s sumDB) lookup(ctx context.Context, module string) (Record, error) {
+	path, version, ok := strings.Cut(module, "@")
+	if !ok {
+		return Record{}, fmt.Errorf("%w: look-up %.100q is not module@version", ErrConfig, module)
+	}
+	path, perr := xmodule.EscapePath(path)
+	version, verr := xmodule.EscapeVersion(version)
+	if err := errors.Join(perr, verr); err != nil {
+		return Record{}, fmt.Errorf("%w: look-up %.100q: %w", ErrConfig, module, err)
+	}
+	b, err := s.read(ctx, "lookup/"+path+"@"+version, parcel.MaxCheckpoint, nil)
+	if err != nil {
+		return Record{}, err
+	}
+	id, rest, _ := strings.Cut(string(b), "\n")
+	text, _, ok := strings.Cut(rest, "\n\n")
+	index, err := strconv.ParseUint(id, 10, 63)
+	if err != nil || !ok {
+		return Record{}, fmt.Errorf("%w: the answer to the look-up of %.100q", ErrRemote, module)
+	}
+	return Record{Index: index, Leaf: []byte(text + "\n")}, nil
 }
 
 func readTile(ctx context.Context, read reader, t tiles.Tile, buf []byte, name func(tiles.Tile) string) ([]byte, error) {
@@ -86,7 +113,7 @@ func readTile(ctx context.Context, read reader, t tiles.Tile, buf []byte, name f
 	if b, err = read(ctx, name(whole), parcel.Name{Tile: whole}.Limit(), buf); err != nil {
 		return nil, err
 	}
-	if t.Level != tiles.Entries && len(b) != tiles.Width*tiles.HashSize {
+	if t.Level >= 0 && len(b) != tiles.Width*tiles.HashSize {
 		return nil, fmt.Errorf("%w: %s has %d bytes", ErrRemote, name(whole), len(b))
 	}
 	return cut(whole, b, t.Width)

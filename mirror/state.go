@@ -19,6 +19,8 @@ import (
 //	mirror/transfer/<sequence>      Transfer      each parcel committed
 //	mirror/head/<origin>            Head          the last good head: what readers follow
 //	mirror/seen/<origin>\x00<size>  seenHead      each checkpoint ever accepted
+//	mirror/record/<origin>\x00<index> recordState each record of a sparse log
+//	mirror/node/<origin>\x00...     (see nodes.go) each subtree hash that was ever accepted
 //	mirror/frozen/<origin>          Freeze        the log showed two histories
 //	mirror/pending                  pendingState  the import that is under way
 //	mirror/incident/<kind>/<digest> Incident      a parcel that was refused; not part of the mirrored state
@@ -28,6 +30,7 @@ const (
 	keyHead     = "mirror/head/"
 	keySeen     = "mirror/seen/"
 	keyTransfer = "mirror/transfer/"
+	keyRecord   = "mirror/record/"
 	keyFrozen   = "mirror/frozen/"
 	keyIncident = "mirror/incident/"
 )
@@ -101,8 +104,10 @@ type TransferStep struct {
 	From    uint64 `json:"from"`
 	To      uint64 `json:"to"`
 	Root    string `json:"root"`
-	Entries uint64 `json:"entries"` // new leaves whose bytes were carried and hashed
+	Entries uint64 `json:"entries"` // leaves whose bytes were carried and hashed: all new ones, or at scope sparse the records
 	Frozen  bool   `json:"frozen,omitempty"`
+	// Quarantined says that the log or its key is not known here: what was carried of it waits.
+	Quarantined bool `json:"quarantined,omitempty"`
 }
 
 // Incident is a parcel that was refused.
@@ -124,6 +129,19 @@ type pendingState struct {
 	Publish  bool          `json:"publish"` // all is staged and proven; only renames and the last transaction are left
 	Heads    []Head        `json:"heads,omitempty"`
 	Transfer *Transfer     `json:"transfer,omitempty"`
+	// Quarantined are the parts that wait for their log to be known; Release is the log whose waiting part this takes in.
+	Quarantined []Quarantined `json:"quarantined,omitempty"`
+	Release     string        `json:"release,omitempty"`
+}
+
+// recordState is a record that lies on the shelf.
+type recordState struct {
+	Index    uint64 `json:"index"`
+	Sequence uint64 `json:"sequence"` // parcel that brought it, or that it left with; 0 for one that was not exported yet
+}
+
+func recordKey(prefix, origin string, index uint64) string {
+	return fmt.Sprintf("%s%s\x00%020d", prefix, origin, index)
 }
 
 func seenKey(origin string, size uint64) string {
@@ -204,10 +222,12 @@ type snapshot struct {
 	heads   map[string]Head
 	frozen  map[string]Freeze
 	pending *pendingState
+
+	quarantined map[string]bool // origins of which something waits
 }
 
 func (m *Mirror) snapshot() (*snapshot, error) {
-	s := &snapshot{heads: make(map[string]Head), frozen: make(map[string]Freeze)}
+	s := &snapshot{heads: make(map[string]Head), frozen: make(map[string]Freeze), quarantined: make(map[string]bool)}
 	err := m.c.DB.View(func(tx store.Tx) error {
 		if _, err := get(tx, keyStream, &s.stream); err != nil {
 			return err
@@ -217,6 +237,9 @@ func (m *Mirror) snapshot() (*snapshot, error) {
 			return err
 		} else if ok {
 			s.pending = &p
+		}
+		if err := scan(tx, keyQuarantine, func(_ string, q Quarantined) error { s.quarantined[q.Origin] = true; return nil }); err != nil {
+			return err
 		}
 		if err := scan(tx, keyFrozen, func(_ string, f Freeze) error { s.frozen[f.Origin] = f; return nil }); err != nil {
 			return err

@@ -28,29 +28,40 @@ type forkFound struct{ evidence Evidence }
 func (e *forkFound) Error() string { return ErrFork.Error() }
 func (e *forkFound) Unwrap() error { return ErrFork }
 
+// contradiction is the evidence that two checkpoints give, before a proof is added.
+func (l *knownLog) contradiction(from Head, note []byte) Evidence {
+	return Evidence{
+		Origin: l.Origin, Former: l.FormerOrigins,
+		Smaller: string(from.Note), SmallerKey: from.vkey(l), Larger: string(note), LargerKey: l.key.VKey(),
+	}
+}
+
+// contradicts refuses a checkpoint that is older than the head, or another root of the same size.
+func (l *knownLog) contradicts(from Head, to Checkpoint, note []byte) error {
+	switch {
+	case to.Size < from.Size:
+		return fmt.Errorf("log %q: %w: its checkpoint has %d leaves, %d are held", l.Origin, ErrReplay, to.Size, from.Size)
+	case to.Size == from.Size && to.Root != from.Root:
+		return &forkFound{l.contradiction(from, note)}
+	}
+	return nil
+}
+
 // prove verifies that note is the log's own checkpoint, that the tree it signs extends the tree of from, and every tile of
-// the plan's spine, which come from fetch, and that the log's witnesses cosigned as its policy asks. Errors are ErrProof, ErrQuorum,
-// ErrUnknownOrigin, ErrReplay or a *forkFound.
-func prove(ctx context.Context, log *knownLog, from Head, note []byte, scope string, records []uint64, fetch tiles.Fetch) (*step, error) {
+// the plan's spine, which come from fetch. Errors are ErrProof, ErrUnknownOrigin, ErrReplay or a *forkFound.
+func prove(ctx context.Context, log *knownLog, from Head, note []byte, scope string, fetch tiles.Fetch) (*step, error) {
 	to, err := log.open(note)
 	if err != nil {
 		return nil, err
 	}
-	contradiction := Evidence{
-		Origin: log.Origin, Former: log.FormerOrigins,
-		Smaller: string(from.Note), SmallerKey: from.vkey(log), Larger: string(note), LargerKey: log.key.VKey(),
+	if err := log.contradicts(from, to, note); err != nil {
+		return nil, err
 	}
-	switch {
-	case to.Size < from.Size:
-		return nil, fmt.Errorf("log %q: %w: its checkpoint has %d leaves, %d are held", log.Origin, ErrReplay, to.Size, from.Size)
-	case to.Size == from.Size && to.Root != from.Root:
-		return nil, &forkFound{contradiction}
-	}
-	if err := checkStep(scope, from.Size, to.Size, records); err != nil {
+	if err := checkStep(scope, from.Size, to.Size); err != nil {
 		return nil, fmt.Errorf("log %q: %w", log.Origin, err)
 	}
 	cosigned, unwitnessed := log.witnessed(note) // a fork is one whoever cosigned it, so this is weighed last
-	s := &step{cosigned: cosigned, log: log, from: from, note: note, to: to, plan: planStep(scope, from.Size, to.Size, records), spine: make(map[tiles.Tile][]byte)}
+	s := &step{cosigned: cosigned, log: log, from: from, note: note, to: to, plan: planStep(scope, from.Size, to.Size, log.extras()), spine: make(map[tiles.Tile][]byte)}
 	s.tree = tiles.NewTree(to.Size, to.Root, fetch)
 	if len(s.plan.spine) == 0 { // the same head again, or an empty log
 		return s, unwitnessed
@@ -64,8 +75,9 @@ func prove(ctx context.Context, log *knownLog, from Head, note []byte, scope str
 		if err != nil {
 			return nil, s.blame(err)
 		}
-		contradiction.Proof = tiles.Seeded(from.Size, prefix, proof)
-		return nil, &forkFound{contradiction}
+		e := log.contradiction(from, note)
+		e.Proof = tiles.Seeded(from.Size, prefix, proof)
+		return nil, &forkFound{e}
 	}
 	for _, t := range s.plan.spine {
 		if s.spine[t], err = s.tree.Tile(ctx, t.Level, t.Index); err != nil {
@@ -83,9 +95,13 @@ func (s *step) blame(err error) error {
 	return fmt.Errorf("log %q: %w", s.log.Origin, err)
 }
 
-// take verifies an entry bundle against the proven tree and hands it to keep, followed by its hash tile if that is full (a
-// partial one stands in the spine). hashes is room for one tile.
-func (s *step) take(ctx context.Context, t tiles.Tile, bundle, hashes []byte, keep func(tiles.Tile, []byte) error) error {
+// take verifies a package against the proven tree and hands it to keep: an entry bundle, followed by its hash tile if that is
+// full (a partial one stands in the spine), or a bundle of extras, which is verified against the entries that need returns.
+// hashes is room for one tile.
+func (s *step) take(ctx context.Context, t tiles.Tile, bundle, hashes []byte, need func(tiles.Tile, []byte) ([]byte, error), keep func(tiles.Tile, []byte) error) error {
+	if t.Level == tiles.Extras {
+		return s.takeExtras(t, bundle, need, keep)
+	}
 	hashes, err := tiles.AppendLeafHashes(hashes[:0], bundle, t.Width)
 	if err != nil {
 		return s.blame(fmt.Errorf("%s: %w", t.Path(), err))
@@ -112,4 +128,27 @@ func (s *step) take(ctx context.Context, t tiles.Tile, bundle, hashes []byte, ke
 		return err
 	}
 	return keep(tiles.Tile{Level: 0, Index: t.Index, Width: tiles.Width}, hashes)
+}
+
+// takeExtras verifies each extra of a bundle against its entry.
+func (s *step) takeExtras(t tiles.Tile, bundle []byte, need func(tiles.Tile, []byte) ([]byte, error), keep func(tiles.Tile, []byte) error) error {
+	entries, err := need(tiles.Tile{Level: tiles.Entries, Index: t.Index, Width: t.Width}, nil)
+	if err != nil {
+		return s.blame(err)
+	}
+	if err := s.log.checkExtras(t, entries, bundle); err != nil {
+		return s.blame(fmt.Errorf("%s: %w", t.Path(), err))
+	}
+	return keep(t, bundle)
+}
+
+// checkExtras verifies what stands beside the entries of a bundle.
+func (l *knownLog) checkExtras(t tiles.Tile, entries, extras []byte) error {
+	leaves := make([][]byte, t.Width)
+	if err := tiles.SplitBundle(entries, t.Width, func(i int, leaf []byte) error { leaves[i] = leaf; return nil }); err != nil {
+		return err
+	}
+	return tiles.SplitBundle(extras, t.Width, func(i int, extra []byte) error {
+		return l.checkExtra(Record{Index: t.Index*tiles.Width + uint64(i), Leaf: leaves[i], Extra: extra})
+	})
 }

@@ -49,12 +49,12 @@ func verifyLog(ctx context.Context, c LogConfig, client *http.Client, workers in
 		b, err := src.Tile(ctx, t, nil)
 		return b, remoteErr("", err)
 	}
-	s, err := prove(ctx, log, Head{Origin: c.Origin, Root: tiles.EmptyRoot()}, note, log.Scope, recordsBelow(log, note), fetch)
+	s, err := prove(ctx, log, Head{Origin: c.Origin, Root: tiles.EmptyRoot()}, note, log.Scope, fetch)
 	if err != nil {
 		return Verified{}, err
 	}
 	keep := func(t tiles.Tile, hashes []byte) error {
-		if !whole || t.Level == tiles.Entries {
+		if !whole || t.Level < 0 {
 			return nil
 		}
 		b, err := fetch(ctx, t)
@@ -74,16 +74,15 @@ func verifyLog(ctx context.Context, c LogConfig, client *http.Client, workers in
 	var next, leaves atomic.Uint64
 	var read atomic.Int64
 	var all sync.WaitGroup
-	next.Store(s.plan.first)
 	for range workers {
 		all.Go(func() {
 			hashes, buf := make([]byte, 0, tiles.Width*tiles.HashSize), []byte(nil)
-			for k := next.Add(1) - 1; k < s.plan.after && ctx.Err() == nil; k = next.Add(1) - 1 {
-				t := s.plan.bundle(k)
+			for k := next.Add(1) - 1; k < s.plan.bundles() && ctx.Err() == nil; k = next.Add(1) - 1 {
+				t := s.plan.pack(k)
 				b, err := src.Tile(ctx, t, buf)
 				if err == nil {
 					buf = b
-					err = s.take(ctx, t, b, hashes, keep)
+					err = s.take(ctx, t, b, hashes, nil, keep)
 				} else {
 					err = remoteErr("reading "+t.Path(), err)
 				}

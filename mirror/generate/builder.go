@@ -86,7 +86,7 @@ func (b *Builder) Root() tiles.Hash {
 			at := n & (n - 1)
 			h := tiles.Subtree(hashes[at*tiles.HashSize : n*tiles.HashSize])
 			if some {
-				h = tiles.NodeHash(h, root)
+				h = tiles.HashChildren(h, root)
 			}
 			root, some = h, true
 		}

@@ -22,9 +22,12 @@ import (
 const (
 	// ScopeFull carries every entry: the importer hashes the tree anew, leaf by leaf.
 	ScopeFull = "full"
-	// ScopeHeads carries checkpoints, the tiles that prove the new head consistent with the old one, and the tiles that prove
-	// the records named. It does not show that any other entry exists or what it says.
-	ScopeHeads = "heads"
+	// ScopeSparse carries the checkpoint, the records asked for, and the least set of subtree hashes that proves them and the
+	// step from the old head. It does not show that any other entry exists or what it says.
+	ScopeSparse = "sparse"
+	// ScopeSpine carries checkpoints and the hash tiles of level 1 and above: every step of the log is proven, and any entry that
+	// is brought later with its 255 neighbours' hashes can be. It says nothing about what entries say.
+	ScopeSpine = "spine"
 )
 
 // Manifest says what a parcel holds and what stands before and after it.
@@ -45,10 +48,11 @@ type Manifest struct {
 
 // Log is the step of one log.
 type Log struct {
+	Extras   bool     `json:"extras,omitempty"`  // something that is not hashed stands beside the entries and is carried too
 	From     State    `json:"from"`              // where the importer stands
 	Observed Time     `json:"observed"`          // when the exporter last saw the log stand at To; unproven, not after Created
 	Origin   string   `json:"origin"`            // first line of the log's checkpoints
-	Records  []uint64 `json:"records,omitempty"` // ScopeHeads: single leaves whose tiles are carried, ascending
+	Records  []uint64 `json:"records,omitempty"` // ScopeSparse: the leaves that are carried, ascending
 	Scope    string   `json:"scope"`
 	To       State    `json:"to"` // where the parcel takes it
 }
@@ -215,7 +219,7 @@ func (m *Manifest) check() error {
 			return bad("origins not in ascending order at %.80q", l.Origin)
 		case l.Observed.Year() < 2000 || l.Observed.After(m.Created.Time):
 			return bad("%.80q observed at %v", l.Origin, l.Observed)
-		case l.Scope != ScopeFull && l.Scope != ScopeHeads:
+		case !IsScope(l.Scope):
 			return bad("scope %.80q", l.Scope)
 		case l.From.Size > l.To.Size || l.To.Size > tiles.MaxSize:
 			return bad("%.80q goes from %d to %d", l.Origin, l.From.Size, l.To.Size)
@@ -223,7 +227,7 @@ func (m *Manifest) check() error {
 			return bad("%.80q without a root", l.Origin)
 		case l.From.Size == l.To.Size && !l.From.Root.Equal(l.To.Root):
 			return bad("%.80q with two roots of size %d", l.Origin, l.To.Size)
-		case len(l.Records) > MaxRecords || len(l.Records) > 0 && l.Scope != ScopeHeads:
+		case len(l.Records) > MaxRecords || len(l.Records) > 0 && l.Scope != ScopeSparse:
 			return bad("%.80q with %d records", l.Origin, len(l.Records))
 		}
 		for k, r := range l.Records {
@@ -240,6 +244,9 @@ func (m *Manifest) check() error {
 	}
 	return nil
 }
+
+// IsScope tells whether s names a scope.
+func IsScope(s string) bool { return s == ScopeFull || s == ScopeSparse || s == ScopeSpine }
 
 // IsStream tells whether s can name a stream: 1 to 64 of a-z, 0-9, dot and hyphen, beginning with a letter or digit.
 func IsStream(s string) bool {

@@ -105,10 +105,7 @@ func (r *Reader) readFile(buf []byte) (Name, []byte, error) {
 	if err != nil {
 		return Name{}, nil, err
 	}
-	if n.TUF.Kind != 0 && !n.TUF.in(r.p.Manifest) {
-		return Name{}, nil, fmt.Errorf("%w: %s of %d bytes", ErrManifest, n, size)
-	}
-	if n.TUF.Kind == 0 && n.Log >= len(r.p.Manifest.Logs) || size > n.Limit() || n.TUF.Kind == 0 && !n.Checkpoint && !n.Tile.In(r.p.Manifest.Logs[n.Log].To.Size) {
+	if !n.within(r.p.Manifest) || size > n.Limit() {
 		return Name{}, nil, fmt.Errorf("%w: %s of %d bytes", ErrManifest, n, size)
 	}
 	if r.last != nil && Compare(*r.last, n) >= 0 {

@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"math/bits"
 )
 
 // Hash is a SHA-256 hash of a leaf, a node or a whole tree.
@@ -40,8 +39,8 @@ func LeafHash(leaf []byte) Hash {
 	return sha256.Sum256(b)
 }
 
-// NodeHash is SHA-256(0x01 || left || right).
-func NodeHash(left, right Hash) Hash {
+// HashChildren is SHA-256(0x01 || left || right).
+func HashChildren(left, right Hash) Hash {
 	var b [1 + 2*HashSize]byte
 	b[0] = 1
 	copy(b[1:], left[:])
@@ -75,6 +74,11 @@ func AppendLeafHashes(dst, bundle []byte, width int) ([]byte, error) {
 		return dst, fmt.Errorf("%w: %d bytes follow entry %d", ErrBundle, len(bundle)-at, width)
 	}
 	return dst, nil
+}
+
+// AppendEntry appends an entry of at most MaxEntry bytes to a bundle.
+func AppendEntry(bundle, entry []byte) []byte {
+	return append(binary.BigEndian.AppendUint16(bundle, uint16(len(entry))), entry...)
 }
 
 // SplitBundle calls fn for each entry of a bundle of width entries, in order.
@@ -128,34 +132,4 @@ func Subtree(hashes []byte) Hash {
 		}
 	}
 	return level[0]
-}
-
-// peak is a complete subtree: the node at index, level levels above the leaves.
-type peak struct {
-	level int
-	index uint64
-}
-
-// peaks returns the complete subtrees that cover the leaves [lo, hi), from the left. lo is a multiple of the largest of
-// them, as in every RFC 6962 subtree.
-func peaks(lo, hi uint64) []peak {
-	var out []peak
-	for lo < hi {
-		level := bits.Len64(hi-lo) - 1
-		if lo != 0 {
-			level = min(level, bits.TrailingZeros64(lo))
-		}
-		out = append(out, peak{level, lo >> level})
-		lo += 1 << level
-	}
-	return out
-}
-
-// fold combines subtrees from the right: RFC 6962 trees lean to the left.
-func fold(hashes []Hash) Hash {
-	root := hashes[len(hashes)-1]
-	for i := len(hashes) - 2; i >= 0; i-- {
-		root = NodeHash(hashes[i], root)
-	}
-	return root
 }

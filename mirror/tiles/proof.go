@@ -1,6 +1,23 @@
 package tiles
 
-import "fmt"
+import (
+	"fmt"
+	"math/bits"
+)
+
+// maxProof is the longest proof of a tree of MaxSize leaves, with room.
+const maxProof = 128
+
+// Path verifies nothing but shape: it computes the root that an inclusion proof (RFC 9162, section 2.1.3.2) gives for the leaf at
+// index of a tree of size leaves, and every complete subtree whose hash that fixes: the leaf, the siblings and the ancestors that
+// are complete. Nodes of the right edge, which the next leaf changes, are left out. If the root is one the log signed, whoever
+// accepts the root accepts those hashes.
+func Path(index, size uint64, leaf Hash, proof []Hash) (root Hash, nodes []NodeHash, err error) {
+	if index >= size || size > MaxSize || len(proof) > maxProof {
+		return Hash{}, nil, fmt.Errorf("%w: inclusion of leaf %d in %d by %d hashes", ErrRange, index, size, len(proof))
+	}
+	return climb(size, Node{0, index}, leaf, proof, func(Hash) {})
+}
 
 // PrefixRoots computes, from one list of hashes, the root of the first size1 leaves and the root of all size2 leaves (RFC
 // 9162, section 2.1.4.2). The list starts with the subtree that ends the smaller tree even where that is the whole smaller
@@ -9,32 +26,61 @@ import "fmt"
 // Who can show a list that gives a log's signed root for size2, and another root for size1 than the log signed, has proven
 // that the log forked.
 func PrefixRoots(size1, size2 uint64, list []Hash) (root1, root2 Hash, err error) {
-	if size1 == 0 || size1 >= size2 || size2 > MaxSize || len(list) == 0 || len(list) > 128 {
-		return Hash{}, Hash{}, fmt.Errorf("%w: consistency of %d and %d by %d hashes", ErrRange, size1, size2, len(list))
+	root1, root2, _, err = PrefixPath(size1, size2, list)
+	return root1, root2, err
+}
+
+// PrefixPath is PrefixRoots, with the complete subtrees of the larger tree whose hashes the list fixes, as in Path: all peaks of
+// the smaller tree are among them.
+func PrefixPath(size1, size2 uint64, list []Hash) (root1, root2 Hash, nodes []NodeHash, err error) {
+	if size1 == 0 || size1 >= size2 || size2 > MaxSize || len(list) == 0 || len(list) > maxProof {
+		return Hash{}, Hash{}, nil, fmt.Errorf("%w: consistency of %d and %d by %d hashes", ErrRange, size1, size2, len(list))
 	}
-	fn, sn := size1-1, size2-1
-	for fn&1 == 1 {
-		fn, sn = fn>>1, sn>>1
-	}
-	root1, root2 = list[0], list[0]
-	for _, c := range list[1:] {
-		if sn == 0 {
-			return Hash{}, Hash{}, fmt.Errorf("%w: the consistency proof is too long", ErrProof)
+	level := bits.TrailingZeros64(size1)
+	root1 = list[0]
+	root2, nodes, err = climb(size2, Node{level, (size1 - 1) >> level}, list[0], list[1:], func(left Hash) { root1 = HashChildren(left, root1) })
+	return root1, root2, nodes, err
+}
+
+// climb combines the hash of a complete subtree with its siblings, from below, up to the root of size leaves. left is told of each
+// sibling on the left.
+func climb(size uint64, at Node, hash Hash, siblings []Hash, left func(Hash)) (root Hash, nodes []NodeHash, err error) {
+	keep := func(n Node, h Hash) {
+		from := n.Index << n.Level
+		if n.In(size) {
+			nodes = append(nodes, NodeHash{n, h})
+		} else if rest := size - from; rest&(rest-1) == 0 { // the right edge is one subtree, lower than its place
+			level := bits.Len64(rest) - 1
+			nodes = append(nodes, NodeHash{Node{level, from >> level}, h})
 		}
-		if fn&1 == 1 || fn == sn {
-			root1, root2 = NodeHash(c, root1), NodeHash(c, root2)
-			for fn != 0 && fn&1 == 0 {
-				fn, sn = fn>>1, sn>>1
+	}
+	last := (size - 1) >> at.Level
+	root = hash
+	keep(at, root)
+	for _, s := range siblings {
+		if last == 0 {
+			return Hash{}, nil, fmt.Errorf("%w: the proof is too long", ErrProof)
+		}
+		if at.Index&1 == 1 || at.Index == last {
+			for at.Index&1 == 0 { // no sibling on the right: the node stands for its parent too
+				at, last = at.parent(), last>>1
 			}
+			keep(at.sibling(), s)
+			left(s)
+			root = HashChildren(s, root)
 		} else {
-			root2 = NodeHash(root2, c)
+			keep(at.sibling(), s)
+			root = HashChildren(root, s)
 		}
-		fn, sn = fn>>1, sn>>1
+		at, last = at.parent(), last>>1
+		if at.In(size) {
+			keep(at, root)
+		}
 	}
-	if sn != 0 {
-		return Hash{}, Hash{}, fmt.Errorf("%w: the consistency proof is too short", ErrProof)
+	if last != 0 {
+		return Hash{}, nil, fmt.Errorf("%w: the proof is too short", ErrProof)
 	}
-	return root1, root2, nil
+	return root, nodes, nil
 }
 
 // Seeded returns a consistency proof in the form PrefixRoots takes: with the smaller tree's root before it where RFC 9162

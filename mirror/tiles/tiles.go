@@ -25,6 +25,9 @@ const (
 	HashSize = 32
 	// Entries is the Level of an entry bundle.
 	Entries = -1
+	// Extras is the Level of a bundle of what stands beside entries and is not hashed, framed as an entry bundle. No log serves
+	// it; it exists in collections, in parcels and in mirrors.
+	Extras = -2
 	// MaxLevel is the highest level of a hash tile. 256^(MaxLevel+1) leaves are more than MaxSize.
 	MaxLevel = 5
 	// MaxSize is the largest tree this package deals with, in leaves.
@@ -49,9 +52,12 @@ type Tile struct {
 
 // Path returns the name as served: "tile/0/x001/234", "tile/1/000.p/7", "tile/entries/x001/234".
 func (t Tile) Path() string {
-	level := "entries"
-	if t.Level != Entries {
-		level = strconv.Itoa(t.Level)
+	level := strconv.Itoa(t.Level)
+	switch t.Level {
+	case Entries:
+		level = "entries"
+	case Extras:
+		level = "extras"
 	}
 	p := "tile/" + level + "/" + indexPath(t.Index)
 	if t.Width != Width {
@@ -65,6 +71,9 @@ func (t Tile) Full() bool { return t.Width == Width }
 
 // End is one more than the last hash of the tile, counted in hashes of its level.
 func (t Tile) End() uint64 { return t.Index<<height + uint64(t.Width) }
+
+// Numbered is the name of a numbered file that lies beside tiles, in the spelling of tiles: "record/x001/234".
+func Numbered(folder string, n uint64) string { return folder + "/" + indexPath(n) }
 
 // indexPath writes n in groups of three digits, all but the last with an x before it.
 func indexPath(n uint64) string {
@@ -88,7 +97,11 @@ func Parse(path string) (Tile, error) {
 		return Tile{}, bad
 	}
 	t := Tile{Level: Entries, Width: Width}
-	if level != "entries" {
+	switch level {
+	case "entries":
+	case "extras":
+		t.Level = Extras
+	default:
 		n, err := strconv.ParseUint(level, 10, 8)
 		if err != nil || n > MaxLevel {
 			return Tile{}, bad
@@ -115,9 +128,9 @@ func Parse(path string) (Tile, error) {
 	return t, nil
 }
 
-// Count is the number of hashes at a level of a tree of size leaves (Entries counts as level 0).
+// Count is the number of hashes at a level of a tree of size leaves (Entries and Extras count as level 0).
 func Count(level int, size uint64) uint64 {
-	if level == Entries {
+	if level < 0 {
 		return size
 	}
 	return size >> (height * level)
@@ -134,5 +147,5 @@ func At(level int, index, size uint64) (t Tile, ok bool) {
 
 // In tells whether a tree of size leaves has all hashes or entries of t.
 func (t Tile) In(size uint64) bool {
-	return t.Width >= 1 && t.Width <= Width && t.Level >= Entries && t.Level <= MaxLevel && t.Index <= MaxSize>>height && t.End() <= Count(t.Level, size)
+	return t.Width >= 1 && t.Width <= Width && t.Level >= Extras && t.Level <= MaxLevel && t.Index <= MaxSize>>height && t.End() <= Count(t.Level, size)
 }

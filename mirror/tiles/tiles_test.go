@@ -23,7 +23,7 @@ func naive(leaves []Hash) Hash {
 		return leaves[0]
 	}
 	k := split(uint64(len(leaves)))
-	return NodeHash(naive(leaves[:k]), naive(leaves[k:]))
+	return HashChildren(naive(leaves[:k]), naive(leaves[k:]))
 }
 
 // build returns the served tiles of the leaves for tiles of 2^h hashes.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/bits"
 	"slices"
 	"strings"
 	"sync"
@@ -29,13 +28,19 @@ type Tree struct {
 	height int // log2 of the tile width: always 8, smaller in tests so that small trees have many tiles
 
 	mu   sync.Mutex
-	edge bool            // the right edge was read and hashes to root
-	held map[peak][]byte // tiles that hash up to root, by tile level and index
+	edge bool             // the right edge was read and hashes to root
+	held map[place][]byte // tiles that hash up to root, by tile level and index
+}
+
+// place is where a tile stands.
+type place struct {
+	level int
+	index uint64
 }
 
 // NewTree returns a tree of size leaves with the given root, whose tiles come from fetch.
 func NewTree(size uint64, root Hash, fetch Fetch) *Tree {
-	return &Tree{size: size, root: root, fetch: fetch, height: height, held: make(map[peak][]byte)}
+	return &Tree{size: size, root: root, fetch: fetch, height: height, held: make(map[place][]byte)}
 }
 
 // Size returns the number of leaves.
@@ -64,7 +69,7 @@ func (t *Tree) tile(ctx context.Context, level int, index uint64) ([]byte, error
 	if err := t.readEdge(ctx); err != nil {
 		return nil, err
 	}
-	if b, ok := t.held[peak{level, index}]; ok {
+	if b, ok := t.held[place{level, index}]; ok {
 		return b, nil
 	}
 	// Every partial tile is in the edge, so this one is full and its root stands in the tile above it.
@@ -80,7 +85,7 @@ func (t *Tree) tile(ctx context.Context, level int, index uint64) ([]byte, error
 	if Subtree(b) != Hash(above[at:at+HashSize]) {
 		return nil, fmt.Errorf("%w: %s", ErrProof, Tile{level, index, Width}.Path())
 	}
-	t.held[peak{level, index}] = b
+	t.held[place{level, index}] = b
 	return b, nil
 }
 
@@ -97,7 +102,7 @@ func (t *Tree) readEdge(ctx context.Context) error {
 		t.edge = true
 		return nil
 	}
-	edge := make(map[peak][]byte)
+	edge := make(map[place][]byte)
 	for level := 0; t.size>>(t.height*level) > 0; level++ {
 		n := t.size >> (t.height * level)
 		if n&(1<<t.height-1) == 0 {
@@ -107,11 +112,11 @@ func (t *Tree) readEdge(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		edge[peak{level, n >> t.height}] = b
+		edge[place{level, n >> t.height}] = b
 	}
 	var hashes []Hash
 	for _, p := range peaks(0, t.size) {
-		hashes = append(hashes, t.within(edge[peak{p.level / t.height, p.index >> (t.height - p.level%t.height)}], p))
+		hashes = append(hashes, t.within(edge[place{p.Level / t.height, p.Index >> (t.height - p.Level%t.height)}], p))
 	}
 	if fold(hashes) != t.root {
 		var names []string
@@ -126,9 +131,9 @@ func (t *Tree) readEdge(ctx context.Context) error {
 }
 
 // within returns the node p from the bytes of its tile.
-func (t *Tree) within(tile []byte, p peak) Hash {
-	sub := p.level % t.height
-	at := int(p.index<<sub) & (1<<t.height - 1)
+func (t *Tree) within(tile []byte, p Node) Hash {
+	sub := p.Level % t.height
+	at := int(p.Index<<sub) & (1<<t.height - 1)
 	return Subtree(tile[at*HashSize : (at+1<<sub)*HashSize])
 }
 
@@ -145,110 +150,52 @@ func (t *Tree) read(ctx context.Context, level int, index uint64) ([]byte, error
 	return b, nil
 }
 
-func (t *Tree) node(ctx context.Context, p peak) (Hash, error) {
-	b, err := t.tile(ctx, p.level/t.height, p.index>>(t.height-p.level%t.height))
+func (t *Tree) node(ctx context.Context, p Node) (Hash, error) {
+	b, err := t.tile(ctx, p.Level/t.height, p.Index>>(t.height-p.Level%t.height))
 	if err != nil {
 		return Hash{}, err
 	}
 	return t.within(b, p), nil
 }
 
-// span returns the root over the leaves [lo, hi) of an RFC 6962 subtree.
-func (t *Tree) span(ctx context.Context, lo, hi uint64) (Hash, error) {
-	var hashes []Hash
-	for _, p := range peaks(lo, hi) {
-		h, err := t.node(ctx, p)
-		if err != nil {
-			return Hash{}, err
-		}
-		hashes = append(hashes, h)
+// Node returns the hash of a complete subtree.
+func (t *Tree) Node(ctx context.Context, n Node) (h Hash, err error) {
+	if !n.In(t.size) || t.size > MaxSize {
+		return Hash{}, fmt.Errorf("%w: %s in %d leaves", ErrRange, n, t.size)
 	}
-	return fold(hashes), nil
+	err = t.locked(ctx, func(walk) error { h, err = t.node(ctx, n); return err })
+	return h, err
 }
 
-// RootAt returns the root that the first size leaves of the tree have.
-func (t *Tree) RootAt(ctx context.Context, size uint64) (Hash, error) {
-	if size > t.size || t.size > MaxSize {
-		return Hash{}, fmt.Errorf("%w: size %d of %d", ErrRange, size, t.size)
+// locked calls fn with the tree's walk once the right edge is proven.
+func (t *Tree) locked(ctx context.Context, fn func(walk) error) error {
+	if t.size > MaxSize {
+		return fmt.Errorf("%w: %d leaves", ErrRange, t.size)
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if err := t.readEdge(ctx); err != nil {
-		return Hash{}, err
+		return err
 	}
-	if size == 0 {
-		return EmptyRoot(), nil
-	}
-	return t.span(ctx, 0, size)
+	return fn(walk{t.size, t.node})
+}
+
+// RootAt returns the root that the first size leaves of the tree have.
+func (t *Tree) RootAt(ctx context.Context, size uint64) (root Hash, err error) {
+	err = t.locked(ctx, func(w walk) error { root, err = w.rootAt(ctx, size); return err })
+	return root, err
 }
 
 // Inclusion returns the proof that the leaf at index is in the tree (RFC 9162, section 2.1.3.1) and the leaf's hash.
 func (t *Tree) Inclusion(ctx context.Context, index uint64) (leaf Hash, proof []Hash, err error) {
-	if index >= t.size || t.size > MaxSize {
-		return Hash{}, nil, fmt.Errorf("%w: leaf %d of %d", ErrRange, index, t.size)
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if leaf, err = t.node(ctx, peak{0, index}); err != nil {
-		return Hash{}, nil, err
-	}
-	lo, hi := uint64(0), t.size
-	for hi-lo > 1 {
-		mid := lo + split(hi-lo)
-		var h Hash
-		if index < mid {
-			h, err = t.span(ctx, mid, hi)
-			hi = mid
-		} else {
-			h, err = t.span(ctx, lo, mid)
-			lo = mid
-		}
-		if err != nil {
-			return Hash{}, nil, err
-		}
-		proof = append(proof, h)
-	}
-	reverse(proof)
-	return leaf, proof, nil
+	err = t.locked(ctx, func(w walk) error { leaf, proof, err = w.inclusion(ctx, index); return err })
+	return leaf, proof, err
 }
 
 // Consistency returns the proof between the first size leaves and the tree (RFC 9162, section 2.1.4.1).
-func (t *Tree) Consistency(ctx context.Context, size uint64) ([]Hash, error) {
-	if size > t.size || t.size > MaxSize {
-		return nil, fmt.Errorf("%w: size %d of %d", ErrRange, size, t.size)
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if err := t.readEdge(ctx); err != nil || size == 0 || size == t.size {
-		return nil, err
-	}
-	var proof []Hash
-	lo, hi, whole := uint64(0), t.size, true
-	for hi != size { // SUBPROOF(size, D[lo:hi], whole): down to the subtree that ends where the old tree ends
-		mid := lo + split(hi-lo)
-		var h Hash
-		var err error
-		if size <= mid {
-			h, err = t.span(ctx, mid, hi)
-			hi = mid
-		} else {
-			h, err = t.span(ctx, lo, mid)
-			lo, whole = mid, false
-		}
-		if err != nil {
-			return nil, err
-		}
-		proof = append(proof, h)
-	}
-	if !whole { // a part of the old tree, whose hash the old root does not give
-		h, err := t.span(ctx, lo, hi)
-		if err != nil {
-			return nil, err
-		}
-		proof = append(proof, h)
-	}
-	reverse(proof)
-	return proof, nil
+func (t *Tree) Consistency(ctx context.Context, size uint64) (proof []Hash, err error) {
+	err = t.locked(ctx, func(w walk) error { proof, err = w.consistency(ctx, size); return err })
+	return proof, err
 }
 
 // Forget drops one tile, to bound memory in a long walk. It is read and hashed again when it is asked for again. The right
@@ -257,7 +204,7 @@ func (t *Tree) Forget(level int, index uint64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.width(level, index) == 1<<t.height {
-		delete(t.held, peak{level, index})
+		delete(t.held, place{level, index})
 	}
 }
 
@@ -266,13 +213,4 @@ func (t *Tree) Held() int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return len(t.held)
-}
-
-// split is the largest power of two smaller than n.
-func split(n uint64) uint64 { return 1 << (bits.Len64(n-1) - 1) }
-
-func reverse(h []Hash) {
-	for i, j := 0, len(h)-1; i < j; i, j = i+1, j-1 {
-		h[i], h[j] = h[j], h[i]
-	}
 }
