@@ -4,6 +4,6 @@ package rekor
 var (
 	ParseV1         = parseV1
 	ParseV2         = parseV2
-	CheckQuery      = func(body []byte) error { _, err := parseQuery(body); return err }
+	CheckQuery      = func(body []byte) error { _, err := ParseQuery(body); return err }
 	EncodeExtraKeys = func(keys []string) ([]byte, error) { return encodeExtra(extra{keys: hashKeys(keys)}) }
 )

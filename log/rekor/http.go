@@ -1,30 +1,14 @@
 package rekor
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"mime"
 	"net/http"
 	"strings"
 
 	"redoubt.internal/log"
 )
-
-// errStatus is an error that knows its HTTP status.
-type errStatus struct {
-	code int
-	err  error
-}
-
-func (e *errStatus) Error() string { return e.err.Error() }
-func (e *errStatus) Unwrap() error { return e.err }
-
-func badRequest(format string, args ...any) error {
-	return &errStatus{http.StatusBadRequest, fmt.Errorf(format, args...)}
-}
 
 // Handler serves both generations on one host: Rekor v1 under /api/v1/, Rekor v2 under /api/v2/, C2SP tlog-tiles at the root, and the
 // health probes of both (/ping, /healthz). A trailing slash makes no difference.
@@ -37,7 +21,7 @@ func (l *Log) Handler() http.Handler {
 	l.routesV1(route)
 	l.routesV2(route, mux)
 	notFound := func(w http.ResponseWriter, r *http.Request) {
-		write := writeErrorV1
+		write := WriteErrorV1
 		if strings.HasPrefix(r.URL.Path, "/api/v2/") {
 			write = writeErrorV2
 		}
@@ -66,41 +50,16 @@ func method(w http.ResponseWriter, r *http.Request, methods ...string) error {
 	return &errStatus{http.StatusMethodNotAllowed, fmt.Errorf("method %.20s is not allowed, but %v are", r.Method, methods)}
 }
 
-// readBody reads a JSON body of at most Config.MaxBody bytes. Of a longer one it reads no more than that and closes the connection.
 func (l *Log) readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
-	if ct := r.Header.Get("Content-Type"); ct != "" && ct != "application/json" {
-		if t, _, err := mime.ParseMediaType(ct); err != nil || t != "application/json" {
-			return nil, &errStatus{http.StatusUnsupportedMediaType, fmt.Errorf("unsupported media type %.80q, only [application/json] are allowed", ct)}
-		}
-	}
-	if r.ContentLength > l.c.MaxBody {
-		w.Header().Set("Connection", "close")
-		return nil, &errStatus{http.StatusRequestEntityTooLarge, fmt.Errorf("the body is %d bytes, at most %d", r.ContentLength, l.c.MaxBody)}
-	}
-	var buf bytes.Buffer
-	buf.Grow(int(min(max(r.ContentLength, 0), 64<<10)) + bytes.MinRead) // an ordinary entry is read without growing
-	_, err := buf.ReadFrom(http.MaxBytesReader(w, r.Body, l.c.MaxBody))
-	body := buf.Bytes()
-	var tooLarge *http.MaxBytesError
-	switch {
-	case errors.As(err, &tooLarge):
-		return nil, &errStatus{http.StatusRequestEntityTooLarge, fmt.Errorf("the body is longer than %d bytes", l.c.MaxBody)}
-	case err != nil:
-		return nil, badRequest("reading the body: %v", err)
-	case len(body) == 0:
-		return nil, badRequest("the body is empty")
-	}
-	return body, nil
+	return ReadBody(w, r, l.c.MaxBody)
 }
 
 // status maps an error to its HTTP status, once for both generations. A log that cannot write answers 503 and says why.
 func (l *Log) status(err error) int {
-	var es *errStatus
+	if code := StatusOf(err); code != 0 {
+		return code
+	}
 	switch {
-	case errors.As(err, &es):
-		return es.code
-	case errors.Is(err, ErrEntry):
-		return http.StatusBadRequest
 	case errors.Is(err, log.ErrTooLarge):
 		return http.StatusBadRequest
 	case errors.Is(err, log.ErrDuplicate):
@@ -128,16 +87,4 @@ func (l *Log) fail(w http.ResponseWriter, r *http.Request, write func(http.Respo
 		message = "the log could not answer; its own record says why"
 	}
 	write(w, code, message)
-}
-
-func writeJSON(w http.ResponseWriter, code int, answer any) {
-	body, err := json.Marshal(answer)
-	if err != nil { // answers are plain structs of strings, numbers and bytes
-		code, body = http.StatusInternalServerError, []byte(`{"code":500,"message":"encoding the answer"}`)
-	}
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Cache-Control", "no-store")
-	w.Header().Set("X-Content-Type-Options", "nosniff")
-	w.WriteHeader(code)
-	w.Write(body) // the client's loss if it is gone
 }

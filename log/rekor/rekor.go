@@ -29,7 +29,6 @@ import (
 	"crypto/elliptic"
 	"crypto/sha256"
 	"crypto/x509"
-	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -203,7 +202,7 @@ func (l *Log) Add(ctx context.Context, e *Entry) (log.Receipt, int64, error) {
 
 // entryID is the v1 name of an entry: 16 hex digits of tree id and the leaf hash.
 func (l *Log) entryID(leafHash [32]byte) string {
-	return fmt.Sprintf("%016x", uint64(l.c.TreeID)) + hex.EncodeToString(leafHash[:])
+	return EntryID(l.c.TreeID, leafHash)
 }
 
 // hashLeaf is RFC 6962 2.1: SHA-256(0x00 || leaf).

@@ -36,7 +36,7 @@ func (l *Log) routesV1(route func(string, http.HandlerFunc)) {
 				}
 			}
 			if err != nil {
-				l.fail(w, r, writeErrorV1, err)
+				l.fail(w, r, WriteErrorV1, err)
 			}
 		}
 	}
@@ -59,52 +59,9 @@ func (l *Log) routesV1(route func(string, http.HandlerFunc)) {
 	})
 }
 
-// writeErrorV1 answers {"code","message"}; a 404 of a known path has no body, and neither of ours has one.
-func writeErrorV1(w http.ResponseWriter, code int, message string) {
-	if code == http.StatusNotFound && message == "" {
-		w.Header().Set("Cache-Control", "no-store")
-		w.WriteHeader(code)
-		return
-	}
-	writeJSON(w, code, struct {
-		Code    int    `json:"code"`
-		Message string `json:"message"`
-	}{code, message})
-}
-
-// errAbsent is the 404 of an entry: without a body, as openapi.yaml has it.
-var errAbsent = &errStatus{http.StatusNotFound, errors.New("")}
-
-// logEntry is LogEntryAnon of openapi.yaml; an answer is an object with the entry id as its one member.
-type logEntry struct {
-	Attestation    *attestation `json:"attestation,omitempty"`
-	Body           []byte       `json:"body"` // canonical entry, base64
-	IntegratedTime int64        `json:"integratedTime"`
-	LogID          string       `json:"logID"`
-	LogIndex       uint64       `json:"logIndex"` // over all v1 logs of the site; the proof's is within the tree
-	Verification   verification `json:"verification"`
-}
-
-type attestation struct {
-	Data []byte `json:"data"`
-}
-
-type verification struct {
-	InclusionProof       inclusionProof `json:"inclusionProof"`
-	SignedEntryTimestamp []byte         `json:"signedEntryTimestamp,omitempty"`
-}
-
-type inclusionProof struct {
-	Checkpoint string   `json:"checkpoint"`
-	Hashes     []string `json:"hashes"`
-	LogIndex   uint64   `json:"logIndex"`
-	RootHash   string   `json:"rootHash"`
-	TreeSize   uint64   `json:"treeSize"`
-}
-
 // render makes the v1 form of an entry with its proof in h. Of a log that does not serve v1 it has what that log signs: the v2 checkpoint,
 // no time and no entry timestamp.
-func (l *Log) render(index uint64, body []byte, integrated int64, attested []byte, proof [][]byte, h log.Head) (logEntry, error) {
+func (l *Log) render(index uint64, body []byte, integrated int64, attested []byte, proof [][]byte, h log.Head) (LogEntry, error) {
 	var set []byte
 	note := string(h.Note)
 	over := index
@@ -112,46 +69,46 @@ func (l *Log) render(index uint64, body []byte, integrated int64, attested []byt
 		var err error
 		over += l.c.FirstIndex
 		if set, err = l.signTimestamp(body, integrated, over); err != nil {
-			return logEntry{}, err
+			return LogEntry{}, err
 		}
 		if note, err = l.checkpointV1(h); err != nil {
-			return logEntry{}, err
+			return LogEntry{}, err
 		}
 	} else {
 		integrated = 0
 	}
-	e := logEntry{
+	e := LogEntry{
 		Body: body, IntegratedTime: integrated, LogID: hex.EncodeToString(l.logID[:]), LogIndex: over,
-		Verification: verification{
-			InclusionProof: inclusionProof{
+		Verification: Verification{
+			InclusionProof: InclusionProof{
 				Checkpoint: note, Hashes: hexes(proof), LogIndex: index, RootHash: hex.EncodeToString(h.Root[:]), TreeSize: h.Size,
 			},
 			SignedEntryTimestamp: set,
 		},
 	}
 	if attested != nil {
-		e.Attestation = &attestation{attested}
+		e.Attestation = &Attestation{attested}
 	}
 	return e, nil
 }
 
 // read returns the entry at index in the v1 form, proved in the current head.
-func (l *Log) read(ctx context.Context, index uint64) (string, logEntry, error) {
+func (l *Log) read(ctx context.Context, index uint64) (string, LogEntry, error) {
 	h := l.c.Log.Head()
 	if index >= h.Size {
-		return "", logEntry{}, errAbsent
+		return "", LogEntry{}, errAbsent
 	}
 	stored, err := l.c.Log.Entry(ctx, index)
 	if err != nil {
-		return "", logEntry{}, fmt.Errorf("reading entry %d: %w", index, err)
+		return "", LogEntry{}, fmt.Errorf("reading entry %d: %w", index, err)
 	}
 	x, err := parseExtra(stored.Extra)
 	if err != nil {
-		return "", logEntry{}, fmt.Errorf("reading entry %d: %w", index, err)
+		return "", LogEntry{}, fmt.Errorf("reading entry %d: %w", index, err)
 	}
 	proof, err := l.c.Log.InclusionProof(ctx, index, h.Size)
 	if err != nil {
-		return "", logEntry{}, fmt.Errorf("proving entry %d: %w", index, err)
+		return "", LogEntry{}, fmt.Errorf("proving entry %d: %w", index, err)
 	}
 	e, err := l.render(index, stored.Leaf, x.time, x.attestation, proof, h)
 	return l.entryID(hashLeaf(stored.Leaf)), e, err
@@ -185,12 +142,12 @@ func (l *Log) serveCreateV1(w http.ResponseWriter, r *http.Request) error {
 	id := l.entryID(receipt.LeafHash)
 	w.Header().Set("ETag", id) // unquoted: clients look the entry up under exactly this
 	w.Header().Set("Location", "/api/v1/log/entries/"+id)
-	writeJSON(w, http.StatusCreated, map[string]logEntry{id: e})
+	WriteJSON(w, http.StatusCreated, map[string]LogEntry{id: e})
 	return nil
 }
 
 func (l *Log) serveEntryByIndex(w http.ResponseWriter, r *http.Request) error {
-	index, err := number(r.URL.Query(), "logIndex", "")
+	index, err := ParseIndex(r.URL.Query())
 	if err != nil {
 		return err
 	}
@@ -202,7 +159,7 @@ func (l *Log) serveEntryByIndex(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	writeJSON(w, http.StatusOK, map[string]logEntry{id: e})
+	WriteJSON(w, http.StatusOK, map[string]LogEntry{id: e})
 	return nil
 }
 
@@ -215,7 +172,7 @@ func (l *Log) serveEntryByID(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	writeJSON(w, http.StatusOK, map[string]logEntry{id: e})
+	WriteJSON(w, http.StatusOK, map[string]LogEntry{id: e})
 	return nil
 }
 
@@ -258,22 +215,15 @@ func (l *Log) shard(q url.Values) (*Log, error) {
 
 // lookup finds the entry named by 64 hex digits of leaf hash, or by 80 with the tree id in front.
 func (l *Log) lookup(ctx context.Context, id string) (place, error) {
-	raw, err := hex.DecodeString(id)
-	if err != nil || len(raw) != 32 && len(raw) != 40 {
-		return place{}, badRequest("entryUUID must be 64 or 80 hexadecimal digits, %.100q is not", id)
-	}
-	var tree int64 // 0: ids without a tree, or from before trees had names
-	if len(raw) == 40 {
-		if tree, err = strconv.ParseInt(id[:16], 16, 64); err != nil {
-			return place{}, badRequest("%s is not a valid TreeID", id[:16])
-		}
-		raw = raw[8:]
+	tree, leaf, err := ParseID(id)
+	if err != nil {
+		return place{}, err
 	}
 	for _, in := range l.readable() {
 		if tree != 0 && tree != in.c.TreeID {
 			continue
 		}
-		index, found, err := in.c.Log.LeafIndex(ctx, [32]byte(raw))
+		index, found, err := in.c.Log.LeafIndex(ctx, leaf)
 		if err != nil {
 			return place{}, fmt.Errorf("looking up the entry: %w", err)
 		}
@@ -284,23 +234,15 @@ func (l *Log) lookup(ctx context.Context, id string) (place, error) {
 	return place{}, errAbsent
 }
 
-// logInfo is InactiveShardLogInfo of openapi.yaml, and what LogInfo says of the active tree.
-type logInfo struct {
-	RootHash       string `json:"rootHash"`
-	SignedTreeHead string `json:"signedTreeHead"`
-	TreeID         string `json:"treeID"`
-	TreeSize       uint64 `json:"treeSize"`
-}
-
-func (l *Log) info() (logInfo, error) {
+func (l *Log) info() (LogInfo, error) {
 	h := l.c.Log.Head()
 	note, err := l.checkpointV1(h)
-	return logInfo{hex.EncodeToString(h.Root[:]), note, strconv.FormatInt(l.c.TreeID, 10), h.Size}, err
+	return LogInfo{hex.EncodeToString(h.Root[:]), note, strconv.FormatInt(l.c.TreeID, 10), h.Size}, err
 }
 
 // serveLogInfo states the head of this tree, and those of the v1 logs beside it that take no more entries.
 func (l *Log) serveLogInfo(w http.ResponseWriter, r *http.Request) error {
-	inactive := []logInfo{}
+	inactive := []LogInfo{}
 	for _, in := range l.c.Beside {
 		if !in.serves(V1) || !in.c.Frozen {
 			continue
@@ -315,21 +257,14 @@ func (l *Log) serveLogInfo(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	writeJSON(w, http.StatusOK, struct {
-		InactiveShards []logInfo `json:"inactiveShards"`
-		logInfo
-	}{inactive, active})
+	WriteJSON(w, http.StatusOK, LogInfos{inactive, active})
 	return nil
 }
 
 // serveLogProof proves consistency. Its rootHash is the current root, whatever lastSize is, as in Rekor.
 func (l *Log) serveLogProof(w http.ResponseWriter, r *http.Request) error {
 	q := r.URL.Query()
-	first, err := number(q, "firstSize", "1")
-	if err != nil {
-		return err
-	}
-	last, err := number(q, "lastSize", "")
+	first, last, err := ParseSizes(q)
 	if err != nil {
 		return err
 	}
@@ -338,12 +273,7 @@ func (l *Log) serveLogProof(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	h := in.c.Log.Head()
-	switch {
-	case first < 1 || last < 1:
-		return badRequest("firstSize and lastSize should be greater than or equal to 1")
-	case first > last:
-		return badRequest("firstSize(%d) must be less than lastSize(%d)", first, last)
-	case last > h.Size:
+	if last > h.Size {
 		return badRequest("the tree size requested(%d) was greater than what is currently observable(%d)", last, h.Size)
 	}
 	var proof [][]byte
@@ -352,10 +282,7 @@ func (l *Log) serveLogProof(w http.ResponseWriter, r *http.Request) error {
 			return fmt.Errorf("proving consistency: %w", err)
 		}
 	}
-	writeJSON(w, http.StatusOK, struct {
-		Hashes   []string `json:"hashes"`
-		RootHash string   `json:"rootHash"`
-	}{hexes(proof), hex.EncodeToString(h.Root[:])})
+	WriteJSON(w, http.StatusOK, ConsistencyProof{hexes(proof), hex.EncodeToString(h.Root[:])})
 	return nil
 }
 
@@ -368,31 +295,4 @@ func (l *Log) servePublicKey(w http.ResponseWriter, r *http.Request) error {
 	w.Header().Set("Cache-Control", "no-store")
 	w.Write(in.publicPEM)
 	return nil
-}
-
-// number reads a decimal query parameter, below 2^53 so that every JSON reader can repeat it; absent takes the place of one left out.
-func number(q url.Values, name, absent string) (uint64, error) {
-	v := absent
-	if given, ok := q[name]; ok {
-		if len(given) != 1 {
-			return 0, badRequest("%s in query is given %d times", name, len(given))
-		}
-		v = given[0]
-	}
-	if v == "" {
-		return 0, badRequest("%s in query is required", name)
-	}
-	n, err := strconv.ParseUint(v, 10, 53)
-	if err != nil {
-		return 0, badRequest("%s in query must be a number of entries or an index: %.40q", name, v)
-	}
-	return n, nil
-}
-
-func hexes(hashes [][]byte) []string {
-	out := make([]string, len(hashes))
-	for i, h := range hashes {
-		out[i] = hex.EncodeToString(h)
-	}
-	return out
 }

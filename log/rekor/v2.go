@@ -55,7 +55,7 @@ func writeErrorV2(w http.ResponseWriter, code int, message string) {
 	if !ok {
 		rpc = 2 // unknown
 	}
-	writeJSON(w, code, struct {
+	WriteJSON(w, code, struct {
 		Code    int        `json:"code"`
 		Message string     `json:"message"`
 		Details []struct{} `json:"details"`
@@ -130,7 +130,7 @@ func (l *Log) serveCreateV2(w http.ResponseWriter, r *http.Request) error {
 	}
 	t.InclusionProof.Checkpoint.Envelope = string(receipt.Checkpoint.Note)
 	t.CanonicalizedBody = e.Body
-	writeJSON(w, http.StatusCreated, t)
+	WriteJSON(w, http.StatusCreated, t)
 	return nil
 }
 
@@ -252,7 +252,7 @@ func (l *Log) serveHealth(w http.ResponseWriter, r *http.Request) error {
 	if l.c.Log.Err() != nil {
 		code, state = http.StatusServiceUnavailable, "NOT_SERVING"
 	}
-	writeJSON(w, code, struct {
+	WriteJSON(w, code, struct {
 		Status string `json:"status"`
 	}{state})
 	return nil
