@@ -55,6 +55,11 @@ type failure struct {
 
 // call runs the verb where the state is: in the server that holds c's state directory, else here under the lock.
 func (v verb[A, R]) call(c *cli.Context, args A) (R, error) {
+	return v.callAs(c, args, func(*instance) {})
+}
+
+// callAs is call that tells opened of the instance if it had to be opened here.
+func (v verb[A, R]) callAs(c *cli.Context, args A, opened func(*instance)) (R, error) {
 	var result R
 	cfg, dir, err := configured(c)
 	if err != nil {
@@ -87,6 +92,7 @@ func (v verb[A, R]) call(c *cli.Context, args A) (R, error) {
 			return result, err
 		}
 		defer in.close()
+		opened(in)
 		return v.run(c.Context, in, localActor(), args)
 	}
 }

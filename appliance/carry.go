@@ -43,7 +43,7 @@ func (in *instance) openMirror(ctx context.Context) error {
 	in.roleKeys[roleExporter] = key
 	in.mirror, err = mirror.Open(mirror.Config{
 		DB: in.authorityDB, Dir: in.dir.path("mirror", "in"), Stream: in.cfg.Mirror.Stream, Exporters: in.cfg.Mirror.Exporters, Logs: logs,
-		Quota: in.cfg.Mirror.Quota, Signer: key, Name: in.cfg.mirrorName(), Record: in.recordMirror, Now: in.now, Logger: in.logger,
+		Quota: in.cfg.Mirror.Quota, Signer: key, Name: in.cfg.mirrorName(), Record: in.recordMirror, Progress: in.transfer.set, Now: in.now, Logger: in.logger,
 	})
 	if err != nil {
 		return fmt.Errorf("opening the mirror: %w", err)
@@ -76,9 +76,13 @@ func (in *instance) exporter(ctx context.Context) (*mirror.Exporter, error) {
 			logs[i].Source = in.dir.resolve(logs[i].Source)
 		}
 	}
+	network, err := in.mirrorNetwork()
+	if err != nil {
+		return nil, err
+	}
 	return mirror.OpenExporter(mirror.ExporterConfig{
 		DB: in.authorityDB, Dir: in.dir.path("mirror", "out"), Stream: in.cfg.exportStream(), Name: in.cfg.exporterName(), Signer: key,
-		Logs: logs, Now: in.now, Logger: in.logger,
+		Logs: logs, Network: network, Progress: in.transfer.set, Now: in.now, Logger: in.logger,
 	})
 }
 
@@ -138,6 +142,7 @@ var mirrorPull = verb[struct{}, mirror.PullReport]{"mirror.pull", func(ctx conte
 		return mirror.PullReport{}, err
 	}
 	defer e.Close()
+	defer in.transfer.clear()
 	report, err := e.Pull(ctx)
 	return report, withCode(mirror.ExitCode(err), err)
 }}
@@ -148,6 +153,7 @@ var mirrorExport = verb[exportArgs, mirror.Packed]{"mirror.export", func(ctx con
 		return mirror.Packed{}, err
 	}
 	defer e.Close()
+	defer in.transfer.clear()
 	if err := in.record(ctx, actor, "mirror.export", in.cfg.exportStream(), map[string]string{"out": a.Out}); err != nil {
 		return mirror.Packed{}, err
 	}
@@ -167,6 +173,7 @@ var mirrorImport = verb[[]string, mirror.Report]{"mirror.import", func(ctx conte
 	if err := in.record(ctx, actor, "mirror.import", in.cfg.Mirror.Stream, map[string]string{"volumes": strings.Join(paths, " ")}); err != nil {
 		return mirror.Report{}, err
 	}
+	defer in.transfer.clear()
 	report, err := m.Import(ctx, paths)
 	return report, withCode(mirror.ExitCode(err), err)
 }}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"redoubt.internal/log/rekor"
+	"redoubt.internal/mirror"
 )
 
 const (
@@ -145,6 +146,9 @@ func (c *Config) check() error {
 	}
 	if c.Limits.Body < 0 || c.Mirror.Quota < 0 || c.Keys.Sessions < 0 {
 		bad("limits.body, mirror.quota and keys.sessions must not be negative")
+	}
+	if _, err := mirror.NewNetwork(c.Mirror.access()); err != nil {
+		bad("mirror: %w", err)
 	}
 	if len(problems) > 0 {
 		return fmt.Errorf("%w: %w", errConfig, errors.Join(problems...))

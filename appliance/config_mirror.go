@@ -10,6 +10,17 @@ type Mirror struct {
 	ExportStream string `yaml:"export-stream,omitempty"`
 	// Logs are the public logs that are carried or kept.
 	Logs []MirrorLog `yaml:"logs,omitempty"`
+	// Proxy is the URL of the proxy that logs on the network are read through; left out, the environment's HTTPS_PROXY, HTTP_PROXY and
+	// NO_PROXY say, and "direct" says none. Without user and password: where the proxy wants them, set the environment. Outside only.
+	Proxy string `yaml:"proxy,omitempty"`
+	// CAFile holds the roots, in PEM, that the servers of logs are believed by, instead of the machine's. Outside only.
+	CAFile string `yaml:"ca-file,omitempty"`
+	// Rate is the largest number of requests a second to one host (0: no limit). Outside only.
+	Rate float64 `yaml:"rate,omitempty"`
+	// AtOnce is the largest number of requests to one host under way (0: 8). Outside only.
+	AtOnce int `yaml:"at-once,omitempty"`
+	// Contact tells the operators of logs whom to ask, an e-mail address or a URL; it is sent with every request. Outside only.
+	Contact string `yaml:"contact,omitempty"`
 	// Interval is how often the running server reconciles (0: only by verb or timer).
 	Interval Duration `yaml:"interval,omitempty"`
 	// Quota bounds the bytes one parcel may unpack to (0: the free space of the disk).

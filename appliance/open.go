@@ -59,6 +59,7 @@ type instance struct {
 	tsa               *tsa.Authority
 	tuf               *trust.Repository
 	mirror            *mirror.Mirror              // nil when no stream is configured
+	transfer          transferProgress            // how far a pull, export or import is
 	caChain, tsaChain []*x509.Certificate         // in use
 	authorities       map[string][]authorityChain // by role: every issuing or timestamp certificate that was or will be in use
 	issuer            *identity.Issuer            // the built-in one; nil in production

@@ -36,7 +36,7 @@ func mirrorOutside() []*cli.Command {
 			return printResult(c, k, func(w io.Writer) { fmt.Fprintln(w, k.Key) })
 		}},
 		{Name: "pull", Usage: "outside: collect and verify what the configured logs have that we have not", Flags: mirrorFlags(), Action: func(c *cli.Context) error {
-			report, err := mirrorPull.call(c, struct{}{})
+			report, err := watched(c, mirrorPull, struct{}{})
 			if err != nil {
 				return err
 			}
@@ -56,7 +56,7 @@ func mirrorOutside() []*cli.Command {
 			if err != nil {
 				return usage("--volume-size %q: %v", c.String("volume-size"), err)
 			}
-			packed, err := mirrorExport.call(c, exportArgs{out[0], size, c.Bool("refresh"), c.Uint64("again")})
+			packed, err := watched(c, mirrorExport, exportArgs{out[0], size, c.Bool("refresh"), c.Uint64("again")})
 			if err != nil {
 				return err
 			}
@@ -82,7 +82,7 @@ func mirrorInside() []*cli.Command {
 			if err != nil {
 				return err
 			}
-			report, err := mirrorImport.call(c, paths)
+			report, err := watched(c, mirrorImport, paths)
 			if err != nil {
 				return err
 			}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -30,8 +29,8 @@ type ExporterConfig struct {
 	Signer crypto.Signer
 	// Logs are the logs to collect, each with its Source.
 	Logs []LogConfig
-	// Client fetches http and https sources; nil means one with a timeout of a minute.
-	Client *http.Client
+	// Network reaches http and https sources; nil means one with the defaults of Access.
+	Network *Network
 	// Progress is called as a transfer goes on, from one goroutine at a time. It must not block.
 	Progress func(Progress)
 	// Now is the clock; nil means time.Now.

@@ -48,7 +48,9 @@ func (e *Exporter) Pull(ctx context.Context) (PullReport, error) {
 		if f, ok := s.frozen[origin]; ok {
 			err = &ForkError{Origin: origin, Evidence: e.path(f.Evidence), Frozen: true}
 		} else {
-			err = e.pullLog(ctx, e.logs[origin], from, &step)
+			if err = e.pullLog(ctx, e.logs[origin], from, &step); err != nil {
+				err = errors.Join(err, (&kept{e.c.DB}).forget(e.logs[origin].Source))
+			}
 		}
 		if err != nil {
 			step.Error = oneLine(err)
@@ -67,7 +69,7 @@ func (e *Exporter) pullLog(ctx context.Context, log *knownLog, from Head, out *P
 	if from.Note != nil && from.Scope != log.Scope {
 		return fmt.Errorf("%w: log %q was collected at scope %q; a new stream is needed for %q", ErrConfig, log.Origin, from.Scope, log.Scope)
 	}
-	src, err := OpenSource(log.Source, log.Layout, e.c.Client)
+	src, err := openSource(log.Source, log.Layout, e.c.Network, &kept{e.c.DB})
 	if err != nil {
 		return err
 	}

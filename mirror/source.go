@@ -4,16 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	xmodule "golang.org/x/mod/module"
 
@@ -32,16 +29,22 @@ type Source interface {
 
 // OpenSource opens the source of a log: an http or https URL or a directory, in the layout "tiles" (C2SP tlog-tiles) or
 // "sumdb" (the Go checksum database, which has no entry bundles).
-func OpenSource(location, layout string, client *http.Client) (Source, error) {
-	read, err := openLocation(location, client)
+//
+// A source on the network is reached through network; nil means one with the defaults of Access.
+func OpenSource(location, layout string, network *Network) (Source, error) {
+	return openSource(location, layout, network, nil)
+}
+
+func openSource(location, layout string, network *Network, kept *kept) (Source, error) {
+	p, err := openPlace(location, network, kept)
 	if err != nil {
 		return nil, err
 	}
 	switch layout {
 	case "", "tiles":
-		return tiled{read}, nil
+		return tiled{p}, nil
 	case "sumdb":
-		return sumDB{read}, nil
+		return sumDB{p}, nil
 	}
 	return nil, fmt.Errorf("%w: layout %q; %q or %q is needed", ErrConfig, layout, "tiles", "sumdb")
 }
@@ -49,12 +52,15 @@ func OpenSource(location, layout string, client *http.Client) (Source, error) {
 // reader returns the file of that name below a location, of at most limit bytes. It may use buf for them.
 type reader func(ctx context.Context, name string, limit int64, buf []byte) ([]byte, error)
 
+// place is where a source lies. fresh is read for a file that changes.
+type place struct{ read, fresh reader }
+
 // tiled is a log in the layout of C2SP tlog-tiles.
-type tiled struct{ read reader }
+type tiled struct{ place }
 
 // Checkpoint reads checkpoint.
 func (s tiled) Checkpoint(ctx context.Context) ([]byte, error) {
-	return s.read(ctx, "checkpoint", parcel.MaxCheckpoint, nil)
+	return s.fresh(ctx, "checkpoint", parcel.MaxCheckpoint, nil)
 }
 
 // Tile reads tile/<level>/<index> and tile/entries/<index>. A partial one that is gone is cut from the full one.
@@ -63,11 +69,11 @@ func (s tiled) Tile(ctx context.Context, t tiles.Tile, buf []byte) ([]byte, erro
 }
 
 // sumDB is the Go checksum database: the same tiles under other names (golang.org/x/mod/sumdb/tlog, Tile.Path).
-type sumDB struct{ read reader }
+type sumDB struct{ place }
 
 // Checkpoint reads latest.
 func (s sumDB) Checkpoint(ctx context.Context) ([]byte, error) {
-	return s.read(ctx, "latest", parcel.MaxCheckpoint, nil)
+	return s.fresh(ctx, "latest", parcel.MaxCheckpoint, nil)
 }
 
 // Tile reads tile/8/<level>/<index>.
@@ -119,22 +125,29 @@ func readTile(ctx context.Context, read reader, t tiles.Tile, buf []byte, name f
 	return cut(whole, b, t.Width)
 }
 
-func openLocation(location string, client *http.Client) (reader, error) {
+func openPlace(location string, network *Network, kept *kept) (place, error) {
 	if scheme, _, ok := strings.Cut(location, "://"); !ok || scheme == "file" {
 		root, err := os.OpenRoot(strings.TrimPrefix(location, "file://"))
 		if err != nil {
-			return nil, fmt.Errorf("opening source: %w", err)
+			return place{}, fmt.Errorf("opening source: %w", err)
 		}
-		return directory{root}.read, nil
+		d := directory{root}
+		return place{d.read, d.read}, nil
 	}
 	u, err := url.Parse(location)
 	if err != nil || u.User != nil { // neither is repeated: there may be a password in it
-		return nil, fmt.Errorf("%w: a source is a URL without user and password", ErrConfig)
+		return place{}, fmt.Errorf("%w: a source is a URL without user and password", ErrConfig)
 	}
 	if u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || u.Fragment != "" {
-		return nil, fmt.Errorf("%w: source %.200q is neither a directory nor an http or https URL", ErrConfig, location)
+		return place{}, fmt.Errorf("%w: source %.200q is neither a directory nor an http or https URL", ErrConfig, location)
 	}
-	return newRemote(u, client).read, nil
+	if network == nil {
+		if network, err = NewNetwork(Access{}); err != nil {
+			return place{}, err
+		}
+	}
+	r := &remote{base: u, network: network, kept: kept}
+	return place{r.read, r.fresh}, nil
 }
 
 type directory struct{ root *os.Root }
@@ -160,92 +173,4 @@ func (d directory) read(ctx context.Context, name string, limit int64, buf []byt
 		return nil, fmt.Errorf("%w: reading %s: %v", ErrRemote, name, err)
 	}
 	return b, nil
-}
-
-func readLimited(r io.Reader, name string, limit int64) ([]byte, error) {
-	b, err := io.ReadAll(io.LimitReader(r, limit+1))
-	if err != nil {
-		return nil, fmt.Errorf("%w: reading %s: %v", ErrRemote, name, err)
-	}
-	if int64(len(b)) > limit {
-		return nil, fmt.Errorf("%w: %s is longer than %d bytes", ErrRemote, name, limit)
-	}
-	return b, nil
-}
-
-const (
-	attempts    = 5
-	firstPause  = 500 * time.Millisecond
-	longestWait = 30 * time.Second
-	atOnce      = 8 // requests in flight per log
-	userAgent   = "redoubt-mirror/1"
-)
-
-// remote reads a log over HTTP: few requests at once, retries that double their pause and obey Retry-After, redirects only
-// within the host, nothing longer than it can be.
-type remote struct {
-	base   *url.URL
-	client *http.Client
-	slots  chan struct{}
-	pause  time.Duration
-}
-
-func newRemote(base *url.URL, client *http.Client) *remote {
-	c := http.Client{Timeout: 60 * time.Second}
-	if client != nil {
-		c = *client
-	}
-	c.CheckRedirect = func(req *http.Request, via []*http.Request) error {
-		if len(via) > 3 || req.URL.Host != base.Host || req.URL.Scheme != base.Scheme {
-			return errors.New("redirected away from the log's host")
-		}
-		return nil
-	}
-	return &remote{base: base, client: &c, slots: make(chan struct{}, atOnce), pause: firstPause}
-}
-
-func (r *remote) read(ctx context.Context, name string, limit int64, _ []byte) ([]byte, error) {
-	r.slots <- struct{}{}
-	defer func() { <-r.slots }()
-	pause := r.pause
-	for try := 1; ; try++ {
-		b, wait, err := r.get(ctx, name, limit)
-		if err == nil || wait < 0 || try == attempts || ctx.Err() != nil {
-			return b, err
-		}
-		timer := time.NewTimer(min(max(pause, wait), longestWait))
-		select {
-		case <-ctx.Done():
-			timer.Stop()
-			return nil, ctx.Err()
-		case <-timer.C:
-		}
-		pause *= 2
-	}
-}
-
-// get does one request. wait is how long the server asked to wait, negative when another try is no use.
-func (r *remote) get(ctx context.Context, name string, limit int64) (b []byte, wait time.Duration, err error) {
-	u := r.base.JoinPath(name)
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
-	if err != nil {
-		return nil, -1, fmt.Errorf("%w: %v", ErrRemote, err)
-	}
-	req.Header.Set("User-Agent", userAgent)
-	res, err := r.client.Do(req)
-	if err != nil {
-		return nil, 0, fmt.Errorf("%w: %w", ErrRemote, err)
-	}
-	defer res.Body.Close()
-	switch {
-	case res.StatusCode == http.StatusOK:
-		b, err := readLimited(res.Body, u.String(), limit)
-		return b, 0, err
-	case res.StatusCode == http.StatusNotFound || res.StatusCode == http.StatusGone:
-		return nil, -1, fmt.Errorf("%s: %w", u, fs.ErrNotExist)
-	case res.StatusCode == http.StatusTooManyRequests || res.StatusCode >= 500:
-		s, _ := strconv.Atoi(res.Header.Get("Retry-After"))
-		return nil, time.Duration(max(0, min(s, 3600))) * time.Second, fmt.Errorf("%w: %s: %s", ErrRemote, u, res.Status)
-	}
-	return nil, -1, fmt.Errorf("%w: %s: %s", ErrRemote, u, res.Status)
 }

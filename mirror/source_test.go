@@ -7,110 +7,15 @@ import (
 	"io/fs"
 	"net/http"
 	"net/http/httptest"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"redoubt.internal/mirror/generate"
 	"redoubt.internal/mirror/tiles"
 )
-
-func testRemote(t *testing.T, location string) *remote {
-	t.Helper()
-	u, err := url.Parse(location)
-	if err != nil {
-		t.Fatal(err)
-	}
-	r := newRemote(u, nil)
-	r.pause = time.Millisecond
-	return r
-}
-
-// TestRemoteIsPoliteAndBounded covers what a server may do to a client: fail for a while, be busy, send too much, send it
-// slowly to nowhere, redirect to another host, ask for a login.
-func TestRemoteIsPoliteAndBounded(t *testing.T) {
-	var hits, inFlight, most atomic.Int32
-	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { t.Error("another host was asked") }))
-	defer other.Close()
-	mux := http.NewServeMux()
-	mux.HandleFunc("/log/shaky", func(w http.ResponseWriter, r *http.Request) {
-		if hits.Add(1) < 4 {
-			w.WriteHeader(503)
-			return
-		}
-		if r.UserAgent() != userAgent {
-			t.Error(r.UserAgent())
-		}
-		w.Write([]byte("at last"))
-	})
-	mux.HandleFunc("/log/busy", func(w http.ResponseWriter, r *http.Request) {
-		if hits.Add(1) < 2 {
-			w.Header().Set("Retry-After", "1")
-			w.WriteHeader(429)
-			return
-		}
-		w.Write([]byte("thanks"))
-	})
-	mux.HandleFunc("/log/down", func(w http.ResponseWriter, r *http.Request) { hits.Add(1); w.WriteHeader(500) })
-	mux.HandleFunc("/log/denied", func(w http.ResponseWriter, r *http.Request) { hits.Add(1); w.WriteHeader(403) })
-	mux.HandleFunc("/log/long", func(w http.ResponseWriter, r *http.Request) { w.Write(make([]byte, 1<<20)) })
-	mux.HandleFunc("/log/away", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, other.URL+"/x", http.StatusFound) })
-	mux.HandleFunc("/log/short", func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Content-Length", "100")
-		w.Write([]byte("x"))
-	})
-	mux.HandleFunc("/log/slow", func(w http.ResponseWriter, r *http.Request) {
-		if n := inFlight.Add(1); n > most.Load() {
-			most.Store(n)
-		}
-		time.Sleep(20 * time.Millisecond)
-		inFlight.Add(-1)
-	})
-	srv := httptest.NewServer(mux)
-	defer srv.Close()
-	r := testRemote(t, srv.URL+"/log/")
-	ctx := context.Background()
-	if b, err := r.read(ctx, "shaky", 100, nil); err != nil || string(b) != "at last" {
-		t.Fatal(string(b), err)
-	}
-	hits.Store(0)
-	start := time.Now()
-	if b, err := r.read(ctx, "busy", 100, nil); err != nil || string(b) != "thanks" || time.Since(start) < time.Second {
-		t.Fatal("Retry-After was not obeyed", string(b), err)
-	}
-	for name, tries := range map[string]int32{"down": attempts, "denied": 1} {
-		hits.Store(0)
-		if _, err := r.read(ctx, name, 100, nil); !errors.Is(err, ErrRemote) || hits.Load() != tries {
-			t.Errorf("%s: %v after %d tries", name, err, hits.Load())
-		}
-	}
-	for _, name := range []string{"long", "away", "short"} {
-		if _, err := r.read(ctx, name, 100, nil); !errors.Is(err, ErrRemote) || ExitCode(err) != 3 {
-			t.Errorf("%s: %v", name, err)
-		}
-	}
-	if _, err := r.read(ctx, "absent", 100, nil); !errors.Is(err, fs.ErrNotExist) {
-		t.Error(err)
-	}
-	var all sync.WaitGroup
-	for range 40 {
-		all.Go(func() { r.read(ctx, "slow", 100, nil) })
-	}
-	all.Wait()
-	if most.Load() > atOnce {
-		t.Errorf("%d requests at once", most.Load())
-	}
-	stopped, cancel := context.WithCancel(ctx)
-	cancel()
-	if _, err := r.read(stopped, "down", 100, nil); !errors.Is(err, context.Canceled) {
-		t.Error(err)
-	}
-}
 
 func TestSourceLocations(t *testing.T) {
 	dir := t.TempDir()

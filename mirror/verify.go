@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"net/http"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -21,8 +20,8 @@ type Verified struct {
 
 // VerifyLog proves the log at c.Source from its first leaf, as an import would, and keeps nothing: the checkpoint by the
 // log's key, the hash tiles, and at scope full every entry. It uses as many workers as given, 0 for one per processor.
-func VerifyLog(ctx context.Context, c LogConfig, client *http.Client, workers int) (Verified, error) {
-	return verifyLog(ctx, c, client, workers, false)
+func VerifyLog(ctx context.Context, c LogConfig, network *Network, workers int) (Verified, error) {
+	return verifyLog(ctx, c, network, workers, false)
 }
 
 // VerifyCopy is VerifyLog for a copy in the folder c.Source that others will read: it reads the full hash tiles of level 0 too,
@@ -31,13 +30,13 @@ func VerifyCopy(ctx context.Context, c LogConfig, workers int) (Verified, error)
 	return verifyLog(ctx, c, nil, workers, true)
 }
 
-func verifyLog(ctx context.Context, c LogConfig, client *http.Client, workers int, whole bool) (Verified, error) {
+func verifyLog(ctx context.Context, c LogConfig, network *Network, workers int, whole bool) (Verified, error) {
 	known, err := knownLogs([]LogConfig{c})
 	if err != nil {
 		return Verified{}, err
 	}
 	log := known[c.Origin]
-	src, err := OpenSource(c.Source, c.Layout, client)
+	src, err := OpenSource(c.Source, c.Layout, network)
 	if err != nil {
 		return Verified{}, err
 	}
