@@ -82,7 +82,7 @@ func (l *Log) signTimestamp(body []byte, integrated int64, index uint64) ([]byte
 	if !l.serves(V1) {
 		return nil, fmt.Errorf("%w: a log of Rekor v2 entries vouches for no time", ErrHead)
 	}
-	digest := sha256.Sum256(timestampPayload(body, integrated, l.logID, index))
+	digest := sha256.Sum256(TimestampPayload(body, integrated, l.logID, index))
 	sig, err := l.c.Signer.Sign(rand.Reader, digest[:], crypto.SHA256)
 	if err != nil {
 		return nil, fmt.Errorf("signing the entry timestamp: %w: %w", log.ErrSigning, err)
@@ -93,7 +93,8 @@ func (l *Log) signTimestamp(body []byte, integrated int64, index uint64) ([]byte
 	return sig, nil
 }
 
-func timestampPayload(body []byte, integrated int64, logID [32]byte, index uint64) []byte {
+// TimestampPayload is what a signed entry timestamp signs.
+func TimestampPayload(body []byte, integrated int64, logID [32]byte, index uint64) []byte {
 	b := make([]byte, 0, base64.StdEncoding.EncodedLen(len(body))+160)
 	b = append(b, `{"body":"`...)
 	b = base64.StdEncoding.AppendEncode(b, body)

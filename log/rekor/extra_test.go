@@ -146,7 +146,7 @@ func TestTimestampPayload(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := timestampPayload(c.body, c.time, id, c.index); !bytes.Equal(got, want) {
+		if got := TimestampPayload(c.body, c.time, id, c.index); !bytes.Equal(got, want) {
 			t.Errorf("got  %.200s\nwant %.200s", got, want)
 		}
 	}
