@@ -71,6 +71,9 @@ func (m *Mirror) commitTx(tx store.Tx, p *pendingState) error {
 		if err := commitStream(tx, p); err != nil {
 			return err
 		}
+		if err := m.applyKeys(tx, p.Transfer); err != nil {
+			return err
+		}
 	}
 	for _, h := range p.Heads {
 		if err := put(tx, keyHead+h.Origin, h); err != nil {

@@ -36,6 +36,8 @@ var (
 	ErrClock = errors.New("the local clock is in doubt")
 	// ErrUnknownOrigin says that a log or its key is not configured here.
 	ErrUnknownOrigin = errors.New("this log or its key is not known here")
+	// ErrAnnouncement says that an announcement of an exporter key is malformed, or of another place in the stream.
+	ErrAnnouncement = errors.New("this announcement of an exporter key does not fit")
 	// ErrBusy says that another import, pull or export holds the directory.
 	ErrBusy = errors.New("another transfer is running on this directory")
 	// ErrRemote says that a source could not be reached or did not answer as a log does.
@@ -95,7 +97,7 @@ func ExitCode(err error) int {
 		code int
 	}{
 		{ErrBusy, 75}, {ErrFork, 30}, {ErrGap, 20}, {ErrReplay, 21}, {ErrForkedStream, 22}, {ErrWrongStream, 23},
-		{parcel.ErrForeignKey, 61}, {ErrUnknownOrigin, 60}, {ErrFull, 42}, {store.ErrFull, 42}, {syscall.ENOSPC, 42}, {syscall.EDQUOT, 42},
+		{parcel.ErrForeignKey, 61}, {ErrAnnouncement, 61}, {ErrUnknownOrigin, 60}, {ErrFull, 42}, {store.ErrFull, 42}, {syscall.ENOSPC, 42}, {syscall.EDQUOT, 42},
 		{ErrProof, 31}, {ErrQuorum, 31}, {tiles.ErrProof, 31}, {tiles.ErrBundle, 31}, {ErrDamaged, 31},
 		{parcel.ErrMedium, 41}, {parcel.ErrVolume, 40}, {parcel.ErrManifest, 40}, {parcel.ErrTooNew, 40},
 		{ErrStale, 50}, {ErrClock, 51}, {ErrNothing, 10}, {ErrRemote, 3},

@@ -167,6 +167,9 @@ type ExportOptions struct {
 	Created time.Time
 	// Refresh packs a parcel though no log grew, so that the inside learns that the logs stand where they stood.
 	Refresh bool
+	// Announce are verifier keys that may sign from the next parcel on, Retire the ids (NAME+HASH) of those that may not. A parcel
+	// that says so is packed though no log grew.
+	Announce, Retire []string
 }
 
 // Export packs what was collected since the last parcel. ErrNothing when nothing was. Every file is verified once more on
@@ -199,7 +202,11 @@ func (e *Exporter) Export(ctx context.Context, o ExportOptions) (Packed, error) 
 	m := parcel.Manifest{
 		Stream: e.c.Stream, Sequence: s.stream.Sequence + 1, Previous: s.stream.Digest, Created: parcel.Time{Time: o.Created.UTC().Truncate(time.Second)},
 	}
-	grew := false
+	var kerr error
+	if m.Announce, m.Retire, kerr = e.keyChanges(o); kerr != nil {
+		return out, kerr
+	}
+	grew := len(m.Announce)+len(m.Retire) > 0
 	for _, origin := range sortedKeys(e.logs) {
 		log, to, from := e.logs[origin], s.head(s.collected, origin), s.head(s.sent, origin)
 		_, frozen := s.frozen[origin]

@@ -40,7 +40,7 @@ func (m *Mirror) Import(ctx context.Context, paths []string) (Report, error) {
 	}
 	waited := m.releaseKnown(ctx)
 	// 2. RECEIVED: every manifest is signed by a known exporter. Nothing else of a volume was read.
-	parcels, err := parcel.Scan(paths, m.exporters)
+	parcels, err := m.scan(paths)
 	if err != nil {
 		return report, m.refuse(ctx, nil, err)
 	}
@@ -93,7 +93,10 @@ func (m *Mirror) importParcel(ctx context.Context, p *parcel.Parcel, newerFollow
 		return nil, err
 	}
 	defer r.Close()
-	in := &importing{m: m, s: s, digest: p.Digest, sequence: p.Manifest.Sequence, exporter: p.By.ID(), created: p.Manifest.Created.Time, files: r.Next}
+	in := &importing{
+		m: m, s: s, digest: p.Digest, sequence: p.Manifest.Sequence, exporter: p.By.ID(), created: p.Manifest.Created.Time, files: r.Next,
+		announced: p.Manifest.Announce, retired: p.Manifest.Retire,
+	}
 	if err := in.resume(ctx, len(p.Manifest.Logs)); err != nil {
 		return nil, err
 	}
@@ -133,6 +136,9 @@ func (m *Mirror) judge(p *parcel.Parcel, s *snapshot, newerFollows bool) (*Trans
 		return nil, &GapError{Stream: n.Stream, First: last.Sequence + 1, Last: n.Sequence - 1, Offered: n.Sequence}
 	case !n.Previous.Equal(last.Digest):
 		return nil, fmt.Errorf("%w: parcel %d follows %s, the last one imported is %s", ErrForkedStream, n.Sequence, n.Previous, last.Digest)
+	}
+	if err := m.mayExport(p); err != nil {
+		return nil, err
 	}
 	if err := judgeClock(m.c.Now(), last.Floor, n.Created.Time); err != nil {
 		return nil, err
@@ -182,6 +188,7 @@ func (in *importing) publish(ctx context.Context) error {
 	p.Publish, p.Heads, p.Transfer = true, in.heads, &Transfer{
 		Sequence: in.sequence, Digest: in.digest, Exporter: in.exporter, Created: in.created,
 		Imported: m.c.Now().UTC(), Outcome: "committed", Logs: in.steps,
+		Announced: in.announced, Retired: in.retired,
 	}
 	if err := in.savePending(); err != nil {
 		return err

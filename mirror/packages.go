@@ -30,6 +30,8 @@ type importing struct {
 	files    func(buf []byte) (parcel.Name, []byte, error) // the next file; io.EOF after the last
 	read     *parcel.Name                                  // the last file that was read
 
+	announced, retired []string // exporter keys the parcel announces and retires
+
 	heads   []Head
 	steps   []TransferStep
 	blocked []error // logs that are not moved: they showed two histories, or they or their key are not known

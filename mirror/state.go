@@ -88,13 +88,15 @@ type Freeze struct {
 
 // Transfer is a committed parcel.
 type Transfer struct {
-	Sequence uint64         `json:"sequence"`
-	Digest   parcel.Digest  `json:"digest"`
-	Exporter string         `json:"exporter"`
-	Created  time.Time      `json:"created"`
-	Imported time.Time      `json:"imported"`
-	Outcome  string         `json:"outcome"` // "committed", "already imported"
-	Logs     []TransferStep `json:"logs"`
+	Sequence  uint64         `json:"sequence"`
+	Digest    parcel.Digest  `json:"digest"`
+	Exporter  string         `json:"exporter"`
+	Created   time.Time      `json:"created"`
+	Imported  time.Time      `json:"imported"`
+	Outcome   string         `json:"outcome"`                  // "committed", "already imported"
+	Announced []string       `json:"announced_keys,omitempty"` // verifier keys that may sign from the next parcel on
+	Retired   []string       `json:"retired_keys,omitempty"`   // keys that may not sign any more
+	Logs      []TransferStep `json:"logs"`
 }
 
 // TransferStep is what a parcel did to a log.
