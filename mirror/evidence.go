@@ -29,7 +29,38 @@ type Evidence struct {
 	Larger     string       `json:"larger"` // the signed checkpoint that contradicts it
 	LargerKey  string       `json:"larger_vkey"`
 	Proof      []tiles.Hash `json:"proof,omitempty"`
-	Parcel     string       `json:"parcel,omitempty"` // what brought it
+	// Subtree proves it by a part of both trees, where neither checkpoint can be computed from the other's tree.
+	Subtree *SubtreeEvidence `json:"subtree,omitempty"`
+	Parcel  string           `json:"parcel,omitempty"` // what brought it
+}
+
+// SubtreeEvidence is one complete subtree, the 2^Level leaves from Index<<Level on, that has one hash in the tree of the smaller
+// checkpoint and another in that of the larger. Each proof is an inclusion proof of leaf Index in the tree of size>>Level leaves,
+// rounded up, whose leaf hash is the subtree's.
+type SubtreeEvidence struct {
+	Level        int          `json:"level"`
+	Index        uint64       `json:"index"`
+	Smaller      tiles.Hash   `json:"smaller_hash"`
+	SmallerProof []tiles.Hash `json:"smaller_proof"`
+	Larger       tiles.Hash   `json:"larger_hash"`
+	LargerProof  []tiles.Hash `json:"larger_proof"`
+}
+
+// check tells whether the subtree is in both trees, with two hashes.
+func (s *SubtreeEvidence) check(a, b Checkpoint) error {
+	n := tiles.Node{Level: s.Level, Index: s.Index}
+	if s.Smaller == s.Larger {
+		return fmt.Errorf("%w: %s has one hash", ErrProof, n)
+	}
+	root1, err1 := tiles.NodeRoot(n, a.Size, s.Smaller, s.SmallerProof)
+	root2, err2 := tiles.NodeRoot(n, b.Size, s.Larger, s.LargerProof)
+	if err := errors.Join(err1, err2); err != nil {
+		return fmt.Errorf("%w: %w", ErrProof, err)
+	}
+	if root1 != a.Root || root2 != b.Root {
+		return fmt.Errorf("%w: %s is not proven to be in both trees", ErrProof, n)
+	}
+	return nil
 }
 
 // CheckEvidence tells whether data proves that the log of c signed two histories. What the log is, its origin, former origins,
@@ -68,6 +99,12 @@ func CheckEvidence(data []byte, c LogConfig) (*Evidence, error) {
 	b, err := log.openHeld([]byte(e.Larger), e.LargerKey)
 	if err != nil {
 		return nil, err
+	}
+	if e.Subtree != nil {
+		if err := e.Subtree.check(a, b); err != nil {
+			return nil, err
+		}
+		return &e, nil
 	}
 	if a.Size == b.Size {
 		if a.Root == b.Root {
@@ -146,7 +183,10 @@ func freezeLog(ctx context.Context, root *os.Root, log *knownLog, e Evidence, no
 		return Freeze{}, err
 	}
 	f := Freeze{Origin: e.Origin, Since: now, Reason: "two roots of one size", Evidence: file}
-	if len(e.Proof) > 0 {
+	switch {
+	case e.Subtree != nil:
+		f.Reason = "one subtree with two hashes"
+	case len(e.Proof) > 0:
 		f.Reason = "the newer tree does not hold the older one"
 	}
 	if err := e.proves(log.LogConfig); err != nil {

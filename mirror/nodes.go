@@ -15,7 +15,7 @@ import (
 //	<prefix><origin>\x00 <level: 1 byte> <index: 8 bytes>   <hash: 32 bytes> <origin of the hash: 8 bytes>
 //
 // The last eight bytes are the number of the parcel that brought the hash, or with the highest bit set the number of the
-// observation (see observe.go) that did.
+// observation (see crosscheck.go) that did.
 const (
 	keyNode        = "mirror/node/"
 	keyCollectNode = "exporter/node/"
@@ -27,22 +27,19 @@ func nodeKey(prefix, origin string, n tiles.Node) []byte {
 	return binary.BigEndian.AppendUint64(b, n.Index)
 }
 
+// decodeNodeKey reads the part of a key behind the origin.
+func decodeNodeKey(b []byte) (tiles.Node, error) {
+	if len(b) != 9 {
+		return tiles.Node{}, fmt.Errorf("%w: the key of a subtree hash", ErrDamaged)
+	}
+	return tiles.Node{Level: int(b[0]), Index: binary.BigEndian.Uint64(b[1:])}, nil
+}
+
 // node is a hash that was accepted and what brought it.
 type node struct {
 	tiles.NodeHash
 	by uint64
 }
-
-// nodeConflict says that a subtree has two hashes.
-type nodeConflict struct {
-	held node
-	new  tiles.Hash
-}
-
-func (e *nodeConflict) Error() string {
-	return fmt.Sprintf("%s has hash %s, %s was accepted before", e.held.Node, e.new, e.held.Hash)
-}
-func (e *nodeConflict) Unwrap() error { return ErrFork }
 
 // getNode reads a hash that was accepted.
 func getNode(tx store.Tx, prefix, origin string, n tiles.Node) (node, bool, error) {
@@ -56,7 +53,7 @@ func getNode(tx store.Tx, prefix, origin string, n tiles.Node) (node, bool, erro
 	return node{tiles.NodeHash{Node: n, Hash: tiles.Hash(b[:tiles.HashSize])}, binary.BigEndian.Uint64(b[tiles.HashSize:])}, true, nil
 }
 
-// putNodes keeps the hashes that are new. One that contradicts a kept one is a *nodeConflict.
+// putNodes keeps the hashes that are new. One that contradicts a kept one is ErrFork: whoever calls has compared them before.
 func putNodes(tx store.Tx, prefix, origin string, nodes []tiles.NodeHash, by uint64) error {
 	for _, n := range nodes {
 		held, ok, err := getNode(tx, prefix, origin, n.Node)
@@ -64,7 +61,7 @@ func putNodes(tx store.Tx, prefix, origin string, nodes []tiles.NodeHash, by uin
 		case err != nil:
 			return err
 		case ok && held.Hash != n.Hash:
-			return &nodeConflict{held, n.Hash}
+			return fmt.Errorf("%w: %s of %q", ErrFork, n.Node, origin)
 		case ok:
 			continue
 		}

@@ -171,7 +171,20 @@ func (in *importing) takeTiles(ctx context.Context, i int, l parcel.Log, own Hea
 		return err
 	}
 	m.progress(Progress{Stage: "pending", Origin: l.Origin, Done: in.pending.Done[i], Total: s.plan.packages()})
-	return in.takePackages(ctx, i, s, stage)
+	if err := in.takePackages(ctx, i, s, stage); err != nil {
+		return err
+	}
+	kept, err := m.shelf(l.Origin)
+	if err != nil {
+		return err
+	}
+	return m.checkAhead(ctx, s, func(ctx context.Context, t tiles.Tile) ([]byte, error) {
+		b, err := stage.read(t, nil)
+		if errors.Is(err, ErrNotFound) {
+			return kept.need(t, nil)
+		}
+		return b, err
+	})
 }
 
 // takeRecords takes a log at scope sparse: records go to the staging folder as they are read, then the whole step is proven by the
@@ -217,6 +230,9 @@ func (in *importing) takeRecords(ctx context.Context, i int, l parcel.Log, own H
 		return err
 	}
 	if err := in.reaches(l, s.to, s.cosigned, head); err != nil {
+		return err
+	}
+	if err := m.checkProven(ctx, s, nodes, s.tree(nodes).Subtree); err != nil {
 		return err
 	}
 	if err := stage.writeFile(nodesName(in.sequence), encodeNodes(nodes)); err != nil {

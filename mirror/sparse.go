@@ -74,17 +74,7 @@ func (s *sparseStep) prove(ctx context.Context, leaves, carried []tiles.Hash) ([
 	if err != nil {
 		return nil, fmt.Errorf("log %q: %w: %w", s.log.Origin, ErrProof, err)
 	}
-	known := make(map[tiles.Node]tiles.Hash, len(nodes))
-	for _, n := range nodes {
-		known[n.Node] = n.Hash
-	}
-	tree := tiles.NewSparse(s.to.Size, func(_ context.Context, n tiles.Node) (tiles.Hash, error) {
-		h, ok := known[n]
-		if !ok {
-			return h, fmt.Errorf("log %q: %w: %s is not carried", s.log.Origin, ErrProof, n)
-		}
-		return h, nil
-	})
+	tree := s.tree(nodes)
 	prefix, err := tree.RootAt(ctx, s.from.Size)
 	if err != nil {
 		return nil, err
@@ -100,6 +90,21 @@ func (s *sparseStep) prove(ctx context.Context, leaves, carried []tiles.Hash) ([
 	}
 	s.cosigned, err = s.log.witnessed(s.note) // a fork is one whoever cosigned it, so this is weighed last
 	return nodes, err
+}
+
+// tree is the new tree as far as nodes give it.
+func (s *sparseStep) tree(nodes []tiles.NodeHash) *tiles.Sparse {
+	known := make(map[tiles.Node]tiles.Hash, len(nodes))
+	for _, n := range nodes {
+		known[n.Node] = n.Hash
+	}
+	return tiles.NewSparse(s.to.Size, func(_ context.Context, n tiles.Node) (tiles.Hash, error) {
+		h, ok := known[n]
+		if !ok {
+			return h, fmt.Errorf("log %q: %w: %s is not carried", s.log.Origin, ErrProof, n)
+		}
+		return h, nil
+	})
 }
 
 // checkRecord verifies what stands beside a leaf and returns the leaf's hash.

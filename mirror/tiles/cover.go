@@ -115,6 +115,11 @@ func (s *Sparse) Inclusion(ctx context.Context, index uint64) (leaf Hash, proof 
 	return s.inclusion(ctx, index)
 }
 
+// Subtree returns the hash of a complete subtree and the proof that it is in the tree, as NodeRoot takes it.
+func (s *Sparse) Subtree(ctx context.Context, n Node) (hash Hash, proof []Hash, err error) {
+	return s.subtree(ctx, n)
+}
+
 // Consistency returns the proof between the first size leaves and the tree.
 func (s *Sparse) Consistency(ctx context.Context, size uint64) ([]Hash, error) {
 	return s.consistency(ctx, size)

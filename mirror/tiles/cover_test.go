@@ -8,7 +8,17 @@ import (
 	"math/rand/v2"
 	"slices"
 	"testing"
+
+	proof2 "github.com/transparency-dev/merkle/proof"
+	"github.com/transparency-dev/merkle/rfc6962"
 )
+
+func raw(hashes []Hash) (out [][]byte) {
+	for _, h := range hashes {
+		out = append(out, slices.Clone(h[:]))
+	}
+	return out
+}
 
 // allNodes are the complete subtrees of leaves with their hashes.
 func allNodes(leaves []Hash) map[Node]Hash {
@@ -55,6 +65,18 @@ func TestPathFixesTrueNodes(t *testing.T) {
 			for _, f := range fixed {
 				if nodes[f.Node] != f.Hash {
 					t.Fatalf("leaf %d of %d: %s has another hash", i, n, f.Node)
+				}
+				h, rest, ok := PathTo(i, n, leaf, proof, f.Node)
+				if got, err := NodeRoot(f.Node, n, h, rest); !ok || err != nil || got != root || h != f.Hash {
+					t.Fatalf("leaf %d of %d: %s is not proven by the rest: %v", i, n, f.Node, err)
+				}
+				sh, sp, err := tree.Subtree(ctx, f.Node)
+				if got, gerr := NodeRoot(f.Node, n, sh, sp); err != nil || gerr != nil || got != root {
+					t.Fatalf("%s of %d: %v, %v", f.Node, n, err, gerr)
+				}
+				chunks := (n + 1<<f.Level - 1) >> f.Level // what any verifier makes of it
+				if err := proof2.VerifyInclusion(rfc6962.DefaultHasher, f.Index, chunks, sh[:], raw(sp), root[:]); err != nil {
+					t.Fatalf("%s of %d by another verifier: %v", f.Node, n, err)
 				}
 				have[f.Node] = true
 			}

@@ -92,14 +92,23 @@ func (w walk) inclusion(ctx context.Context, index uint64) (leaf Hash, proof []H
 	if index >= w.size {
 		return Hash{}, nil, fmt.Errorf("%w: leaf %d of %d", ErrRange, index, w.size)
 	}
-	if leaf, err = w.node(ctx, Node{0, index}); err != nil {
+	return w.subtree(ctx, Node{0, index})
+}
+
+// subtree returns the hash of a node and the proof that it is in the tree, as NodeRoot takes it.
+func (w walk) subtree(ctx context.Context, n Node) (hash Hash, proof []Hash, err error) {
+	if !n.In(w.size) {
+		return Hash{}, nil, fmt.Errorf("%w: %s of %d leaves", ErrRange, n, w.size)
+	}
+	if hash, err = w.node(ctx, n); err != nil {
 		return Hash{}, nil, err
 	}
+	from, whole := n.Index<<n.Level, uint64(1)<<n.Level
 	lo, hi := uint64(0), w.size
-	for hi-lo > 1 {
+	for hi-lo > whole {
 		mid := lo + split(hi-lo)
 		var h Hash
-		if index < mid {
+		if from < mid {
 			h, err = w.span(ctx, mid, hi)
 			hi = mid
 		} else {
@@ -112,7 +121,7 @@ func (w walk) inclusion(ctx context.Context, index uint64) (leaf Hash, proof []H
 		proof = append(proof, h)
 	}
 	slices.Reverse(proof)
-	return leaf, proof, nil
+	return hash, proof, nil
 }
 
 func (w walk) consistency(ctx context.Context, size uint64) (proof []Hash, err error) {

@@ -13,10 +13,41 @@ const maxProof = 128
 // are complete. Nodes of the right edge, which the next leaf changes, are left out. If the root is one the log signed, whoever
 // accepts the root accepts those hashes.
 func Path(index, size uint64, leaf Hash, proof []Hash) (root Hash, nodes []NodeHash, err error) {
+	root, err = path(index, size, leaf, proof, func(n NodeHash, _ Hash, _ []Hash) { nodes = append(nodes, n) })
+	return root, nodes, err
+}
+
+// PathTo is the part of an inclusion proof that proves a subtree it fixes (see Path): the subtree's hash and the proof of it, as
+// NodeRoot takes it. ok is false where the proof does not fix it.
+func PathTo(index, size uint64, leaf Hash, proof []Hash, n Node) (hash Hash, rest []Hash, ok bool) {
+	_, err := path(index, size, leaf, proof, func(f NodeHash, beside Hash, after []Hash) {
+		if f.Node != n || ok {
+			return
+		}
+		hash, ok = f.Hash, true
+		if beside != (Hash{}) {
+			rest = append(rest, beside)
+		}
+		rest = append(rest, after...)
+	})
+	return hash, rest, ok && err == nil
+}
+
+func path(index, size uint64, leaf Hash, proof []Hash, keep func(NodeHash, Hash, []Hash)) (Hash, error) {
 	if index >= size || size > MaxSize || len(proof) > maxProof {
-		return Hash{}, nil, fmt.Errorf("%w: inclusion of leaf %d in %d by %d hashes", ErrRange, index, size, len(proof))
+		return Hash{}, fmt.Errorf("%w: inclusion of leaf %d in %d by %d hashes", ErrRange, index, size, len(proof))
 	}
-	return climb(size, Node{0, index}, leaf, proof, func(Hash) {})
+	return climb(size, Node{0, index}, leaf, proof, func(Hash) {}, keep)
+}
+
+// NodeRoot is the root that a proof gives for a complete subtree: an inclusion proof of leaf Index in the tree whose leaves are the
+// subtrees of that level, the last of which may be incomplete. Any verifier of inclusion proofs verifies it as such, for a tree of
+// size>>Level leaves, rounded up.
+func NodeRoot(n Node, size uint64, hash Hash, proof []Hash) (Hash, error) {
+	if !n.In(size) || len(proof) > maxProof {
+		return Hash{}, fmt.Errorf("%w: inclusion of %s in %d leaves by %d hashes", ErrRange, n, size, len(proof))
+	}
+	return climb(size, n, hash, proof, func(Hash) {}, func(NodeHash, Hash, []Hash) {})
 }
 
 // PrefixRoots computes, from one list of hashes, the root of the first size1 leaves and the root of all size2 leaves (RFC
@@ -38,49 +69,52 @@ func PrefixPath(size1, size2 uint64, list []Hash) (root1, root2 Hash, nodes []No
 	}
 	level := bits.TrailingZeros64(size1)
 	root1 = list[0]
-	root2, nodes, err = climb(size2, Node{level, (size1 - 1) >> level}, list[0], list[1:], func(left Hash) { root1 = HashChildren(left, root1) })
+	root2, err = climb(size2, Node{level, (size1 - 1) >> level}, list[0], list[1:], func(left Hash) { root1 = HashChildren(left, root1) },
+		func(n NodeHash, _ Hash, _ []Hash) { nodes = append(nodes, n) })
 	return root1, root2, nodes, err
 }
 
 // climb combines the hash of a complete subtree with its siblings, from below, up to the root of size leaves. left is told of each
-// sibling on the left.
-func climb(size uint64, at Node, hash Hash, siblings []Hash, left func(Hash)) (root Hash, nodes []NodeHash, err error) {
-	keep := func(n Node, h Hash) {
+// sibling on the left. keep is told of each complete subtree that is fixed by it, with its sibling, none for those on the way
+// itself, and the siblings that follow.
+func climb(size uint64, at Node, hash Hash, siblings []Hash, left func(Hash), keep func(n NodeHash, beside Hash, after []Hash)) (root Hash, err error) {
+	fix := func(n Node, h, beside Hash, after []Hash) {
 		from := n.Index << n.Level
-		if n.In(size) {
-			nodes = append(nodes, NodeHash{n, h})
-		} else if rest := size - from; rest&(rest-1) == 0 { // the right edge is one subtree, lower than its place
+		if rest := size - from; !n.In(size) && rest&(rest-1) == 0 { // the right edge is one subtree, lower than its place
 			level := bits.Len64(rest) - 1
-			nodes = append(nodes, NodeHash{Node{level, from >> level}, h})
+			n = Node{level, from >> level}
+		}
+		if n.In(size) {
+			keep(NodeHash{n, h}, beside, after)
 		}
 	}
 	last := (size - 1) >> at.Level
 	root = hash
-	keep(at, root)
-	for _, s := range siblings {
+	fix(at, root, Hash{}, siblings)
+	for i, s := range siblings {
 		if last == 0 {
-			return Hash{}, nil, fmt.Errorf("%w: the proof is too long", ErrProof)
+			return Hash{}, fmt.Errorf("%w: the proof is too long", ErrProof)
 		}
 		if at.Index&1 == 1 || at.Index == last {
 			for at.Index&1 == 0 { // no sibling on the right: the node stands for its parent too
 				at, last = at.parent(), last>>1
 			}
-			keep(at.sibling(), s)
+			fix(at.sibling(), s, root, siblings[i+1:])
 			left(s)
 			root = HashChildren(s, root)
 		} else {
-			keep(at.sibling(), s)
+			fix(at.sibling(), s, root, siblings[i+1:])
 			root = HashChildren(root, s)
 		}
 		at, last = at.parent(), last>>1
 		if at.In(size) {
-			keep(at, root)
+			fix(at, root, Hash{}, siblings[i+1:])
 		}
 	}
 	if last != 0 {
-		return Hash{}, nil, fmt.Errorf("%w: the proof is too short", ErrProof)
+		return Hash{}, fmt.Errorf("%w: the proof is too short", ErrProof)
 	}
-	return root, nodes, nil
+	return root, nil
 }
 
 // Seeded returns a consistency proof in the form PrefixRoots takes: with the smaller tree's root before it where RFC 9162

@@ -192,6 +192,12 @@ func (t *Tree) Inclusion(ctx context.Context, index uint64) (leaf Hash, proof []
 	return leaf, proof, err
 }
 
+// Subtree returns the hash of a complete subtree and the proof that it is in the tree, as NodeRoot takes it.
+func (t *Tree) Subtree(ctx context.Context, n Node) (hash Hash, proof []Hash, err error) {
+	err = t.locked(ctx, func(w walk) error { hash, proof, err = w.subtree(ctx, n); return err })
+	return hash, proof, err
+}
+
 // Consistency returns the proof between the first size leaves and the tree (RFC 9162, section 2.1.4.1).
 func (t *Tree) Consistency(ctx context.Context, size uint64) (proof []Hash, err error) {
 	err = t.locked(ctx, func(w walk) error { proof, err = w.consistency(ctx, size); return err })
