@@ -36,65 +36,110 @@ func logKeys(t testing.TB) map[string]crypto.PublicKey {
 	return out
 }
 
-// TestExtraOfRealEntries: every real answer of the v1 API keeps its signed entry timestamp through the one form, and no flipped bit does.
-func TestExtraOfRealEntries(t *testing.T) {
-	keys, checked := logKeys(t), 0
-	err := filepath.WalkDir(filepath.Join(publicData(t), "entries"), func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() || !strings.Contains(path, "rekor-v1-entry") && !strings.Contains(path, "rekor_v1_shard0") {
-			return err
-		}
-		raw, err := os.ReadFile(path)
-		if err != nil {
-			return err
-		}
-		var answer map[string]rekor.LogEntry
-		if json.Unmarshal(raw, &answer) != nil {
-			return nil
-		}
-		for _, e := range answer {
-			key := keys[e.LogID]
-			if key == nil || len(e.Verification.SignedEntryTimestamp) == 0 {
-				continue
-			}
-			checked++
-			x := entry.Extra{IntegratedTime: e.IntegratedTime, LogID: e.LogID, LogIndex: e.LogIndex, SignedEntryTimestamp: e.Verification.SignedEntryTimestamp}
-			b, err := x.Encode()
+// promised are all entries in the shared bundles and answers of the v1 API that a log signed a time for.
+func promised(t testing.TB) (out []rekor.LogEntry) {
+	t.Helper()
+	var find func(v any)
+	find = func(v any) {
+		switch v := v.(type) {
+		case map[string]any:
+			raw, err := json.Marshal(v)
 			if err != nil {
 				t.Fatal(err)
 			}
-			again, err := entry.ParseExtra(b)
-			if err != nil {
-				t.Fatalf("%s: %v", path, err)
+			var api rekor.LogEntry
+			if json.Unmarshal(raw, &api) == nil && len(api.Verification.SignedEntryTimestamp) > 0 {
+				out = append(out, api)
+				return
 			}
-			if err := again.Verify(e.Body, key); err != nil {
-				t.Errorf("%s: %v", path, err)
+			var b struct {
+				LogIndex       int64 `json:",string"`
+				LogID          struct{ KeyID []byte }
+				IntegratedTime int64                                 `json:",string"`
+				Promise        struct{ SignedEntryTimestamp []byte } `json:"inclusionPromise"`
+				Body           []byte                                `json:"canonicalizedBody"`
 			}
-			for _, change := range []func(*entry.Extra){
-				func(x *entry.Extra) { x.IntegratedTime++ },
-				func(x *entry.Extra) { x.LogIndex++ },
-				func(x *entry.Extra) { x.LogID = strings.Repeat("0", 64) },
-				func(x *entry.Extra) {
-					x.SignedEntryTimestamp = bytes.Clone(x.SignedEntryTimestamp)
-					x.SignedEntryTimestamp[9] ^= 1
-				},
-				func(x *entry.Extra) { x.Attestation = []byte("another") },
-			} {
-				bad := again
-				change(&bad)
-				if err := bad.Verify(e.Body, key); !errors.Is(err, entry.ErrUnvouched) && !errors.Is(err, entry.ErrEntry) {
-					t.Errorf("%s: changed, and verified: %v", path, err)
-				}
+			if json.Unmarshal(raw, &b) == nil && len(b.Promise.SignedEntryTimestamp) > 0 {
+				e := rekor.LogEntry{Body: b.Body, IntegratedTime: b.IntegratedTime, LogID: hex.EncodeToString(b.LogID.KeyID), LogIndex: uint64(b.LogIndex)}
+				e.Verification.SignedEntryTimestamp = b.Promise.SignedEntryTimestamp
+				out = append(out, e)
+				return
 			}
-			if err := again.Verify(append([]byte(" "), e.Body...), key); !errors.Is(err, entry.ErrUnvouched) {
-				t.Errorf("%s: of another entry, and verified: %v", path, err)
+			for _, inner := range v {
+				find(inner)
+			}
+		case []any:
+			for _, inner := range v {
+				find(inner)
 			}
 		}
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
 	}
-	if checked < 3 {
+	for _, dir := range []string{"bundles", "entries"} {
+		err := filepath.WalkDir(filepath.Join(publicData(t), dir), func(path string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() || !strings.HasSuffix(path, ".json") {
+				return err
+			}
+			raw, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			var tree any
+			if err := json.Unmarshal(raw, &tree); err != nil {
+				return err
+			}
+			find(tree)
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return out
+}
+
+// TestExtraOfRealEntries: every signed entry timestamp of a public log keeps through the one form, and nothing changed does.
+func TestExtraOfRealEntries(t *testing.T) {
+	keys, checked := logKeys(t), 0
+	for _, e := range promised(t) {
+		key := keys[e.LogID]
+		if key == nil {
+			continue // of a test instance
+		}
+		x := entry.Extra{IntegratedTime: e.IntegratedTime, LogID: e.LogID, LogIndex: e.LogIndex, SignedEntryTimestamp: e.Verification.SignedEntryTimestamp}
+		b, err := x.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := entry.ParseExtra(b)
+		if err != nil {
+			t.Fatalf("%d: %v", e.LogIndex, err)
+		}
+		if err := again.Verify(e.Body, key); err != nil {
+			t.Errorf("%d: %v", e.LogIndex, err)
+			continue
+		}
+		checked++
+		for _, change := range []func(*entry.Extra){
+			func(x *entry.Extra) { x.IntegratedTime++ },
+			func(x *entry.Extra) { x.LogIndex++ },
+			func(x *entry.Extra) { x.LogID = strings.Repeat("0", 64) },
+			func(x *entry.Extra) {
+				x.SignedEntryTimestamp = bytes.Clone(x.SignedEntryTimestamp)
+				x.SignedEntryTimestamp[9] ^= 1
+			},
+			func(x *entry.Extra) { x.Attestation = []byte("another") },
+		} {
+			bad := again
+			change(&bad)
+			if err := bad.Verify(e.Body, key); !errors.Is(err, entry.ErrUnvouched) {
+				t.Errorf("%d: changed, and verified: %v", e.LogIndex, err)
+			}
+		}
+		if err := again.Verify(append([]byte(" "), e.Body...), key); !errors.Is(err, entry.ErrUnvouched) {
+			t.Errorf("%d: of another entry, and verified: %v", e.LogIndex, err)
+		}
+	}
+	if checked < 60 {
 		t.Errorf("only %d real entry timestamps were found", checked)
 	}
 	t.Logf("%d real signed entry timestamps", checked)
