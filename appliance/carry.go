@@ -165,16 +165,29 @@ var mirrorExport = verb[exportArgs, mirror.Packed]{"mirror.export", func(ctx con
 	return packed, withCode(mirror.ExitCode(err), err)
 }}
 
-var mirrorImport = verb[[]string, mirror.Report]{"mirror.import", func(ctx context.Context, in *instance, actor string, paths []string) (mirror.Report, error) {
+// importArgs are what `mirror import` asks for.
+type importArgs struct {
+	Paths  []string `json:"paths"`
+	DryRun bool     `json:"dryRun,omitempty"`
+	Resume bool     `json:"resume,omitempty"`
+}
+
+var mirrorImport = verb[importArgs, mirror.Report]{"mirror.import", func(ctx context.Context, in *instance, actor string, a importArgs) (mirror.Report, error) {
 	m, err := in.inside()
 	if err != nil {
 		return mirror.Report{}, err
 	}
-	if err := in.record(ctx, actor, "mirror.import", in.cfg.Mirror.Stream, map[string]string{"volumes": strings.Join(paths, " ")}); err != nil {
+	act, take := "mirror.import", func() (mirror.Report, error) { return m.Import(ctx, a.Paths) }
+	switch {
+	case a.DryRun:
+		act, take = "mirror.rehearse", func() (mirror.Report, error) { return m.Rehearse(ctx, a.Paths) }
+	case a.Resume && len(a.Paths) == 0:
+		take = func() (mirror.Report, error) { return m.Resume(ctx) }
+	}
+	if err := in.record(ctx, actor, act, in.cfg.Mirror.Stream, map[string]string{"volumes": strings.Join(a.Paths, " ")}); err != nil {
 		return mirror.Report{}, err
 	}
-	defer in.transfer.clear()
-	report, err := m.Import(ctx, paths)
+	report, err := take()
 	return report, withCode(mirror.ExitCode(err), err)
 }}
 

@@ -15,7 +15,7 @@ import (
 func mirrorCommand() *cli.Command {
 	return &cli.Command{
 		Name: "mirror", Usage: "carry public logs across the gap, prove them again inside, reconcile",
-		Subcommands: slices.Concat(mirrorOutside(), []*cli.Command{evidenceCommand()}, mirrorInside()),
+		Subcommands: slices.Concat(mirrorOutside(), []*cli.Command{importCommand(), evidenceCommand()}, mirrorInside()),
 	}
 }
 
@@ -74,20 +74,6 @@ func mirrorOutside() []*cli.Command {
 func mirrorInside() []*cli.Command {
 	return []*cli.Command{
 		{Name: "inspect", Usage: "say what a parcel holds and check its volumes, importing nothing", ArgsUsage: "VOLUME|FOLDER...", Flags: mirrorFlags(), Action: mirrorInspect},
-		{Name: "import", Usage: "inside: prove a parcel again and take it in; all of it or nothing", ArgsUsage: "VOLUME|FOLDER...", Flags: mirrorFlags(), Action: func(c *cli.Context) error {
-			if c.NArg() == 0 {
-				return usage("mirror import takes volumes, or folders of volumes")
-			}
-			paths, err := absolute(c.Args().Slice())
-			if err != nil {
-				return err
-			}
-			report, err := watched(c, mirrorImport, paths)
-			if err != nil {
-				return err
-			}
-			return printResult(c, report, func(w io.Writer) { printTransfers(w, report) })
-		}},
 		{Name: "accept-clock", Usage: "inside: let imports go by the clock as it is now, after you have looked at it", Flags: mirrorFlags(), Action: func(c *cli.Context) error {
 			r, err := mirrorAcceptClock.call(c, struct{}{})
 			if err != nil {

@@ -55,7 +55,7 @@ func (m *Mirror) Import(ctx context.Context, paths []string) (Report, error) {
 	m.progress(Progress{Stage: "received"})
 	blocked := []error{waited}
 	for i, p := range parcels {
-		t, err := m.importParcel(ctx, p, i < len(parcels)-1)
+		t, err := m.importParcel(ctx, p, paths, i < len(parcels)-1)
 		if t != nil {
 			report.Transfers = append(report.Transfers, *t)
 		}
@@ -70,36 +70,46 @@ func (m *Mirror) Import(ctx context.Context, paths []string) (Report, error) {
 	return report, errors.Join(append(blocked, m.releaseKnown(ctx))...)
 }
 
-func (m *Mirror) importParcel(ctx context.Context, p *parcel.Parcel, newerFollows bool) (*Transfer, error) {
-	s, err := m.snapshot()
-	if err != nil {
-		return nil, err
-	}
+// admit judges a parcel by its manifest and its volumes' digests (steps 3 and 4) and opens it. It returns a Transfer instead when the
+// parcel was imported before.
+func (m *Mirror) admit(ctx context.Context, p *parcel.Parcel, s *snapshot, newerFollows bool) (*importing, *Transfer, error) {
 	// 3. The manifest continues the stream and names known logs at our own heads.
 	done, err := m.judge(p, s, newerFollows)
 	if done != nil || err != nil {
-		return done, err
+		return nil, done, err
 	}
 	if err := m.room(p, s.pending); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	// 4. QUARANTINED: every volume is there and has the digest that was signed.
 	if err := p.Check(ctx); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	m.progress(Progress{Stage: "quarantined"})
 	r, err := p.Files(ctx)
 	if err != nil {
+		return nil, nil, err
+	}
+	return &importing{
+		m: m, s: s, digest: p.Digest, sequence: p.Manifest.Sequence, exporter: p.By.ID(), created: p.Manifest.Created.Time, files: r.Next, close: r.Close,
+		announced: p.Manifest.Announce, retired: p.Manifest.Retire,
+	}, nil, nil
+}
+
+func (m *Mirror) importParcel(ctx context.Context, p *parcel.Parcel, paths []string, newerFollows bool) (*Transfer, error) {
+	s, err := m.snapshot()
+	if err != nil {
 		return nil, err
 	}
-	defer r.Close()
-	in := &importing{
-		m: m, s: s, digest: p.Digest, sequence: p.Manifest.Sequence, exporter: p.By.ID(), created: p.Manifest.Created.Time, files: r.Next,
-		announced: p.Manifest.Announce, retired: p.Manifest.Retire,
+	in, done, err := m.admit(ctx, p, s, newerFollows)
+	if done != nil || err != nil {
+		return done, err
 	}
+	defer in.close()
 	if err := in.resume(ctx, len(p.Manifest.Logs)); err != nil {
 		return nil, err
 	}
+	in.pending.Paths = paths
 	// 5 to 7, per log: checkpoint and consistency; PENDING; packages.
 	if err := in.readLogs(ctx, p.Manifest.Logs); err != nil {
 		return nil, in.abandon(err)
@@ -112,74 +122,20 @@ func (m *Mirror) importParcel(ctx context.Context, p *parcel.Parcel, newerFollow
 	return in.pending.Transfer, errors.Join(in.blocked...)
 }
 
-// judge decides by the manifest alone. It returns a Transfer when there is nothing to do.
-func (m *Mirror) judge(p *parcel.Parcel, s *snapshot, newerFollows bool) (*Transfer, error) {
-	n, last := p.Manifest, s.stream
-	if n.Stream != m.c.Stream {
-		return nil, fmt.Errorf("%w: %q instead of %q", ErrWrongStream, n.Stream, m.c.Stream)
-	}
-	switch {
-	case n.Sequence <= last.Sequence:
-		var t Transfer
-		if err := m.c.DB.View(func(tx store.Tx) error { _, err := get(tx, transferKey(n.Sequence), &t); return err }); err != nil {
-			return nil, err
-		}
-		if !t.Digest.Equal(p.Digest) {
-			return nil, fmt.Errorf("%w: parcel %d has digest %s, the one imported %s", ErrForkedStream, n.Sequence, p.Digest, t.Digest)
-		}
-		if n.Sequence < last.Sequence && !newerFollows {
-			return nil, fmt.Errorf("%w: parcel %d, the last is %d", ErrReplay, n.Sequence, last.Sequence)
-		}
-		t.Outcome = "already imported"
-		return &t, nil
-	case n.Sequence > last.Sequence+1:
-		return nil, &GapError{Stream: n.Stream, First: last.Sequence + 1, Last: n.Sequence - 1, Offered: n.Sequence}
-	case !n.Previous.Equal(last.Digest):
-		return nil, fmt.Errorf("%w: parcel %d follows %s, the last one imported is %s", ErrForkedStream, n.Sequence, n.Previous, last.Digest)
-	}
-	if err := m.mayExport(p); err != nil {
-		return nil, err
-	}
-	if err := judgeClock(m.c.Now(), last.Floor, n.Created.Time); err != nil {
-		return nil, err
-	}
-	for _, l := range n.Logs {
-		if err := m.judgeLog(s, l); err != nil {
-			return nil, err
-		}
-	}
-	return nil, nil
-}
-
-// judgeLog decides by the manifest alone whether a log's step can be taken. Logs that stand still or are not known are not judged:
-// nothing of them is taken.
-func (m *Mirror) judgeLog(s *snapshot, l parcel.Log) error {
-	if err := checkStep(l.Scope, l.From.Size, l.To.Size); err != nil {
-		return fmt.Errorf("log %q: %w", l.Origin, err)
-	}
-	known, own := m.log(l.Origin), s.head(l.Origin)
-	if _, frozen := s.frozen[l.Origin]; frozen || known == nil || s.quarantined[l.Origin] {
-		return nil
-	}
-	switch {
-	case l.Scope != known.Scope:
-		return fmt.Errorf("log %q: %w: scope %q is carried, %q is required", l.Origin, ErrProof, l.Scope, known.Scope)
-	case l.Extras != known.extras():
-		return fmt.Errorf("log %q: %w: what stands beside entries is carried: %t, required: %t", l.Origin, ErrProof, l.Extras, known.extras())
-	case l.From.Size > own.Size:
-		return fmt.Errorf("log %q: %w: the parcel starts at %d leaves, %d are held", l.Origin, ErrProof, l.From.Size, own.Size)
-	case l.From.Size < own.Size:
-		return fmt.Errorf("log %q: %w: the parcel starts at %d leaves, %d are held", l.Origin, ErrReplay, l.From.Size, own.Size)
-	}
-	return nil
-}
-
 // full marks errors of a full disk.
 func full(err error) error {
 	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) || errors.Is(err, store.ErrFull) {
 		return fmt.Errorf("%w: %w", ErrFull, err)
 	}
 	return err
+}
+
+// transfer is the record of the parcel once it is committed.
+func (in *importing) transfer() *Transfer {
+	return &Transfer{
+		Sequence: in.sequence, Digest: in.digest, Exporter: in.exporter, Created: in.created,
+		Imported: in.m.c.Now().UTC(), Outcome: "committed", Logs: in.steps,
+	}
 }
 
 // publish moves what is staged and proven onto the shelves and commits it.
@@ -264,6 +220,9 @@ func dropOldest(tx store.Tx) error {
 
 // savePending writes the pending record.
 func (in *importing) savePending() error {
+	if in.rehearsal {
+		return nil
+	}
 	b, err := json.Marshal(in.pending)
 	if err != nil {
 		return err

@@ -3,6 +3,8 @@ package mirror
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -13,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"redoubt.internal/log/store"
 	"redoubt.internal/mirror/generate"
 	"redoubt.internal/mirror/parcel"
 	"redoubt.internal/mirror/tiles"
@@ -487,4 +490,53 @@ func TestForeignParcelAmongGood(t *testing.T) {
 	if err != nil || len(st.Missing) != 0 {
 		t.Fatal("a stranger's parcel opens a gap", st, err)
 	}
+}
+
+// TestRehearsal: a dry run proves and refuses as an import does, and leaves no trace; what it proved can be imported then.
+func TestRehearsal(t *testing.T) {
+	l, _, first, second := twoParcels(t)
+	if _, err := l.in.Rehearse(t.Context(), nil); ExitCode(err) != 10 { // makes the lock file
+		t.Fatal(err)
+	}
+	before := l.everything()
+	r, err := l.in.Rehearse(t.Context(), append(slices.Clone(first), second...))
+	if err != nil || len(r.Transfers) != 1 || r.Transfers[0].Outcome != "proven, not imported" || r.Transfers[0].Logs[0].To != 300 {
+		t.Fatalf("%v, %+v", err, r)
+	}
+	if _, err := l.in.Rehearse(t.Context(), second); ExitCode(err) != 20 {
+		t.Fatal(err)
+	}
+	if _, err := l.in.Rehearse(t.Context(), []string{l.flipBit(first[0], 60)}); ExitCode(err) != 40 {
+		t.Fatal(err)
+	}
+	if l.everything() != before {
+		t.Fatal("a dry run left something behind")
+	}
+	l.load(first)
+	if r, err := l.in.Rehearse(t.Context(), append(slices.Clone(first), second...)); err != nil || len(r.Transfers) != 2 {
+		t.Fatalf("%v, %+v", err, r)
+	}
+	if _, err := l.in.Rehearse(t.Context(), first); ExitCode(err) != 10 {
+		t.Fatal(err)
+	}
+	if _, err := l.in.Resume(t.Context()); ExitCode(err) != 10 {
+		t.Fatal(err)
+	}
+	l.load(second)
+}
+
+// everything digests all state and all files, also those nobody reads.
+func (l *lab) everything() string {
+	l.t.Helper()
+	h := sha256.New()
+	err := l.inDB.View(func(tx store.Tx) error {
+		return tx.Scan(nil, nil, func(k, v []byte) bool { fmt.Fprintf(h, "%q=%q\n", k, v); return true })
+	})
+	if err == nil {
+		err = filepath.WalkDir(l.mc.Dir, func(p string, d os.DirEntry, err error) error { fmt.Fprintln(h, p); return err })
+	}
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	return hex.EncodeToString(h.Sum(nil))
 }

@@ -28,9 +28,12 @@ type importing struct {
 	exporter string                                        // id of the key that signed the parcel
 	created  time.Time                                     // when the exporter says it was packed
 	files    func(buf []byte) (parcel.Name, []byte, error) // the next file; io.EOF after the last
-	read     *parcel.Name                                  // the last file that was read
+	close    func()
+	read     *parcel.Name // the last file that was read
 
 	announced, retired []string // exporter keys the parcel announces and retires
+
+	rehearsal bool // nothing is recorded and nothing is committed
 
 	heads   []Head
 	steps   []TransferStep
@@ -174,16 +177,16 @@ func (in *importing) takeTiles(ctx context.Context, i int, l parcel.Log, own Hea
 	if err := in.takePackages(ctx, i, s, stage); err != nil {
 		return err
 	}
-	kept, err := m.shelf(l.Origin)
-	if err != nil {
-		return err
-	}
 	return m.checkAhead(ctx, s, func(ctx context.Context, t tiles.Tile) ([]byte, error) {
 		b, err := stage.read(t, nil)
-		if errors.Is(err, ErrNotFound) {
-			return kept.need(t, nil)
+		if !errors.Is(err, ErrNotFound) {
+			return b, err
 		}
-		return b, err
+		kept, err := m.shelf(l.Origin)
+		if err != nil {
+			return nil, err
+		}
+		return kept.need(t, nil)
 	})
 }
 
@@ -364,6 +367,10 @@ func (in *importing) pass(i int, l parcel.Log, do func(parcel.Name, []byte) erro
 
 // freeze stops a log at its last good head: evidence first, then the record.
 func (in *importing) freeze(ctx context.Context, origin string, fork *forkFound) error {
+	if in.rehearsal {
+		in.blocked = append(in.blocked, &ForkError{Origin: origin, Evidence: "none: it was a rehearsal"})
+		return nil
+	}
 	fork.evidence.Parcel = in.digest.String()
 	f, err := freezeLog(ctx, in.m.root, in.m.log(origin), fork.evidence, in.m.c.Now().UTC(), func(e Event, with func(store.Tx) error) error {
 		return in.m.record(ctx, e, with)

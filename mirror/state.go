@@ -93,7 +93,7 @@ type Transfer struct {
 	Exporter  string         `json:"exporter"`
 	Created   time.Time      `json:"created"`
 	Imported  time.Time      `json:"imported"`
-	Outcome   string         `json:"outcome"`                  // "committed", "already imported"
+	Outcome   string         `json:"outcome"`                  // "committed", "already imported", "proven, not imported"
 	Announced []string       `json:"announced_keys,omitempty"` // verifier keys that may sign from the next parcel on
 	Retired   []string       `json:"retired_keys,omitempty"`   // keys that may not sign any more
 	Logs      []TransferStep `json:"logs"`
@@ -127,8 +127,9 @@ type Incident struct {
 type pendingState struct {
 	Digest   parcel.Digest `json:"digest"`
 	Sequence uint64        `json:"sequence"`
-	Done     []uint64      `json:"done"`    // packages staged and flushed, per log of the manifest
-	Publish  bool          `json:"publish"` // all is staged and proven; only renames and the last transaction are left
+	Paths    []string      `json:"paths,omitempty"` // what the import was called with
+	Done     []uint64      `json:"done"`            // packages staged and flushed, per log of the manifest
+	Publish  bool          `json:"publish"`         // all is staged and proven; only renames and the last transaction are left
 	Heads    []Head        `json:"heads,omitempty"`
 	Transfer *Transfer     `json:"transfer,omitempty"`
 	// Quarantined are the parts that wait for their log to be known; Release is the log whose waiting part this takes in.
