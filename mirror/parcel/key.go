@@ -110,6 +110,9 @@ func VerifierKey(name string, pub crypto.PublicKey) (string, error) {
 // Name is the key's name.
 func (v *Verifier) Name() string { return v.name }
 
+// Public is the key itself.
+func (v *Verifier) Public() crypto.PublicKey { return v.key }
+
 // KeyHash is the key id as a number.
 func (v *Verifier) KeyHash() uint32 { return v.hash }
 

@@ -71,9 +71,9 @@ func TestServedLogCanBePulled(t *testing.T) {
 	mux.Handle("/mirror/", http.StripPrefix("/mirror", Handler(in, nil)))
 	prefix := httptest.NewServer(mux)
 	defer prefix.Close()
-	host := httptest.NewServer(Log(in, g.Origin, nil))
+	host := httptest.NewServer(New(Config{Mirror: in, Hosts: map[string]string{"127.0.0.1": g.Origin}}))
 	defer host.Close()
-	for _, source := range []string{prefix.URL + "/mirror/" + url.PathEscape(g.Origin), host.URL} {
+	for _, source := range []string{prefix.URL + "/mirror/" + url.PathEscape(g.Origin), host.URL, host.URL + "/api/v2"} {
 		e, err := mirror.OpenExporter(mirror.ExporterConfig{
 			DB: database(t), Dir: t.TempDir(), Stream: "next", Logs: []mirror.LogConfig{{Origin: g.Origin, VKey: g.VKey, Source: source}},
 		})
@@ -163,7 +163,7 @@ func TestReadersDuringImports(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv := httptest.NewServer(Log(in, g.Origin, nil))
+	srv := httptest.NewServer(New(Config{Mirror: in, Hosts: map[string]string{"127.0.0.1": g.Origin}}))
 	defer srv.Close()
 	c.Source = srv.URL
 	stop, stopped := make(chan struct{}), make(chan int)
