@@ -62,7 +62,7 @@ func (e *Exporter) ExportAgain(ctx context.Context, n uint64, out string) (made 
 	if err := e.c.DB.View(func(tx store.Tx) error { found, err = get(tx, packedKey(n), &s); return err }); err != nil {
 		return made, err
 	}
-	if !found || len(s.Heads) == 0 {
+	if !found || len(s.Heads)+len(s.TUF) == 0 {
 		return made, fmt.Errorf("%w: parcel %d, or what it was made from", ErrNotFound, n)
 	}
 	text, _, _ := bytes.Cut(s.Note, []byte("\n\n"))
@@ -70,12 +70,19 @@ func (e *Exporter) ExportAgain(ctx context.Context, n uint64, out string) (made 
 	if err != nil {
 		return made, fmt.Errorf("reading the manifest of parcel %d: %w", n, err)
 	}
-	if len(m.Logs) != len(s.Heads) {
-		return made, fmt.Errorf("%w: parcel %d has %d logs, %d are remembered", ErrDamaged, n, len(m.Logs), len(s.Heads))
+	if len(m.Logs) != len(s.Heads) || len(m.TUF) != len(s.TUF) {
+		return made, fmt.Errorf("%w: parcel %d has %d logs and %d TUF repositories, %d and %d are remembered", ErrDamaged, n, len(m.Logs), len(m.TUF), len(s.Heads), len(s.TUF))
 	}
 	w, err := parcel.NewWriter(out, s.Name, *m, s.VolumeSize)
 	if err != nil {
 		return made, err
+	}
+	for i, t := range m.TUF {
+		if err := e.packTUF(w, i, t, s.TUF[i]); err != nil {
+			w.Abandon()
+			return made, full(err)
+		}
+		made.TUF = append(made.TUF, newTUFStep(&TUFHead{Versions: t.From}, s.TUF[i], e.c.Now()))
 	}
 	for i, l := range m.Logs {
 		step, err := e.packAgain(ctx, w, i, l, s.Heads[i])

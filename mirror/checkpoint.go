@@ -37,6 +37,15 @@ type LogConfig struct {
 	// Witnesses is a witness policy (C2SP tlog-policy): who has to cosign a checkpoint before it becomes the log's head. Empty
 	// asks for nobody.
 	Witnesses string
+	// Trust names the TUF repository whose imported trusted root says by which key the log is believed, in place of VKey.
+	Trust string
+	// BaseURL, NotBefore and NotAfter are what a trusted root says of the log; Followed is the repository of one that is mirrored
+	// because it stands there.
+	BaseURL             string
+	NotBefore, NotAfter time.Time
+	Followed            string
+	// Stale says how old the last observed state may be.
+	Stale Thresholds
 	// MaxAge is how old the last observed state may be before Status and Reconcile call the log stale; 0 sets no limit.
 	MaxAge time.Duration
 }
@@ -67,11 +76,16 @@ func knownLogs(configs []LogConfig) (map[string]*knownLog, error) {
 		if (len(c.Records) > 0 || len(c.Lookups) > 0) && c.Scope != parcel.ScopeSparse {
 			return nil, fmt.Errorf("%w: log %q: records are picked at scope %q, not %q", ErrConfig, c.Origin, parcel.ScopeSparse, c.Scope)
 		}
-		key, err := parcel.NewVerifier(c.VKey)
-		if err != nil {
-			return nil, fmt.Errorf("%w: log %q: %w", ErrConfig, c.Origin, err)
+		if err := c.Stale.check(); err != nil {
+			return nil, fmt.Errorf("log %q: %w", c.Origin, err)
 		}
-		known := &knownLog{key: key}
+		known := &knownLog{}
+		if c.VKey != "" || c.Trust == "" {
+			var err error
+			if known.key, err = parcel.NewVerifier(c.VKey); err != nil {
+				return nil, fmt.Errorf("%w: log %q: %w", ErrConfig, c.Origin, err)
+			}
+		}
 		for _, f := range c.FormerKeys {
 			k, err := parcel.NewVerifier(f)
 			if err != nil {

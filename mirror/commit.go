@@ -34,14 +34,27 @@ func (m *Mirror) commit(ctx context.Context, p *pendingState) error {
 			return fmt.Errorf("putting %q into quarantine: %w", q.Origin, err)
 		}
 	}
+	if err := m.moveTUF(p); err != nil {
+		return err
+	}
 	if err := syncfs(m.root); err != nil {
 		return err
+	}
+	for _, c := range p.Trust {
+		if err := m.recordTrust(ctx, c); err != nil {
+			return err
+		}
 	}
 	m.progress(Progress{Stage: "commit"})
 	if err := m.record(ctx, p.event(), func(tx store.Tx) error { return m.commitTx(tx, p) }); err != nil {
 		return err
 	}
 	m.progress(Progress{Stage: "committed"})
+	if len(p.TUF) > 0 { // a parcel that was finished at a later start taught nobody yet
+		if err := m.relearn(); err != nil {
+			return err
+		}
+	}
 	if err := m.root.RemoveAll(stagingDir(p.Digest)); err != nil {
 		m.c.Logger.WarnContext(ctx, "removing staged files", "error", err)
 	}
@@ -94,6 +107,9 @@ func (m *Mirror) commitTx(tx store.Tx, p *pendingState) error {
 		if err := put(tx, quarantineKey(q.Origin, q.Sequence), q); err != nil {
 			return err
 		}
+	}
+	if err := commitTUF(tx, p); err != nil {
+		return err
 	}
 	if p.Release != "" {
 		if err := tx.Delete([]byte(quarantineKey(p.Release, p.Sequence))); err != nil {

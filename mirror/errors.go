@@ -28,6 +28,8 @@ var (
 	ErrFrozen = errors.New("the log is frozen since it showed two histories")
 	// ErrProof says that what a log served or a parcel carried does not prove what it claims.
 	ErrProof = errors.New("the proof does not hold")
+	// ErrRollback says that trust metadata would go back to a version that was left, or start below its floor.
+	ErrRollback = errors.New("the trust metadata would go back")
 	// ErrFull says that the disk or the quota is used up. Nothing was committed; make room and run again.
 	ErrFull = errors.New("the disk is full or the quota is used up")
 	// ErrStale says that the last known state of a log is older than its limit.
@@ -96,7 +98,7 @@ func ExitCode(err error) int {
 		err  error
 		code int
 	}{
-		{ErrBusy, 75}, {ErrFork, 30}, {ErrGap, 20}, {ErrReplay, 21}, {ErrForkedStream, 22}, {ErrWrongStream, 23},
+		{ErrBusy, 75}, {ErrFork, 30}, {ErrGap, 20}, {ErrReplay, 21}, {ErrRollback, 21}, {ErrForkedStream, 22}, {ErrWrongStream, 23},
 		{parcel.ErrForeignKey, 61}, {ErrAnnouncement, 61}, {ErrUnknownOrigin, 60}, {ErrFull, 42}, {store.ErrFull, 42}, {syscall.ENOSPC, 42}, {syscall.EDQUOT, 42},
 		{ErrProof, 31}, {ErrQuorum, 31}, {tiles.ErrProof, 31}, {tiles.ErrBundle, 31}, {ErrDamaged, 31},
 		{parcel.ErrMedium, 41}, {parcel.ErrVolume, 40}, {parcel.ErrManifest, 40}, {parcel.ErrTooNew, 40},

@@ -29,6 +29,10 @@ type ExporterConfig struct {
 	Signer crypto.Signer
 	// Logs are the logs to collect, each with its Source.
 	Logs []LogConfig
+	// TUF are the TUF repositories to collect, each with its Source.
+	TUF []TUFConfig
+	// Follow has the logs collected that the trusted roots of repositories name.
+	Follow []Follow
 	// Network reaches http and https sources; nil means one with the defaults of Access.
 	Network *Network
 	// Progress is called as a transfer goes on, from one goroutine at a time. It must not block.
@@ -42,8 +46,11 @@ type ExporterConfig struct {
 // Exporter is the outside end of a stream.
 type Exporter struct {
 	c    ExporterConfig
-	logs map[string]*knownLog
+	logs map[string]*knownLog // configured, and named by trusted roots that were collected
+	tuf  map[string]*tufRepo
 	root *os.Root
+
+	waiting []LogConfig // logs whose key no collected trusted root names yet
 }
 
 // Keys of the exporter's state, each with a JSON value.
@@ -69,11 +76,12 @@ type packedState struct {
 	Files    []string      `json:"files"`
 	Note     []byte        `json:"note"` // the signed manifest
 	// What ExportAgain needs beside the collection.
-	Name       string `json:"name,omitempty"`
-	VolumeSize int64  `json:"volume_size,omitempty"`
-	Exporter   string `json:"exporter,omitempty"` // id of the key that signed
-	Heads      []Head `json:"heads,omitempty"`    // the heads packed, in the manifest's order
-	Named      bool   `json:"named,omitempty"`    // the volumes were seen under their names
+	Name       string    `json:"name,omitempty"`
+	VolumeSize int64     `json:"volume_size,omitempty"`
+	Exporter   string    `json:"exporter,omitempty"` // id of the key that signed
+	Heads      []Head    `json:"heads,omitempty"`    // the heads packed, in the manifest's order
+	TUF        []TUFHead `json:"tuf,omitempty"`      // and the TUF repositories
+	Named      bool      `json:"named,omitempty"`    // the volumes were seen under their names
 }
 
 // OpenExporter opens the exporter in c.Dir. It starts nothing and fetches nothing.
@@ -86,11 +94,21 @@ func OpenExporter(c ExporterConfig) (*Exporter, error) {
 	}
 	e := &Exporter{c: c}
 	var err error
-	if e.logs, err = knownLogs(c.Logs); err != nil {
+	if _, err = knownLogs(c.Logs); err != nil {
+		return nil, err
+	}
+	if e.tuf, err = knownTUF(c.TUF); err != nil {
+		return nil, err
+	}
+	if err := checkTrust(e.tuf, c.Logs, c.Follow); err != nil {
 		return nil, err
 	}
 	setDefaults(&e.c.Now, &e.c.Logger)
 	if e.root, err = openDir(c.Dir); err != nil {
+		return nil, err
+	}
+	if err := e.refreshLogs(); err != nil {
+		e.root.Close()
 		return nil, err
 	}
 	return e, nil
@@ -153,6 +171,7 @@ type Packed struct {
 	Files    []string       `json:"files"` // names in the folder exported to
 	Bytes    int64          `json:"bytes"`
 	Logs     []TransferStep `json:"logs"`
+	TUF      []TUFStep      `json:"tuf,omitempty"`
 }
 
 // ExportOptions are the inputs of an export beside the collection.
@@ -224,19 +243,34 @@ func (e *Exporter) Export(ctx context.Context, o ExportOptions) (Packed, error) 
 			Observed: parcel.Time{Time: to.Observed.UTC().Truncate(time.Second)},
 		})
 	}
-	if len(m.Logs) == 0 || !grew && !o.Refresh {
+	tuf, err := e.tufSteps(ctx, &m)
+	if err != nil {
+		return out, err
+	}
+	out.TUF, grew = tuf.steps, grew || tuf.moved
+	if len(m.Logs)+len(m.TUF) == 0 || !grew && !o.Refresh {
+		if err := tuf.left(); err != nil {
+			return out, err
+		}
 		return out, fmt.Errorf("%w: nothing was collected since parcel %d", ErrNothing, s.stream.Sequence)
 	}
 	if o.Name == "" {
 		o.Name = fmt.Sprintf("%s-%06d", e.c.Stream, m.Sequence)
 	}
-	return e.pack(ctx, s, m, o)
+	return e.pack(ctx, s, m, o, tuf)
 }
 
-func (e *Exporter) pack(ctx context.Context, s *exporterState, m parcel.Manifest, o ExportOptions) (out Packed, err error) {
+func (e *Exporter) pack(ctx context.Context, s *exporterState, m parcel.Manifest, o ExportOptions, tuf tufExport) (out Packed, err error) {
+	out.TUF = tuf.steps
 	w, err := parcel.NewWriter(o.Out, o.Name, m, o.VolumeSize)
 	if err != nil {
 		return out, err
+	}
+	for i, t := range m.TUF {
+		if err := e.packTUF(w, i, t, tuf.heads[i]); err != nil {
+			w.Abandon()
+			return out, full(err)
+		}
 	}
 	for i, l := range m.Logs {
 		step, err := e.packLog(ctx, w, i, l, e.logs[l.Origin], s.head(s.sent, l.Origin), s.collected[l.Origin])
@@ -254,7 +288,7 @@ func (e *Exporter) pack(ctx context.Context, s *exporterState, m parcel.Manifest
 	defer p.Close()
 	state := packedState{
 		Sequence: m.Sequence, Digest: p.Digest, Created: m.Created.Time, Dir: o.Out, Files: p.Files, Note: p.Note,
-		Name: o.Name, VolumeSize: o.VolumeSize, Exporter: p.Manifest.Exporter,
+		Name: o.Name, VolumeSize: o.VolumeSize, Exporter: p.Manifest.Exporter, TUF: tuf.heads,
 	}
 	for _, l := range m.Logs {
 		state.Heads = append(state.Heads, s.collected[l.Origin])
@@ -265,6 +299,11 @@ func (e *Exporter) pack(ctx context.Context, s *exporterState, m parcel.Manifest
 		}
 		if err := put(tx, packedKey(m.Sequence), state); err != nil {
 			return err
+		}
+		for _, h := range tuf.heads {
+			if err := put(tx, keyTUFSent+h.Name, h); err != nil {
+				return err
+			}
 		}
 		for _, l := range m.Logs {
 			if err := put(tx, keySent+l.Origin, s.collected[l.Origin]); err != nil {

@@ -110,9 +110,9 @@ func (m *Mirror) importParcel(ctx context.Context, p *parcel.Parcel, paths []str
 		return nil, err
 	}
 	in.pending.Paths = paths
-	// 5 to 7, per log: checkpoint and consistency; PENDING; packages.
-	if err := in.readLogs(ctx, p.Manifest.Logs); err != nil {
-		return nil, in.abandon(err)
+	// 5 to 7: TUF repositories; per log checkpoint and consistency; PENDING; packages.
+	if err := in.readAll(ctx, p.Manifest); err != nil {
+		return nil, in.unlearn(in.abandon(err))
 	}
 	// 8 and 9: publish and COMMIT. Where every log is frozen no head moves, but the parcel is one the stream has seen: the next
 	// must not look like a gap.
@@ -134,18 +134,15 @@ func full(err error) error {
 func (in *importing) transfer() *Transfer {
 	return &Transfer{
 		Sequence: in.sequence, Digest: in.digest, Exporter: in.exporter, Created: in.created,
-		Imported: in.m.c.Now().UTC(), Outcome: "committed", Logs: in.steps,
+		Imported: in.m.c.Now().UTC(), Outcome: "committed", Logs: in.steps, TUF: in.tufSteps,
+		Announced: in.announced, Retired: in.retired,
 	}
 }
 
 // publish moves what is staged and proven onto the shelves and commits it.
 func (in *importing) publish(ctx context.Context) error {
 	m, p := in.m, in.pending
-	p.Publish, p.Heads, p.Transfer = true, in.heads, &Transfer{
-		Sequence: in.sequence, Digest: in.digest, Exporter: in.exporter, Created: in.created,
-		Imported: m.c.Now().UTC(), Outcome: "committed", Logs: in.steps,
-		Announced: in.announced, Retired: in.retired,
-	}
+	p.Publish, p.Heads, p.TUF, p.Trust, p.Transfer = true, in.heads, in.tuf, in.trust, in.transfer()
 	if err := in.savePending(); err != nil {
 		return err
 	}

@@ -38,6 +38,9 @@ func (m *Mirror) judge(p *parcel.Parcel, s *snapshot, newerFollows bool) (*Trans
 	if err := judgeClock(m.c.Now(), last.Floor, n.Created.Time); err != nil {
 		return nil, err
 	}
+	if err := m.judgeTUF(n); err != nil {
+		return nil, err
+	}
 	for _, l := range n.Logs {
 		if err := m.judgeLog(s, l); err != nil {
 			return nil, err

@@ -52,6 +52,10 @@ type Config struct {
 	Exporters []string
 	// Logs are the logs this mirror knows.
 	Logs []LogConfig
+	// TUF are the TUF repositories this mirror takes.
+	TUF []TUFConfig
+	// Follow has the logs mirrored that imported trusted roots name.
+	Follow []Follow
 	// Quota is the largest number of bytes a parcel may unpack to; 0 leaves it to the free space of the disk.
 	Quota int64
 	// Signer and Name sign reconcile reports as C2SP notes. Without a Signer reports are not signed.
@@ -69,7 +73,7 @@ type Config struct {
 
 // Event is what the mirror asks to be recorded in the audit log.
 type Event struct {
-	Action  string // "mirror.import", "mirror.refuse", "mirror.freeze", "mirror.reconcile"
+	Action  string // "mirror.import", "mirror.refuse", "mirror.freeze", "mirror.reconcile", "mirror.trust"
 	Object  string // the parcel's digest or the log's origin
 	Outcome string // "success", "refused"
 	Detail  map[string]string
@@ -88,6 +92,8 @@ type Mirror struct {
 	c         Config
 	logs      map[string]*knownLog // configured
 	learnt    sync.Map             // by repository: map[string]*knownLog, from trusted roots that were imported
+	tuf       map[string]*tufRepo
+	trusted   sync.Map // by repository: trusted, what its imported trusted root says
 	exporters []*parcel.Verifier
 	root      *os.Root
 	shelves   sync.Map // by origin: *shelf, opened at first use, closed by Close
@@ -106,6 +112,12 @@ func Open(c Config) (*Mirror, error) {
 	if m.logs, err = knownLogs(c.Logs); err != nil {
 		return nil, err
 	}
+	if m.tuf, err = knownTUF(c.TUF); err != nil {
+		return nil, err
+	}
+	if err := checkTrust(m.tuf, c.Logs, c.Follow); err != nil {
+		return nil, err
+	}
 	for _, e := range c.Exporters {
 		v, err := parcel.NewVerifier(e)
 		if err != nil {
@@ -116,6 +128,9 @@ func Open(c Config) (*Mirror, error) {
 	setDefaults(&m.c.Now, &m.c.Logger)
 	if m.root, err = openDir(c.Dir); err != nil {
 		return nil, err
+	}
+	if err := m.relearn(); err != nil {
+		m.c.Logger.Error("reading the imported trusted roots", "error", err) // what they explain is not known until that is mended
 	}
 	return m, nil
 }
@@ -143,10 +158,16 @@ func (m *Mirror) Origins() ([]string, error) {
 // log is the log of that origin as it is known here, nil when it is not: as configured, else as an imported trusted root has it.
 func (m *Mirror) log(origin string) *knownLog {
 	if l := m.logs[origin]; l != nil {
-		return l
+		return m.explained(l)
 	}
 	var found *knownLog
-	m.learnt.Range(func(_, logs any) bool { found = logs.(map[string]*knownLog)[origin]; return found == nil })
+	m.learnt.Range(func(_, logs any) bool {
+		all := logs.(map[string]*knownLog)
+		if found = all[origin]; found == nil {
+			found = shard(all, origin)
+		}
+		return found == nil
+	})
 	return found
 }
 

@@ -214,6 +214,8 @@ func (n *Network) once(ctx context.Context, g *gate, a ask) (got answer, wait ti
 		return answer{unchanged: true, etag: a.etag}, 0, nil
 	case res.StatusCode == http.StatusNotFound || res.StatusCode == http.StatusGone:
 		return got, -1, fmt.Errorf("%s: %w", a.url, fs.ErrNotExist)
+	case res.StatusCode == http.StatusForbidden: // object stores that list nothing say this of what is not there
+		return got, -1, fmt.Errorf("%w: %s: %s: %w", ErrRemote, a.url, res.Status, fs.ErrPermission)
 	case res.StatusCode == http.StatusTooManyRequests || res.StatusCode >= 500 && res.StatusCode != http.StatusNotImplemented:
 		return got, n.retryAfter(res), fmt.Errorf("%w: %s: %s", ErrRemote, a.url, res.Status)
 	}

@@ -35,10 +35,13 @@ type importing struct {
 
 	rehearsal bool // nothing is recorded and nothing is committed
 
-	heads   []Head
-	steps   []TransferStep
-	blocked []error // logs that are not moved: they showed two histories, or they or their key are not known
-	pool    sync.Pool
+	heads    []Head
+	steps    []TransferStep
+	tuf      []TUFHead
+	trust    []TrustChange // of each of tuf
+	tufSteps []TUFStep
+	blocked  []error // logs that are not moved: they showed two histories, or they or their key are not known
+	pool     sync.Pool
 }
 
 // next returns the next file, which must be the one named.
@@ -55,6 +58,14 @@ func (in *importing) next(want parcel.Name, buf []byte) ([]byte, error) {
 	}
 	in.read = &got
 	return b, nil
+}
+
+// readAll takes the TUF repositories of the parcel, whose word decides which logs are known, and then the logs.
+func (in *importing) readAll(ctx context.Context, n *parcel.Manifest) error {
+	if err := in.readTUFs(ctx, n); err != nil {
+		return err
+	}
+	return in.readLogs(ctx, n.Logs)
 }
 
 // readLogs takes the logs of the parcel one after the other.

@@ -16,13 +16,15 @@ import (
 // PullReport says what a pull collected. Its JSON form is stable.
 type PullReport struct {
 	Logs []PullStep `json:"logs"`
+	TUF  []TUFStep  `json:"tuf,omitempty"`
 }
 
 // PullStep is what a pull did for one log.
 type PullStep struct {
 	TransferStep
-	Fetched uint64 `json:"fetched"` // entry bundles fetched
-	Kept    uint64 `json:"kept"`    // entry bundles that an earlier, unfinished pull had fetched
+	Fetched uint64 `json:"fetched"`           // entry bundles fetched
+	Kept    uint64 `json:"kept"`              // entry bundles that an earlier, unfinished pull had fetched
+	Skipped string `json:"skipped,omitempty"` // why a log that is followed was not pulled
 	Error   string `json:"error,omitempty"`
 }
 
@@ -36,15 +38,32 @@ func (e *Exporter) Pull(ctx context.Context) (PullReport, error) {
 		return report, err
 	}
 	defer unlock()
-	s, err := e.state()
-	if err != nil {
-		return report, err
-	}
 	var errs []error
 	moved := false
+	if report.TUF, moved, err = e.pullTUFs(ctx); err != nil {
+		errs = append(errs, err)
+	}
+	if err := e.refreshLogs(); err != nil {
+		return report, errors.Join(append(errs, err)...)
+	}
+	s, err := e.state()
+	if err != nil {
+		return report, errors.Join(append(errs, err)...)
+	}
+	for _, c := range e.waiting {
+		err := fmt.Errorf("%w: log %q: the trusted root of TUF repository %q names no key for it", ErrUnknownOrigin, c.Origin, c.Trust)
+		report.Logs = append(report.Logs, PullStep{TransferStep: TransferStep{Origin: c.Origin, Scope: c.Scope}, Error: oneLine(err)})
+		errs = append(errs, err)
+	}
 	for _, origin := range sortedKeys(e.logs) {
 		from := s.head(s.collected, origin)
 		step := PullStep{TransferStep: TransferStep{Origin: origin, Scope: e.logs[origin].Scope, From: from.Size, To: from.Size, Root: from.Root.String()}}
+		if from.Note == nil {
+			if step.Skipped = e.notThere(ctx, e.logs[origin]); step.Skipped != "" {
+				report.Logs = append(report.Logs, step)
+				continue
+			}
+		}
 		if f, ok := s.frozen[origin]; ok {
 			err = &ForkError{Origin: origin, Evidence: e.path(f.Evidence), Frozen: true}
 		} else {

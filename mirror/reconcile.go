@@ -26,6 +26,7 @@ type LogStatus struct {
 	Imported time.Time `json:"imported_at,omitzero"`
 	Age      string    `json:"age,omitempty"` // since Observed
 	Stale    bool      `json:"stale"`
+	Level    Level     `json:"level"` // what the thresholds make of the age
 	Frozen   *Freeze   `json:"frozen,omitempty"`
 }
 
@@ -37,6 +38,7 @@ type Status struct {
 	Pending  uint64        `json:"pending,omitempty"` // sequence of an import that was not finished
 	Missing  []Range       `json:"missing"`           // parcels that later ones showed to be missing
 	Logs     []LogStatus   `json:"logs"`
+	TUF      []TUFStatus   `json:"tuf,omitempty"`
 }
 
 // Range is a run of sequence numbers, both ends included.
@@ -55,7 +57,9 @@ func (m *Mirror) Status(ctx context.Context) (Status, error) {
 	if err != nil {
 		return Status{}, err
 	}
-	return m.status(s, incidents), nil
+	out := m.status(s, incidents)
+	out.TUF, err = m.TUFStatuses()
+	return out, err
 }
 
 func (m *Mirror) status(s *snapshot, incidents []Incident) Status {
@@ -80,15 +84,16 @@ func (m *Mirror) status(s *snapshot, incidents []Incident) Status {
 	}
 	slices.Sort(origins)
 	for _, origin := range origins {
-		l := LogStatus{Origin: origin, Scope: s.heads[origin].Scope}
+		l := LogStatus{Origin: origin, Scope: s.heads[origin].Scope, Level: Fresh}
 		var limit time.Duration
+		var thresholds Thresholds
 		if known := m.log(origin); known != nil {
-			l.Scope, limit = known.Scope, known.MaxAge
+			l.Scope, limit, thresholds = known.Scope, known.MaxAge, known.Stale
 		}
 		if h, ok := s.heads[origin]; ok {
 			age := now.Sub(h.Observed)
 			l.Size, l.Root, l.Observed, l.Proven, l.Imported, l.Age = h.Size, h.Root.String(), h.Observed.UTC(), h.Proven, h.Imported.UTC(), age.Truncate(time.Second).String()
-			l.Stale = limit > 0 && age > limit
+			l.Stale, l.Level = limit > 0 && age > limit, thresholds.Of(age)
 		} else {
 			l.Stale = limit > 0
 		}
@@ -141,6 +146,7 @@ type ReconcileReport struct {
 	Sequence uint64        `json:"sequence"`
 	Digest   parcel.Digest `json:"digest"`
 	Logs     []LogReport   `json:"logs"`
+	TUF      []TUFReport   `json:"tuf,omitempty"`
 	Missing  []Range       `json:"missing"`
 	Refused  []Incident    `json:"refused"`       // the newest of them
 	Refusals int           `json:"refused_total"` // how many are remembered
@@ -163,8 +169,16 @@ func (r *ReconcileReport) Err() error {
 		if len(l.Problems) > 0 {
 			damaged = append(damaged, fmt.Errorf("log %q: %w: %s", l.Origin, ErrDamaged, strings.Join(l.Problems, "; ")))
 		}
-		if l.Stale {
+		if l.Stale || l.Level == DenyNew || l.Level == DenyAll {
 			stale = append(stale, fmt.Errorf("log %q: %w: age %s", l.Origin, ErrStale, l.Age))
+		}
+	}
+	for _, t := range r.TUF {
+		if len(t.Problems) > 0 {
+			damaged = append(damaged, fmt.Errorf("TUF repository %q: %w: %s", t.Name, ErrDamaged, strings.Join(t.Problems, "; ")))
+		}
+		if err := t.Err(); err != nil {
+			stale = append(stale, err)
 		}
 	}
 	all := append(forks, damaged...)
@@ -201,6 +215,9 @@ func (m *Mirror) Reconcile(ctx context.Context) (*ReconcileReport, error) {
 			}
 		}
 		r.Logs = append(r.Logs, lr)
+	}
+	if r.TUF, err = m.recheckTUF(ctx); err != nil {
+		return nil, err
 	}
 	if err := m.sign(r); err != nil {
 		return nil, fmt.Errorf("signing the report: %w", err)

@@ -54,9 +54,9 @@ func (m *Mirror) rehearse(ctx context.Context, p *parcel.Parcel, s *snapshot, ne
 	in.rehearsal = true
 	err = in.begin(&pendingState{Digest: in.digest, Sequence: in.sequence, Done: make([]uint64, len(p.Manifest.Logs))})
 	if err == nil {
-		err = in.readLogs(ctx, p.Manifest.Logs)
+		err = in.readAll(ctx, p.Manifest)
 	}
-	if err = errors.Join(err, m.root.RemoveAll("staging")); err != nil {
+	if err = errors.Join(in.unlearn(err), m.root.RemoveAll("staging")); err != nil {
 		return nil, err
 	}
 	t := in.transfer()

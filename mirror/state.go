@@ -97,6 +97,7 @@ type Transfer struct {
 	Announced []string       `json:"announced_keys,omitempty"` // verifier keys that may sign from the next parcel on
 	Retired   []string       `json:"retired_keys,omitempty"`   // keys that may not sign any more
 	Logs      []TransferStep `json:"logs"`
+	TUF       []TUFStep      `json:"tuf,omitempty"`
 }
 
 // TransferStep is what a parcel did to a log.
@@ -132,6 +133,8 @@ type pendingState struct {
 	Publish  bool          `json:"publish"`         // all is staged and proven; only renames and the last transaction are left
 	Heads    []Head        `json:"heads,omitempty"`
 	Transfer *Transfer     `json:"transfer,omitempty"`
+	TUF      []TUFHead     `json:"tuf,omitempty"`
+	Trust    []TrustChange `json:"trust,omitempty"` // what each of TUF changes
 	// Quarantined are the parts that wait for their log to be known; Release is the log whose waiting part this takes in.
 	Quarantined []Quarantined `json:"quarantined,omitempty"`
 	Release     string        `json:"release,omitempty"`

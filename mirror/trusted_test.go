@@ -41,7 +41,7 @@ func TestLogsOfTrustedRoot(t *testing.T) {
 	if opened < 3 {
 		t.Fatalf("%d of %d checkpoints open", opened, len(notes))
 	}
-	for _, bad := range []string{"", "{", `{"tlogs":[{"baseUrl":"::"}]}`, `{"tlogs":[{"baseUrl":"https://a"},{"baseUrl":"https://A/x"}]}`} {
+	for _, bad := range []string{"", "{", `{"tlogs":[{"baseUrl":"::"}]}`} {
 		if _, _, err := LogsOf([]byte(bad)); !errors.Is(err, ErrConfig) {
 			t.Errorf("%q: %v", bad, err)
 		}

@@ -1,0 +1,60 @@
+package mirror
+
+import (
+	"fmt"
+	"time"
+)
+
+// Thresholds say what the age of the last observed state of a log or repository does. Zero sets no limit. There is no switch that
+// makes an old state young.
+type Thresholds struct {
+	Warn    time.Duration // status and reconcile say so
+	DenyNew time.Duration // what was signed after the state was observed is not accepted by it any more
+	DenyAll time.Duration // nothing is accepted by it
+}
+
+// Level is what thresholds make of an age. Its values are stable.
+type Level string
+
+// Levels, each graver than the one before.
+const (
+	Fresh   Level = "fresh"
+	Warn    Level = "warn"
+	DenyNew Level = "deny-new"
+	DenyAll Level = "deny-all"
+)
+
+// Of judges an age.
+func (t Thresholds) Of(age time.Duration) Level {
+	switch {
+	case t.DenyAll > 0 && age > t.DenyAll:
+		return DenyAll
+	case t.DenyNew > 0 && age > t.DenyNew:
+		return DenyNew
+	case t.Warn > 0 && age > t.Warn:
+		return Warn
+	}
+	return Fresh
+}
+
+func (t Thresholds) check() error {
+	last := time.Duration(0)
+	for _, d := range []time.Duration{t.Warn, t.DenyNew, t.DenyAll} {
+		if d < 0 || d > 0 && d < last {
+			return fmt.Errorf("%w: thresholds %v, %v, %v; warn, deny-new and deny-all ascend", ErrConfig, t.Warn, t.DenyNew, t.DenyAll)
+		}
+		last = max(last, d)
+	}
+	return nil
+}
+
+// Allow says whether something signed at that time may be accepted by a state observed at another: ErrStale if not.
+func (l Level) Allow(signed, observed time.Time) error {
+	switch {
+	case l == DenyAll:
+		return fmt.Errorf("%w: it was last observed at %s, nothing is accepted by it any more", ErrStale, observed.UTC().Format(time.RFC3339))
+	case l == DenyNew && signed.After(observed):
+		return fmt.Errorf("%w: it was last observed at %s, nothing signed later is accepted by it", ErrStale, observed.UTC().Format(time.RFC3339))
+	}
+	return nil
+}
