@@ -71,6 +71,11 @@ func (in *importing) readTUFs(ctx context.Context, n *parcel.Manifest) error {
 		step.Changes = change.Changes
 		in.tuf, in.trust, in.tufSteps = append(in.tuf, head), append(in.trust, change), append(in.tufSteps, step)
 	}
+	for _, l := range n.Logs { // by what is known now
+		if err := in.m.judgeLog(in.s, l); err != nil {
+			return err
+		}
+	}
 	return syncfs(in.m.root)
 }
 
