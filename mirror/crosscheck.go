@@ -113,7 +113,7 @@ func (m *Mirror) compare(ctx context.Context, log *knownLog, h Head, c Checkpoin
 			out.Known++
 		default:
 			_, rest, _ := tiles.PathTo(o.Index, c.Size, o.Leaf, o.Proof, n.Node)
-			return out, m.split(ctx, log, h, tree, own, shownNode{shown, n.Hash, rest})
+			return out, m.split(ctx, log, h, tree, own, shownNode{shown, n.Hash, rest, oneLine(errors.New(o.Source))})
 		}
 	}
 	out.New = len(fresh)
@@ -130,11 +130,12 @@ type shownHead struct {
 	vkey string
 }
 
-// shownNode is a subtree of a tree that was shown, and the proof of it.
+// shownNode is a subtree of a tree that was shown, the proof of it, and what showed it.
 type shownNode struct {
 	shownHead
-	hash  tiles.Hash
-	proof []tiles.Hash
+	hash   tiles.Hash
+	proof  []tiles.Hash
+	source string
 }
 
 // atSize compares a checkpoint with the mirrored tree at the same size, where that is known. Another root is a *forkFound.
@@ -253,7 +254,7 @@ func (m *Mirror) split(ctx context.Context, log *knownLog, h Head, tree *tiles.T
 	}
 	return &forkFound{Evidence{
 		Origin: log.Origin, Former: log.FormerOrigins, Smaller: string(a.note), SmallerKey: a.vkey, Larger: string(b.note), LargerKey: b.vkey,
-		Subtree: &SubtreeEvidence{Level: own.Level, Index: own.Index, Smaller: a.hash, SmallerProof: a.proof, Larger: b.hash, LargerProof: b.proof},
+		Subtree: &SubtreeEvidence{Level: own.Level, Index: own.Index, Smaller: a.hash, SmallerProof: a.proof, SmallerSource: a.source, Larger: b.hash, LargerProof: b.proof, LargerSource: b.source},
 	}}
 }
 
@@ -262,7 +263,7 @@ func (m *Mirror) split(ctx context.Context, log *knownLog, h Head, tree *tiles.T
 func (m *Mirror) provenNode(ctx context.Context, log *knownLog, h Head, tree *tiles.Tree, own node) (shownNode, error) {
 	if tree != nil && inTiles(h.Scope, h.Size, own.Node) {
 		hash, proof, err := tree.Subtree(ctx, own.Node)
-		return shownNode{shownHead{Checkpoint{log.Origin, h.Size, h.Root}, h.Note, h.vkey(log)}, hash, proof}, err
+		return shownNode{shownHead{Checkpoint{log.Origin, h.Size, h.Root}, h.Note, h.vkey(log)}, hash, proof, fromParcel(h.Sequence)}, err
 	}
 	if own.by&observed != 0 {
 		var o observationState
@@ -284,7 +285,7 @@ func (m *Mirror) provenNode(ctx context.Context, log *knownLog, h Head, tree *ti
 		if !ok || hash != own.Hash {
 			return shownNode{}, fmt.Errorf("%w: observation %d", ErrDamaged, own.by&^observed)
 		}
-		return shownNode{shownHead{c, o.Note, o.VKey}, hash, proof}, nil
+		return shownNode{shownHead{c, o.Note, o.VKey}, hash, proof, o.Source}, nil
 	}
 	var heads []seenHead
 	if err := m.c.DB.View(func(tx store.Tx) error {
@@ -299,8 +300,10 @@ func (m *Mirror) provenNode(ctx context.Context, log *knownLog, h Head, tree *ti
 	}
 	s := heads[i]
 	hash, proof, err := sparseTree(m.c.DB, keyNode, log.Origin, s.Size).Subtree(ctx, own.Node)
-	return shownNode{shownHead{Checkpoint{log.Origin, s.Size, s.Root}, s.Note, s.VKey}, hash, proof}, err
+	return shownNode{shownHead{Checkpoint{log.Origin, s.Size, s.Root}, s.Note, s.VKey}, hash, proof, fromParcel(s.Sequence)}, err
 }
+
+func fromParcel(sequence uint64) string { return fmt.Sprintf("parcel %d", sequence) }
 
 // checkAhead compares the new part of a tree, on its way in, with every hash of it that was shown here before.
 func (m *Mirror) checkAhead(ctx context.Context, s *step, fetch tiles.Fetch) error {
@@ -331,7 +334,7 @@ func (m *Mirror) checkAhead(ctx context.Context, s *step, fetch tiles.Fetch) err
 			return s.blame(err)
 		}
 		if hash != n.Hash {
-			return m.split(ctx, s.log, s.from, nil, n, shownNode{shownHead{s.to, s.note, s.log.key.VKey()}, hash, proof})
+			return m.split(ctx, s.log, s.from, nil, n, shownNode{shownHead{s.to, s.note, s.log.key.VKey()}, hash, proof, "a new parcel"})
 		}
 	}
 	return nil
@@ -353,7 +356,7 @@ func (m *Mirror) checkProven(ctx context.Context, s *sparseStep, nodes []tiles.N
 		if err != nil {
 			return err
 		}
-		return m.split(ctx, s.log, s.from, nil, held, shownNode{shownHead{s.to, s.note, s.log.key.VKey()}, hash, proof})
+		return m.split(ctx, s.log, s.from, nil, held, shownNode{shownHead{s.to, s.note, s.log.key.VKey()}, hash, proof, "a new parcel"})
 	}
 	return nil
 }

@@ -38,12 +38,14 @@ type Evidence struct {
 // checkpoint and another in that of the larger. Each proof is an inclusion proof of leaf Index in the tree of size>>Level leaves,
 // rounded up, whose leaf hash is the subtree's.
 type SubtreeEvidence struct {
-	Level        int          `json:"level"`
-	Index        uint64       `json:"index"`
-	Smaller      tiles.Hash   `json:"smaller_hash"`
-	SmallerProof []tiles.Hash `json:"smaller_proof"`
-	Larger       tiles.Hash   `json:"larger_hash"`
-	LargerProof  []tiles.Hash `json:"larger_proof"`
+	Level         int          `json:"level"`
+	Index         uint64       `json:"index"`
+	Smaller       tiles.Hash   `json:"smaller_hash"`
+	SmallerProof  []tiles.Hash `json:"smaller_proof"`
+	SmallerSource string       `json:"smaller_source"` // what showed it: a parcel, a bundle; proves nothing
+	Larger        tiles.Hash   `json:"larger_hash"`
+	LargerProof   []tiles.Hash `json:"larger_proof"`
+	LargerSource  string       `json:"larger_source"`
 }
 
 // check tells whether the subtree is in both trees, with two hashes.
@@ -185,7 +187,7 @@ func freezeLog(ctx context.Context, root *os.Root, log *knownLog, e Evidence, no
 	f := Freeze{Origin: e.Origin, Since: now, Reason: "two roots of one size", Evidence: file}
 	switch {
 	case e.Subtree != nil:
-		f.Reason = "one subtree with two hashes"
+		f.Reason = fmt.Sprintf("one subtree with two hashes, shown by %s and by %s", e.Subtree.SmallerSource, e.Subtree.LargerSource)
 	case len(e.Proof) > 0:
 		f.Reason = "the newer tree does not hold the older one"
 	}
