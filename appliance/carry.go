@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/x509"
+	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -105,12 +106,29 @@ func (m Mirror) logs() (logs []mirror.LogConfig, err error) {
 			}
 			former = append(former, line)
 		}
-		logs = append(logs, mirror.LogConfig{Origin: l.Origin, FormerOrigins: l.FormerOrigins, VKey: key, FormerKeys: former, Scope: l.Scope, Records: l.Records, Lookups: l.Lookups, Source: l.Source, Layout: l.Layout, MaxAge: time.Duration(l.MaxAge)})
+		frozen, err := l.frozen()
+		if err != nil {
+			return nil, fmt.Errorf("mirror.logs: %s: %w", l.Origin, err)
+		}
+		logs = append(logs, mirror.LogConfig{FirstIndex: l.FirstIndex, Frozen: frozen, Origin: l.Origin, FormerOrigins: l.FormerOrigins, VKey: key, FormerKeys: former, Scope: l.Scope, Records: l.Records, Lookups: l.Lookups, Source: l.Source, Layout: l.Layout, MaxAge: time.Duration(l.MaxAge)})
 	}
 	return logs, nil
 }
 
-// verifierLine turns PEM text into a C2SP note verifier line for a log; a line passes as it is.
+// frozen is where the shard stopped, nil where none is pinned.
+func (l MirrorLog) frozen() (*parcel.State, error) {
+	if l.Frozen == nil {
+		return nil, nil
+	}
+	root, err := hex.DecodeString(l.Frozen.Root)
+	if err != nil {
+		return nil, fmt.Errorf("frozen.root: %w", err)
+	}
+	return &parcel.State{Size: l.Frozen.Size, Root: root}, nil
+}
+
+// verifierLine turns PEM text into a C2SP note verifier line for a log; a line passes as it is. A Rekor v1 log signs under the name of
+// its host, which its origin begins with.
 func verifierLine(origin, key string) (string, error) {
 	block, _ := pem.Decode([]byte(key))
 	if block == nil {
@@ -120,7 +138,8 @@ func verifierLine(origin, key string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return parcel.VerifierKey(origin, public)
+	name, _, _ := strings.Cut(origin, " - ")
+	return parcel.VerifierKey(name, public)
 }
 
 // exportArgs are what `mirror export` asks for.

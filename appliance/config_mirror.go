@@ -45,11 +45,25 @@ type MirrorLog struct {
 	Lookups []string `yaml:"lookups,omitempty"`
 	// Source is where the outside reads the log: an http(s) URL or a directory. Left out inside.
 	Source string `yaml:"source,omitempty"`
-	// Layout is tiles (C2SP tlog-tiles, the default) or sumdb (the Go checksum database).
+	// Layout is tiles (C2SP tlog-tiles and Rekor v2, the default), sumdb (the Go checksum database) or rekor1 (the API of Rekor v1; its
+	// origin is "<host> - <tree id>", one log here for each tree). Outside.
 	Layout string `yaml:"layout,omitempty"`
+	// FirstIndex is how many entries the shards before this one of a Rekor v1 site have, where that is known: entries numbered otherwise
+	// are refused, outside and inside.
+	FirstIndex *uint64 `yaml:"first-index,omitempty"`
+	// Frozen pins a shard that takes no more entries: if it is ever shown larger, or with another root, that is an alarm. Outside and inside.
+	Frozen *MirrorFrozen `yaml:"frozen,omitempty"`
 	// MaxAge is how old the last state may be before the log is called stale (0: no limit).
 	MaxAge Duration `yaml:"max-age,omitempty"`
 	// WitnessPolicy says which witnesses must have cosigned a checkpoint of this log before it is believed, outside and inside: a
 	// C2SP tlog-policy as a file (relative to the state directory), or as text here. Left out, the log's own signature is enough.
 	WitnessPolicy string `yaml:"witness-policy,omitempty"`
+}
+
+// MirrorFrozen is where a shard stopped.
+type MirrorFrozen struct {
+	// Size is the number of its entries.
+	Size uint64 `yaml:"size"`
+	// Root is its root hash, in hex.
+	Root string `yaml:"root"`
 }

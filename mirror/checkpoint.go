@@ -32,8 +32,13 @@ type LogConfig struct {
 	Lookups []string
 	// Source is where the exporter reads the log: an http or https URL, or a directory. Exporter only.
 	Source string
-	// Layout is "tiles" (C2SP tlog-tiles, the default) or "sumdb" (the Go checksum database). Exporter only.
+	// Layout is "tiles" (C2SP tlog-tiles, the default), "sumdb" (the Go checksum database) or "rekor1" (the API of Rekor v1). Exporter
+	// only.
 	Layout string
+	// FirstIndex is the number over all shards of a Rekor v1 site that the shard's first entry has, nil when it is not known.
+	FirstIndex *uint64
+	// Frozen is where a shard that takes no more entries stopped, nil for a log that grows.
+	Frozen *parcel.State
 	// Witnesses is a witness policy (C2SP tlog-policy): who has to cosign a checkpoint before it becomes the log's head. Empty
 	// asks for nobody.
 	Witnesses string
@@ -92,6 +97,12 @@ func knownLogs(configs []LogConfig) (map[string]*knownLog, error) {
 				return nil, fmt.Errorf("%w: log %q: former key: %w", ErrConfig, c.Origin, err)
 			}
 			known.former = append(known.former, k)
+		}
+		if c.Frozen != nil && (c.Frozen.Size > tiles.MaxSize || len(c.Frozen.Root) != tiles.HashSize) {
+			return nil, fmt.Errorf("%w: log %q: a frozen shard has a size and a root of %d bytes", ErrConfig, c.Origin, tiles.HashSize)
+		}
+		if c.Layout == layoutRekor1 && !isRekor1(c.Origin) {
+			return nil, fmt.Errorf("%w: log %q: the origin of a Rekor v1 log is \"<host> - <tree id>\"", ErrConfig, c.Origin)
 		}
 		c.Records = slices.Compact(slices.Sorted(slices.Values(c.Records)))
 		known.LogConfig = c

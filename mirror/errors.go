@@ -26,6 +26,8 @@ var (
 	ErrFork = errors.New("the log showed two histories")
 	// ErrFrozen says that a log stays where it is because it showed two histories before; the error is a *ForkError.
 	ErrFrozen = errors.New("the log is frozen since it showed two histories")
+	// ErrThawed says that a shard that was pinned as frozen moved on, or has another root than it was pinned with.
+	ErrThawed = errors.New("a frozen shard moved")
 	// ErrProof says that what a log served or a parcel carried does not prove what it claims.
 	ErrProof = errors.New("the proof does not hold")
 	// ErrRollback says that trust metadata would go back to a version that was left, or start below its floor.
@@ -98,6 +100,7 @@ func ExitCode(err error) int {
 		err  error
 		code int
 	}{
+		{ErrThawed, 32},
 		{ErrBusy, 75}, {ErrFork, 30}, {ErrGap, 20}, {ErrReplay, 21}, {ErrRollback, 21}, {ErrForkedStream, 22}, {ErrWrongStream, 23},
 		{parcel.ErrForeignKey, 61}, {ErrAnnouncement, 61}, {ErrUnknownOrigin, 60}, {ErrFull, 42}, {store.ErrFull, 42}, {syscall.ENOSPC, 42}, {syscall.EDQUOT, 42},
 		{ErrProof, 31}, {ErrQuorum, 31}, {tiles.ErrProof, 31}, {tiles.ErrBundle, 31}, {ErrDamaged, 31},
@@ -126,6 +129,8 @@ func kindOf(err error) string {
 		return "log fork"
 	case 31:
 		return "bad proof"
+	case 32:
+		return "frozen shard moved"
 	case 40:
 		return "bad volume"
 	case 51:

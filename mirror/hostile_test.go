@@ -22,33 +22,33 @@ import (
 	"redoubt.internal/mirror/parcel"
 )
 
-// entry is a file of a tar as it is written: header block and padded body.
-type entry struct {
+// tarFile is a file of a tar as it is written: header block and padded body.
+type tarFile struct {
 	head [512]byte
 	body []byte
 }
 
-func (e entry) name() string { return string(e.head[:bytes.IndexByte(e.head[:100], 0)]) }
+func (e tarFile) name() string { return string(e.head[:bytes.IndexByte(e.head[:100], 0)]) }
 
 // rename gives the entry another name and a right checksum.
-func (e entry) rename(name string) entry {
+func (e tarFile) rename(name string) tarFile {
 	e.head = [512]byte(append(append([]byte(name), make([]byte, 100-len(name))...), e.head[100:]...))
 	return e.summed()
 }
 
 // kind gives the entry another type flag and a link target.
-func (e entry) kind(flag byte, link string) entry {
+func (e tarFile) kind(flag byte, link string) tarFile {
 	e.head[156] = flag
 	copy(e.head[157:257], append([]byte(link), make([]byte, 100-len(link))...))
 	return e.summed()
 }
 
-func (e entry) field(at int, s string) entry {
+func (e tarFile) field(at int, s string) tarFile {
 	copy(e.head[at:], s)
 	return e.summed()
 }
 
-func (e entry) summed() entry {
+func (e tarFile) summed() tarFile {
 	copy(e.head[148:156], "        ")
 	sum := 0
 	for _, b := range e.head {
@@ -58,7 +58,7 @@ func (e entry) summed() entry {
 	return e
 }
 
-func joined(list []entry) []byte {
+func joined(list []tarFile) []byte {
 	var b []byte
 	for _, e := range list {
 		b = append(append(b, e.head[:]...), e.body...)
@@ -81,7 +81,7 @@ type archive struct {
 	files, unpacked int64
 }
 
-func honest(list []entry) archive {
+func honest(list []tarFile) archive {
 	b := joined(list)
 	return archive{packed(b), int64(len(list)), int64(len(b))}
 }
@@ -103,8 +103,8 @@ func standardTar(heads ...*tar.Header) archive {
 }
 
 // hostileArchives are payloads that carry a good signature of a known exporter.
-func hostileArchives(good []entry) map[string]archive {
-	one := func(i int, e entry) archive { c := slices.Clone(good); c[i] = e; return honest(c) }
+func hostileArchives(good []tarFile) map[string]archive {
+	one := func(i int, e tarFile) archive { c := slices.Clone(good); c[i] = e; return honest(c) }
 	raw := joined(good)
 	long := strings.Repeat("a/", 120) + "x"
 	out := map[string]archive{
@@ -148,9 +148,9 @@ func hostileArchives(good []entry) map[string]archive {
 		"header: size in base 256":   one(1, good[1].field(124, "\x80\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00")),
 		"header: size of 8 GB":       one(1, good[1].field(124, "77777777777")),
 		"header: size with a sign":   one(1, good[1].field(124, "-0000000100")),
-		"header: wrong checksum":     one(1, func() entry { e := good[1]; e.head[150] ^= 1; return e }()),
-		"order: twice the same":      honest(append([]entry{good[0]}, good...)),
-		"order: first two swapped":   honest(append([]entry{good[1], good[0]}, good[2:]...)),
+		"header: wrong checksum":     one(1, func() tarFile { e := good[1]; e.head[150] ^= 1; return e }()),
+		"order: twice the same":      honest(append([]tarFile{good[0]}, good...)),
+		"order: first two swapped":   honest(append([]tarFile{good[1], good[0]}, good[2:]...)),
 		"order: last two swapped":    honest(append(slices.Clone(good[:len(good)-2]), good[len(good)-1], good[len(good)-2])),
 		"count: one missing":         honest(slices.Delete(slices.Clone(good), 2, 3)),
 		"count: last missing":        honest(good[:len(good)-1]),
@@ -163,7 +163,7 @@ func hostileArchives(good []entry) map[string]archive {
 		"tar: cut in a file":         {packed(raw[:len(raw)-1024-700]), int64(len(good)), int64(len(raw)) - 1024 - 700},
 		"tar: cut in a header":       {packed(raw[:100]), int64(len(good)), int64(len(raw))},
 		"tar: another behind it":     with(append(slices.Clone(raw), raw...), len(good)),
-		"tar: junk in the padding":   one(0, func() entry { e := good[0]; e.body = slices.Clone(e.body); e.body[len(e.body)-1] = 1; return e }()),
+		"tar: junk in the padding":   one(0, func() tarFile { e := good[0]; e.body = slices.Clone(e.body); e.body[len(e.body)-1] = 1; return e }()),
 		"tar: junk in the end":       with(append(slices.Clone(raw[:len(raw)-1]), 1), len(good)),
 		"zstd: window of 128 MiB":    {packed(make([]byte, 64<<20), zstd.WithWindowSize(128<<20), zstd.WithSingleSegment(false)), int64(len(good)), int64(len(raw))},
 		"zstd: a dictionary":         {append([]byte{0x28, 0xB5, 0x2F, 0xFD, 0x21, 0x07, 0x00}, make([]byte, 40)...), int64(len(good)), int64(len(raw))},
@@ -182,9 +182,9 @@ func hostileArchives(good []entry) map[string]archive {
 	w.Write(raw)
 	w.Close()
 	out["not zstd: gzip"] = archive{gz.Bytes(), int64(len(good)), int64(len(raw))}
-	var many []entry
+	var many []tarFile
 	for i := range 100_000 {
-		many = append(many, entry{head: good[0].rename(fmt.Sprintf("logs/0/tile/0/x%03d/%03d", i/1000, i%1000)).field(124, "00000000000").head})
+		many = append(many, tarFile{head: good[0].rename(fmt.Sprintf("logs/0/tile/0/x%03d/%03d", i/1000, i%1000)).field(124, "00000000000").head})
 	}
 	out["count: 100,000 empty files"] = honest(many)
 	return out
@@ -243,7 +243,7 @@ func TestHostileArchives(t *testing.T) {
 }
 
 // openParcel returns a good parcel and the entries of its tar but for the manifest.
-func openParcel(t *testing.T, l *lab, path string) (*parcel.Parcel, []entry) {
+func openParcel(t *testing.T, l *lab, path string) (*parcel.Parcel, []tarFile) {
 	t.Helper()
 	v, err := parcel.NewVerifier(l.vkey)
 	if err != nil {
@@ -268,12 +268,12 @@ func openParcel(t *testing.T, l *lab, path string) (*parcel.Parcel, []entry) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var out []entry
+	var out []tarFile
 	for len(raw) > 1024 {
 		var size int
 		fmt.Sscanf(string(raw[124:135]), "%o", &size)
 		body := (size + 511) / 512 * 512
-		out = append(out, entry{[512]byte(raw), raw[512 : 512+body]})
+		out = append(out, tarFile{[512]byte(raw), raw[512 : 512+body]})
 		raw = raw[512+body:]
 	}
 	if out[0].name() != "manifest.note" || out[1].name() != "logs/0/checkpoint" {

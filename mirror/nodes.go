@@ -74,7 +74,12 @@ func putNodes(tx store.Tx, prefix, origin string, nodes []tiles.NodeHash, by uin
 
 // sparseTree is the tree of a head as far as its subtrees are kept. A subtree that is not is ErrNotFound.
 func sparseTree(db store.DB, prefix, origin string, size uint64) *tiles.Sparse {
-	return tiles.NewSparse(size, func(_ context.Context, n tiles.Node) (h tiles.Hash, err error) {
+	return tiles.NewSparse(size, sparseNode(db, prefix, origin))
+}
+
+// sparseNode returns the subtrees that are kept.
+func sparseNode(db store.DB, prefix, origin string) func(context.Context, tiles.Node) (tiles.Hash, error) {
+	return func(_ context.Context, n tiles.Node) (h tiles.Hash, err error) {
 		err = db.View(func(tx store.Tx) error {
 			held, ok, err := getNode(tx, prefix, origin, n)
 			if err == nil && !ok {
@@ -84,7 +89,7 @@ func sparseTree(db store.DB, prefix, origin string, size uint64) *tiles.Sparse {
 			return err
 		})
 		return h, err
-	})
+	}
 }
 
 // encodeNodes writes nodes as a file: {level: 1 byte, index: 8 bytes, hash: 32 bytes} each.

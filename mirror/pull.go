@@ -88,6 +88,14 @@ func (e *Exporter) pullLog(ctx context.Context, log *knownLog, from Head, out *P
 	if from.Note != nil && from.Scope != log.Scope {
 		return fmt.Errorf("%w: log %q was collected at scope %q; a new stream is needed for %q", ErrConfig, log.Origin, from.Scope, log.Scope)
 	}
+	sh, err := e.shelf(log.Origin)
+	if err != nil {
+		return err
+	}
+	defer sh.close()
+	if log.Layout == layoutRekor1 {
+		return e.stopOnFork(ctx, log, out, e.pullRekor1(ctx, log, from, sh, out))
+	}
 	src, err := openSource(log.Source, log.Layout, e.c.Network, &kept{e.c.DB})
 	if err != nil {
 		return err
@@ -96,24 +104,28 @@ func (e *Exporter) pullLog(ctx context.Context, log *knownLog, from Head, out *P
 	if err != nil {
 		return remoteErr("reading the checkpoint", err)
 	}
-	sh, err := e.shelf(log.Origin)
-	if err != nil {
-		return err
+	if carriesRecords(log.Scope) {
+		return e.stopOnFork(ctx, log, out, e.pullSparse(ctx, log, from, note, src, sh, out))
 	}
-	defer sh.close()
-	fetch := func(ctx context.Context, t tiles.Tile) ([]byte, error) {
+	return e.stopOnFork(ctx, log, out, e.pullTiles(ctx, log, from, note, src, sh, out))
+}
+
+// fetchFrom is a source as a tiles.Fetch.
+func fetchFrom(src Source) tiles.Fetch {
+	return func(ctx context.Context, t tiles.Tile) ([]byte, error) {
 		b, err := src.Tile(ctx, t, nil)
 		return b, remoteErr("", err)
 	}
-	if carriesRecords(log.Scope) {
-		return e.stopOnFork(ctx, log, out, e.pullSparse(ctx, log, from, note, src, fetch, sh, out))
-	}
-	step, err := prove(ctx, log, from, note, log.Scope, fetch)
+}
+
+// pullTiles brings a log up to date at the scopes that carry tiles.
+func (e *Exporter) pullTiles(ctx context.Context, log *knownLog, from Head, note []byte, src Source, sh *shelf, out *PullStep) error {
+	step, err := prove(ctx, log, from, note, log.Scope, fetchFrom(src))
 	if errors.Is(err, ErrReplay) {
 		err = e.olderHead(ctx, log, from, note, sh, err)
 	}
 	if err != nil {
-		return e.stopOnFork(ctx, log, out, err)
+		return err
 	}
 	if err := step.cosigned.inTime(e.c.Now()); err != nil {
 		return fmt.Errorf("log %q: %w", log.Origin, err)

@@ -18,7 +18,7 @@ const keyPicked = "exporter/record/"
 
 // pullSparse brings a log at scope sparse up to date: the step to its new head, and the records that are picked and not collected
 // yet, all proven by one cover of the new tree.
-func (e *Exporter) pullSparse(ctx context.Context, log *knownLog, from Head, note []byte, src Source, fetch tiles.Fetch, sh *shelf, out *PullStep) error {
+func (e *Exporter) pullSparse(ctx context.Context, log *knownLog, from Head, note []byte, src Source, sh *shelf, out *PullStep) error {
 	to, err := log.open(note)
 	if err != nil {
 		return err
@@ -30,7 +30,7 @@ func (e *Exporter) pullSparse(ctx context.Context, log *knownLog, from Head, not
 	if err != nil {
 		return err
 	}
-	tree := tiles.NewTree(to.Size, to.Root, fetch)
+	tree := tiles.NewTree(to.Size, to.Root, fetchFrom(src))
 	return e.collect(ctx, log, from, note, records, sh, out, func(ctx context.Context, n tiles.Node) (tiles.Hash, error) {
 		h, err := tree.Node(ctx, n)
 		if errors.Is(err, tiles.ErrProof) {
@@ -118,12 +118,18 @@ func (e *Exporter) picked(origin string, sequence uint64) (out []uint64, err err
 	return out, err
 }
 
-// pick reads the records the configuration asks for that are below size and not collected yet.
-func (e *Exporter) pick(ctx context.Context, log *knownLog, src Source, size uint64) ([]Record, error) {
+// collectedRecords are the records of a log that were picked before.
+func (e *Exporter) collectedRecords(origin string) (map[uint64]bool, error) {
 	have := make(map[uint64]bool)
 	err := e.c.DB.View(func(tx store.Tx) error {
-		return scan(tx, keyPicked+log.Origin+"\x00", func(_ string, r recordState) error { have[r.Index] = true; return nil })
+		return scan(tx, keyPicked+origin+"\x00", func(_ string, r recordState) error { have[r.Index] = true; return nil })
 	})
+	return have, err
+}
+
+// pick reads the records the configuration asks for that are below size and not collected yet.
+func (e *Exporter) pick(ctx context.Context, log *knownLog, src Source, size uint64) ([]Record, error) {
+	have, err := e.collectedRecords(log.Origin)
 	if err != nil {
 		return nil, err
 	}

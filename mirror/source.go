@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -126,20 +125,17 @@ func readTile(ctx context.Context, read reader, t tiles.Tile, buf []byte, name f
 }
 
 func openPlace(location string, network *Network, kept *kept) (place, error) {
-	if scheme, _, ok := strings.Cut(location, "://"); !ok || scheme == "file" {
+	u, err := sourceURL(location)
+	if err != nil {
+		return place{}, err
+	}
+	if u == nil {
 		root, err := os.OpenRoot(strings.TrimPrefix(location, "file://"))
 		if err != nil {
 			return place{}, fmt.Errorf("opening source: %w", err)
 		}
 		d := directory{root}
 		return place{d.read, d.read}, nil
-	}
-	u, err := url.Parse(location)
-	if err != nil || u.User != nil { // neither is repeated: there may be a password in it
-		return place{}, fmt.Errorf("%w: a source is a URL without user and password", ErrConfig)
-	}
-	if u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || u.Fragment != "" {
-		return place{}, fmt.Errorf("%w: source %.200q is neither a directory nor an http or https URL", ErrConfig, location)
 	}
 	if network == nil {
 		if network, err = NewNetwork(Access{}); err != nil {

@@ -88,6 +88,9 @@ func (s *sparseStep) prove(ctx context.Context, leaves, carried []tiles.Hash) ([
 		e.Proof = tiles.Seeded(s.from.Size, prefix, proof)
 		return nil, &forkFound{e}
 	}
+	if err := s.log.thawed(s.to); err != nil {
+		return nil, err
+	}
 	s.cosigned, err = s.log.witnessed(s.note) // a fork is one whoever cosigned it, so this is weighed last
 	return nodes, err
 }
@@ -114,17 +117,6 @@ func (s *sparseStep) checkRecord(r Record) (tiles.Hash, error) {
 	}
 	return tiles.LeafHash(r.Leaf), nil
 }
-
-// checkExtra verifies what stands beside an entry, by the kind of the log. A log without extras has none.
-func (l *knownLog) checkExtra(r Record) error {
-	if !l.extras() && len(r.Extra) > 0 {
-		return fmt.Errorf("%w: entry %d has something beside it, which this log's entries have not", ErrProof, r.Index)
-	}
-	return nil
-}
-
-// extras tells whether the log's entries have something beside them that is not hashed.
-func (l *knownLog) extras() bool { return false }
 
 // recordName is a record's file on a shelf.
 func recordName(index uint64) string { return tiles.Numbered("record", index) }

@@ -47,6 +47,20 @@ func (l *knownLog) contradicts(from Head, to Checkpoint, note []byte) error {
 	return nil
 }
 
+// thawed refuses a checkpoint of a shard that takes no more entries, beyond or beside where it stopped.
+func (l *knownLog) thawed(to Checkpoint) error {
+	f := l.Frozen
+	switch {
+	case f == nil:
+		return nil
+	case to.Size > f.Size:
+		return fmt.Errorf("log %q: %w: it has %d entries, %d are all it may have", l.Origin, ErrThawed, to.Size, f.Size)
+	case to.Size == f.Size && !f.Root.Equal(to.Root[:]):
+		return fmt.Errorf("log %q: %w: its root is %s, %s is pinned", l.Origin, ErrThawed, to.Root, f.Root)
+	}
+	return nil
+}
+
 // prove verifies that note is the log's own checkpoint, that the tree it signs extends the tree of from, and every tile of
 // the plan's spine, which come from fetch. Errors are ErrProof, ErrUnknownOrigin, ErrReplay or a *forkFound.
 func prove(ctx context.Context, log *knownLog, from Head, note []byte, scope string, fetch tiles.Fetch) (*step, error) {
@@ -64,6 +78,9 @@ func prove(ctx context.Context, log *knownLog, from Head, note []byte, scope str
 	s := &step{cosigned: cosigned, log: log, from: from, note: note, to: to, plan: planStep(scope, from.Size, to.Size, log.extras()), spine: make(map[tiles.Tile][]byte)}
 	s.tree = tiles.NewTree(to.Size, to.Root, fetch)
 	if len(s.plan.spine) == 0 { // the same head again, or an empty log
+		if err := log.thawed(to); err != nil {
+			return nil, err
+		}
 		return s, unwitnessed
 	}
 	prefix, err := s.tree.RootAt(ctx, from.Size)
@@ -78,6 +95,9 @@ func prove(ctx context.Context, log *knownLog, from Head, note []byte, scope str
 		e := log.contradiction(from, note)
 		e.Proof = tiles.Seeded(from.Size, prefix, proof)
 		return nil, &forkFound{e}
+	}
+	if err := log.thawed(to); err != nil { // after the fork, which can be shown to others
+		return nil, err
 	}
 	for _, t := range s.plan.spine {
 		if s.spine[t], err = s.tree.Tile(ctx, t.Level, t.Index); err != nil {
