@@ -104,7 +104,7 @@ func ExitCode(err error) int {
 		{ErrBusy, 75}, {ErrFork, 30}, {ErrGap, 20}, {ErrReplay, 21}, {ErrRollback, 21}, {ErrForkedStream, 22}, {ErrWrongStream, 23},
 		{parcel.ErrForeignKey, 61}, {ErrAnnouncement, 61}, {ErrUnknownOrigin, 60}, {ErrFull, 42}, {store.ErrFull, 42}, {syscall.ENOSPC, 42}, {syscall.EDQUOT, 42},
 		{ErrProof, 31}, {ErrQuorum, 31}, {tiles.ErrProof, 31}, {tiles.ErrBundle, 31}, {ErrDamaged, 31},
-		{parcel.ErrMedium, 41}, {parcel.ErrVolume, 40}, {parcel.ErrManifest, 40}, {parcel.ErrTooNew, 40},
+		{parcel.ErrMedium, 41}, {parcel.ErrVolume, 40}, {parcel.ErrManifest, 40}, {ErrStatement, 40}, {parcel.ErrTooNew, 40},
 		{ErrStale, 50}, {ErrClock, 51}, {ErrNothing, 10}, {ErrRemote, 3},
 	} {
 		if errors.Is(err, c.err) {

@@ -19,6 +19,10 @@ import (
 
 // Evidence proves on its own that a log showed two histories: two checkpoints it signed that cannot both be true.
 //
+// Where an enclave says in a signed statement that it holds another tree, without the log's own checkpoint for it, the statement
+// stands in Claim, in the place of Smaller. Then it is proven that the log and that enclave contradict each other; the log's
+// signature is on what the enclave holds, which it can be asked for.
+//
 // Of two checkpoints of one size with different roots nothing more is needed. Of a smaller and a larger one, Proof (as
 // tiles.PrefixRoots reads it) gives the larger one's root and, for the smaller size, another root than the log signed.
 type Evidence struct {
@@ -30,8 +34,10 @@ type Evidence struct {
 	LargerKey  string       `json:"larger_vkey"`
 	Proof      []tiles.Hash `json:"proof,omitempty"`
 	// Subtree proves it by a part of both trees, where neither checkpoint can be computed from the other's tree.
-	Subtree *SubtreeEvidence `json:"subtree,omitempty"`
-	Parcel  string           `json:"parcel,omitempty"` // what brought it
+	Subtree  *SubtreeEvidence `json:"subtree,omitempty"`
+	Claim    string           `json:"claim,omitempty"` // signed receipt or list of heads
+	ClaimKey string           `json:"claim_vkey,omitempty"`
+	Parcel   string           `json:"parcel,omitempty"` // what brought it
 }
 
 // SubtreeEvidence is one complete subtree, the 2^Level leaves from Index<<Level on, that has one hash in the tree of the smaller
@@ -67,8 +73,9 @@ func (s *SubtreeEvidence) check(a, b Checkpoint) error {
 
 // CheckEvidence tells whether data proves that the log of c signed two histories. What the log is, its origin, former origins,
 // key and former keys, is the reader's own knowledge in c: several honest logs may share a key, so that a file which said
-// itself which origins are one log could make two of them a fork. The file has to agree with c.
-func CheckEvidence(data []byte, c LogConfig) (*Evidence, error) {
+// itself which origins are one log could make two of them a fork. The file has to agree with c. So has what enclaves said with
+// claimants, the verifier keys of those the reader knows.
+func CheckEvidence(data []byte, c LogConfig, claimants ...string) (*Evidence, error) {
 	var e Evidence
 	d := json.NewDecoder(bytes.NewReader(data))
 	d.DisallowUnknownFields()
@@ -91,10 +98,10 @@ func CheckEvidence(data []byte, c LogConfig) (*Evidence, error) {
 			return nil, fmt.Errorf("%w: %.100q is not known as a former origin of %q", ErrUnknownOrigin, f, c.Origin)
 		}
 	}
-	if e.SmallerKey == "" || e.LargerKey == "" {
+	if e.Claim == "" && e.SmallerKey == "" || e.LargerKey == "" {
 		return nil, fmt.Errorf("%w: evidence that does not name its keys", ErrProof)
 	}
-	a, err := log.openHeld([]byte(e.Smaller), e.SmallerKey)
+	a, err := e.smaller(log, claimants)
 	if err != nil {
 		return nil, err
 	}
@@ -122,6 +129,30 @@ func CheckEvidence(data []byte, c LogConfig) (*Evidence, error) {
 		return nil, fmt.Errorf("%w: the proof does not show a fork", ErrProof)
 	}
 	return &e, nil
+}
+
+// smaller is the tree that the larger one contradicts: of the log's own checkpoint, or of an enclave's statement.
+func (e Evidence) smaller(log *knownLog, claimants []string) (Checkpoint, error) {
+	if e.Claim == "" {
+		return log.openHeld([]byte(e.Smaller), e.SmallerKey)
+	}
+	if e.Smaller != "" || !slices.Contains(claimants, e.ClaimKey) {
+		return Checkpoint{}, fmt.Errorf("%w: evidence by the word of %.300q, whose key is not one given", ErrUnknownOrigin, e.ClaimKey)
+	}
+	v, err := parcel.NewVerifier(e.ClaimKey)
+	if err != nil {
+		return Checkpoint{}, err
+	}
+	s, _, err := OpenStatement([]byte(e.Claim), []*parcel.Verifier{v})
+	if err != nil {
+		return Checkpoint{}, err
+	}
+	for _, h := range s.Heads {
+		if h.Origin == log.Origin {
+			return Checkpoint{Origin: h.Origin, Size: h.Size, Root: h.Root}, nil
+		}
+	}
+	return Checkpoint{}, fmt.Errorf("%w: the statement of %.80q does not name %q", ErrProof, v.Name(), log.Origin)
 }
 
 // writeEvidence stores evidence durably and returns the file's name below the folder. The name depends on the content alone,
@@ -172,7 +203,7 @@ func writeDurably(root *os.Root, name string, data []byte) error {
 func (e Evidence) proves(c LogConfig) error {
 	data, err := json.Marshal(e)
 	if err == nil {
-		_, err = CheckEvidence(data, c)
+		_, err = CheckEvidence(data, c, e.ClaimKey) // whose word was taken, because the key is pinned
 	}
 	return err
 }
@@ -186,6 +217,8 @@ func freezeLog(ctx context.Context, root *os.Root, log *knownLog, e Evidence, no
 	}
 	f := Freeze{Origin: e.Origin, Since: now, Reason: "two roots of one size", Evidence: file}
 	switch {
+	case e.Claim != "":
+		f.Reason = "an enclave holds another tree of it"
 	case e.Subtree != nil:
 		f.Reason = fmt.Sprintf("one subtree with two hashes, shown by %s and by %s", e.Subtree.SmallerSource, e.Subtree.LargerSource)
 	case len(e.Proof) > 0:

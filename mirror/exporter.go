@@ -35,6 +35,10 @@ type ExporterConfig struct {
 	Follow []Follow
 	// Network reaches http and https sources; nil means one with the defaults of Access.
 	Network *Network
+	// Receivers are the verifier keys of the insides whose receipts are believed (see ReadReceipt).
+	Receivers []string
+	// WarnUnacknowledged is how many parcels may wait for a receipt before each export warns; 0 never does.
+	WarnUnacknowledged uint64
 	// Progress is called as a transfer goes on, from one goroutine at a time. It must not block.
 	Progress func(Progress)
 	// Now is the clock; nil means time.Now.
@@ -51,6 +55,7 @@ type Exporter struct {
 	root *os.Root
 
 	waiting []LogConfig // logs whose key no collected trusted root names yet
+	receivers []*parcel.Verifier
 }
 
 // Keys of the exporter's state, each with a JSON value.
@@ -101,6 +106,9 @@ func OpenExporter(c ExporterConfig) (*Exporter, error) {
 		return nil, err
 	}
 	if err := checkTrust(e.tuf, c.Logs, c.Follow); err != nil {
+		return nil, err
+	}
+	if e.receivers, err = verifiers(c.Receivers, "receiver"); err != nil {
 		return nil, err
 	}
 	setDefaults(&e.c.Now, &e.c.Logger)
@@ -172,6 +180,9 @@ type Packed struct {
 	Bytes    int64          `json:"bytes"`
 	Logs     []TransferStep `json:"logs"`
 	TUF      []TUFStep      `json:"tuf,omitempty"`
+
+	Again          []Again `json:"again,omitempty"` // parcels made once more because no receipt acknowledged them
+	Unacknowledged uint64  `json:"unacknowledged"`  // parcels that not every receiver acknowledged, this one among them
 }
 
 // ExportOptions are the inputs of an export beside the collection.
@@ -321,7 +332,11 @@ func (e *Exporter) pack(ctx context.Context, s *exporterState, m parcel.Manifest
 		return out, full(err)
 	}
 	out.add(p)
-	return out, e.publish(p, state)
+	if err := e.publish(p, state); err != nil {
+		return out, err
+	}
+	out.Unacknowledged, err = e.warnWindow(ctx)
+	return out, err
 }
 
 func (out *Packed) add(p *parcel.Packed) {

@@ -67,7 +67,9 @@ func (m *Mirror) Import(ctx context.Context, paths []string) (Report, error) {
 			return report, m.refuse(ctx, p, full(err))
 		}
 	}
-	return report, errors.Join(append(blocked, m.releaseKnown(ctx))...)
+	blocked = append(blocked, m.releaseKnown(ctx))
+	// What was seen beside the parcels may be proven by them now, or prove a fork.
+	return report, errors.Join(append(blocked, m.settle(ctx))...)
 }
 
 // admit judges a parcel by its manifest and its volumes' digests (steps 3 and 4) and opens it. It returns a Transfer instead when the

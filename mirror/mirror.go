@@ -56,6 +56,8 @@ type Config struct {
 	TUF []TUFConfig
 	// Follow has the logs mirrored that imported trusted roots name.
 	Follow []Follow
+	// Peers are the verifier keys of other enclaves whose heads are compared with ours (see Compare).
+	Peers []string
 	// Quota is the largest number of bytes a parcel may unpack to; 0 leaves it to the free space of the disk.
 	Quota int64
 	// Signer and Name sign reconcile reports as C2SP notes. Without a Signer reports are not signed.
@@ -95,6 +97,7 @@ type Mirror struct {
 	tuf       map[string]*tufRepo
 	trusted   sync.Map // by repository: trusted, what its imported trusted root says
 	exporters []*parcel.Verifier
+	peers     []*parcel.Verifier
 	root      *os.Root
 	shelves   sync.Map // by origin: *shelf, opened at first use, closed by Close
 }
@@ -124,6 +127,9 @@ func Open(c Config) (*Mirror, error) {
 			return nil, fmt.Errorf("%w: exporter key: %w", ErrConfig, err)
 		}
 		m.exporters = append(m.exporters, v)
+	}
+	if m.peers, err = verifiers(c.Peers, "peer"); err != nil {
+		return nil, err
 	}
 	setDefaults(&m.c.Now, &m.c.Logger)
 	if m.root, err = openDir(c.Dir); err != nil {
