@@ -43,7 +43,7 @@ func (in *instance) openMirror(ctx context.Context) error {
 	}
 	in.roleKeys[roleExporter] = key
 	in.mirror, err = mirror.Open(mirror.Config{
-		DB: in.authorityDB, Dir: in.dir.path("mirror", "in"), Stream: in.cfg.Mirror.Stream, Exporters: in.cfg.Mirror.Exporters, Logs: logs,
+		DB: in.authorityDB, Dir: in.dir.path("mirror", "in"), Stream: in.cfg.Mirror.Stream, Exporters: in.cfg.Mirror.Exporters, Logs: logs, Peers: in.cfg.Mirror.Peers,
 		Quota: in.cfg.Mirror.Quota, Signer: key, Name: in.cfg.mirrorName(), Record: in.recordMirror, Progress: in.transfer.set, Now: in.now, Logger: in.logger,
 	})
 	if err != nil {
@@ -83,7 +83,7 @@ func (in *instance) exporter(ctx context.Context) (*mirror.Exporter, error) {
 	}
 	return mirror.OpenExporter(mirror.ExporterConfig{
 		DB: in.authorityDB, Dir: in.dir.path("mirror", "out"), Stream: in.cfg.exportStream(), Name: in.cfg.exporterName(), Signer: key,
-		Logs: logs, Network: network, Progress: in.transfer.set, Now: in.now, Logger: in.logger,
+		Logs: logs, Receivers: in.cfg.Mirror.Receivers, WarnUnacknowledged: in.cfg.Mirror.UnacknowledgedWarn, Network: network, Progress: in.transfer.set, Now: in.now, Logger: in.logger,
 	})
 }
 
@@ -148,6 +148,8 @@ type exportArgs struct {
 	VolumeSize int64  `json:"volumeSize"`
 	Refresh    bool   `json:"refresh"`
 	Again      uint64 `json:"again,omitempty"` // make this parcel once more instead
+	// Unacknowledged makes every parcel once more that not every receiver acknowledged, before the new one.
+	Unacknowledged bool `json:"unacknowledged,omitempty"`
 }
 
 var mirrorPull = verb[struct{}, mirror.PullReport]{"mirror.pull", func(ctx context.Context, in *instance, _ string, _ struct{}) (mirror.PullReport, error) {
@@ -180,7 +182,11 @@ var mirrorExport = verb[exportArgs, mirror.Packed]{"mirror.export", func(ctx con
 		packed, err := e.ExportAgain(ctx, a.Again, a.Out)
 		return packed, withCode(mirror.ExitCode(err), err)
 	}
-	packed, err := e.Export(ctx, mirror.ExportOptions{Out: a.Out, VolumeSize: a.VolumeSize, Refresh: a.Refresh})
+	export := e.Export
+	if a.Unacknowledged {
+		export = e.ExportUnacknowledged
+	}
+	packed, err := export(ctx, mirror.ExportOptions{Out: a.Out, VolumeSize: a.VolumeSize, Refresh: a.Refresh})
 	return packed, withCode(mirror.ExitCode(err), err)
 }}
 
@@ -267,11 +273,20 @@ func absolute(paths []string) (out []string, err error) {
 }
 
 var mirrorStatus = verb[struct{}, mirror.Status]{"mirror.status", func(ctx context.Context, in *instance, _ string, _ struct{}) (mirror.Status, error) {
+	outside, err := in.outside(ctx)
+	if err != nil {
+		return mirror.Status{}, err
+	}
+	if in.mirror == nil && outside != nil {
+		return mirror.Status{Missing: []mirror.Range{}, Logs: []mirror.LogStatus{}, Outside: outside}, nil
+	}
 	m, err := in.inside()
 	if err != nil {
 		return mirror.Status{}, err
 	}
-	return m.Status(ctx)
+	s, err := m.Status(ctx)
+	s.Outside = outside
+	return s, err
 }}
 
 // reconcileResult is the JSON of `redoubt mirror reconcile -o json`.

@@ -147,6 +147,9 @@ func (c *Config) check() error {
 	if c.Limits.Body < 0 || c.Mirror.Quota < 0 || c.Keys.Sessions < 0 {
 		bad("limits.body, mirror.quota and keys.sessions must not be negative")
 	}
+	if n := c.Mirror.OutboundApprovals; n < 0 || n > c.Approvers.group().Threshold {
+		bad("mirror.outbound-approvals is %d, approvers.threshold %d: no more can be asked for than that", n, c.Approvers.group().Threshold)
+	}
 	if _, err := mirror.NewNetwork(c.Mirror.access()); err != nil {
 		bad("mirror: %w", err)
 	}

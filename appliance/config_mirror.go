@@ -21,6 +21,18 @@ type Mirror struct {
 	AtOnce int `yaml:"at-once,omitempty"`
 	// Contact tells the operators of logs whom to ask, an e-mail address or a URL; it is sent with every request. Outside only.
 	Contact string `yaml:"contact,omitempty"`
+	// Receivers are the keys of the insides whose receipts are believed: the lines `redoubt mirror key --reports` prints there. Outside
+	// only.
+	Receivers []string `yaml:"receivers,omitempty"`
+	// UnacknowledgedWarn is how many parcels may wait for a receipt of every receiver before each export and the status warn (0: never).
+	// Outside only.
+	UnacknowledgedWarn uint64 `yaml:"unacknowledged-warn,omitempty"`
+	// Peers are the keys of other enclaves whose receipts and heads are compared with ours, as `redoubt mirror key --reports` prints
+	// them there. Inside only.
+	Peers []string `yaml:"peers,omitempty"`
+	// OutboundApprovals is how many of the approvers have to agree to every receipt and file of heads before it is signed and leaves (0:
+	// nobody is asked); no more than approvers.threshold, which is what is demanded then. Inside only.
+	OutboundApprovals int `yaml:"outbound-approvals,omitempty"`
 	// Interval is how often the running server reconciles (0: only by verb or timer).
 	Interval Duration `yaml:"interval,omitempty"`
 	// Quota bounds the bytes one parcel may unpack to (0: the free space of the disk).

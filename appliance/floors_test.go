@@ -37,6 +37,7 @@ var oneRoom = []struct{ library, folder string }{
 	{"github.com/hashicorp/vault/api", "hsm/vault"},
 	{"github.com/cloudflare/cfssl", "ca/"},
 	{"github.com/urfave/cli", "appliance"},
+	{"rsc.io/qr", "appliance"},
 	{"github.com/klauspost/reedsolomon", "mirror/diode"},
 }
 

@@ -10,6 +10,7 @@ func operations() []operation {
 		chains.operation(), tsaStatus.operation(),
 		clientTrust.operation(), trustStatus.operation(), trustRenew.operation(), trustPublish.operation(),
 		mirrorKey.operation(), mirrorPull.operation(), mirrorExport.operation(), mirrorImport.operation(), mirrorAcceptClock.operation(), mirrorStatus.operation(), mirrorReconcile.operation(),
+		mirrorReceipt.operation(), mirrorReceiptRead.operation(), mirrorHeads.operation(), mirrorCompare.operation(), mirrorObserved.operation(),
 		mirrorProgress.operation(), approveList.operation(), approveDrop.operation(),
 		readStatus.operation(),
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 
@@ -22,6 +23,7 @@ func evidenceCommand() *cli.Command {
 			&cli.StringFlag{Name: "origin", Usage: "the log's origin, if it is not the name in the key", EnvVars: []string{"REDOUBT_ORIGIN"}},
 			&cli.StringSliceFlag{Name: "former-origin", Usage: "an origin the same log had earlier, as you know it; may be repeated", EnvVars: []string{"REDOUBT_FORMER_ORIGIN"}},
 			&cli.StringSliceFlag{Name: "former-key", Usage: "file with a key the same log had earlier, as you know it; may be repeated", EnvVars: []string{"REDOUBT_FORMER_KEY"}},
+			&cli.StringSliceFlag{Name: "claimant", Usage: "file with the key of an enclave whose signed word may stand for the log's other checkpoint; may be repeated", EnvVars: []string{"REDOUBT_CLAIMANT"}},
 		},
 		Action: func(c *cli.Context) error {
 			if c.NArg() != 1 {
@@ -47,15 +49,35 @@ func evidenceCommand() *cli.Command {
 			if len(data) > maxEvidence {
 				return withCode(mirror.ExitCode(mirror.ErrProof), errors.New("the file is too large to be evidence"))
 			}
-			e, err := mirror.CheckEvidence(data, log)
+			claimants, err := readLines(c.StringSlice("claimant"))
+			if err != nil {
+				return err
+			}
+			e, err := mirror.CheckEvidence(data, log, claimants...)
 			if err != nil {
 				return withCode(mirror.ExitCode(err), err)
 			}
 			return printResult(c, e, func(w io.Writer) {
+				if e.Claim != "" {
+					fmt.Fprintf(w, "proven: %s and the enclave that signed this contradict each other\n\n%s\n%s", e.Origin, e.Claim, e.Larger)
+					return
+				}
 				fmt.Fprintf(w, "proven: %s signed two histories\n\n%s\n%s", e.Origin, e.Smaller, e.Larger)
 			})
 		},
 	}
+}
+
+// readLines reads files of one line each.
+func readLines(files []string) (lines []string, err error) {
+	for _, file := range files {
+		data, err := readRecord(file)
+		if err != nil {
+			return nil, err
+		}
+		lines = append(lines, strings.TrimSpace(string(data)))
+	}
+	return lines, nil
 }
 
 // evidenceLog is the log as the reader of evidence knows it: nothing of it comes from the evidence.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -15,7 +16,7 @@ import (
 func mirrorCommand() *cli.Command {
 	return &cli.Command{
 		Name: "mirror", Usage: "carry public logs across the gap, prove them again inside, reconcile",
-		Subcommands: slices.Concat(mirrorOutside(), []*cli.Command{importCommand(), evidenceCommand()}, mirrorInside()),
+		Subcommands: slices.Concat(mirrorOutside(), []*cli.Command{importCommand(), evidenceCommand()}, mirrorInside(), mirrorReceipts()),
 	}
 }
 
@@ -47,6 +48,7 @@ func mirrorOutside() []*cli.Command {
 			&cli.StringFlag{Name: "volume-size", Value: "0", Usage: "largest volume: bytes, or a number with a decimal (4.4GB) or binary (4GiB) unit; 0: one volume", EnvVars: []string{"REDOUBT_VOLUME_SIZE"}},
 			&cli.BoolFlag{Name: "refresh", Usage: "pack a parcel though no log grew, to say that nothing changed", EnvVars: []string{"REDOUBT_REFRESH"}},
 			&cli.Uint64Flag{Name: "again", Usage: "make this parcel once more, the same bytes, because its volumes were lost", EnvVars: []string{"REDOUBT_AGAIN"}},
+			&cli.BoolFlag{Name: "unacknowledged", Usage: "make every parcel once more that no receipt acknowledges, the same bytes, before the new one", EnvVars: []string{"REDOUBT_UNACKNOWLEDGED"}},
 		), Action: func(c *cli.Context) error {
 			out, err := absolute([]string{c.String("out")})
 			if err != nil {
@@ -56,11 +58,14 @@ func mirrorOutside() []*cli.Command {
 			if err != nil {
 				return usage("--volume-size %q: %v", c.String("volume-size"), err)
 			}
-			packed, err := watched(c, mirrorExport, exportArgs{out[0], size, c.Bool("refresh"), c.Uint64("again")})
+			packed, err := watched(c, mirrorExport, exportArgs{out[0], size, c.Bool("refresh"), c.Uint64("again"), c.Bool("unacknowledged")})
 			if err != nil {
 				return err
 			}
 			return printResult(c, packed, func(w io.Writer) {
+				for _, a := range packed.Again {
+					fmt.Fprintf(w, "parcel %d once more, digest %s, %d bytes\n%s\n", a.Sequence, a.Digest, a.Bytes, strings.Join(a.Files, "\n"))
+				}
 				fmt.Fprintf(w, "parcel %d of %s, digest %s, %d bytes\n", packed.Sequence, packed.Stream, packed.Digest, packed.Bytes)
 				for _, f := range packed.Files {
 					fmt.Fprintln(w, f)
@@ -83,7 +88,7 @@ func mirrorInside() []*cli.Command {
 				fmt.Fprintf(w, "the clock is accepted at %s; the last import was at %s\n", r.Now.Format(time.RFC3339), r.Was.Format(time.RFC3339))
 			})
 		}},
-		{Name: "status", Usage: "inside: the stream's last parcel, what is missing, every log's head and age", Flags: mirrorFlags(), Action: func(c *cli.Context) error {
+		{Name: "status", Usage: "the stream's last parcel, what is missing, every log's head and age; outside: what was sent and what is acknowledged", Flags: mirrorFlags(), Action: func(c *cli.Context) error {
 			status, err := mirrorStatus.call(c, struct{}{})
 			if err != nil {
 				return err
@@ -116,6 +121,12 @@ func mirrorInside() []*cli.Command {
 }
 
 func printMirrorStatus(w io.Writer, s *mirror.Status) {
+	if s.Outside != nil {
+		printOutside(w, s.Outside)
+	}
+	if s.Stream == "" {
+		return
+	}
 	fmt.Fprintf(w, "stream %s, last parcel %d\n", s.Stream, s.Sequence)
 	for _, m := range s.Missing {
 		fmt.Fprintf(w, "MISSING parcels %d to %d\n", m.First, m.Last)

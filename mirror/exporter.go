@@ -54,7 +54,7 @@ type Exporter struct {
 	tuf  map[string]*tufRepo
 	root *os.Root
 
-	waiting []LogConfig // logs whose key no collected trusted root names yet
+	waiting   []LogConfig // logs whose key no collected trusted root names yet
 	receivers []*parcel.Verifier
 }
 

@@ -39,6 +39,8 @@ type Status struct {
 	Missing  []Range       `json:"missing"`           // parcels that later ones showed to be missing
 	Logs     []LogStatus   `json:"logs"`
 	TUF      []TUFStatus   `json:"tuf,omitempty"`
+
+	Outside *ExporterStatus `json:"outside,omitempty"` // of the connected side, where this is one
 }
 
 // Range is a run of sequence numbers, both ends included.
