@@ -104,6 +104,9 @@ func (m *Mirror) compareStatement(ctx context.Context, signed []byte, checkpoint
 		return Comparison{}, err
 	}
 	defer unlock()
+	if err := m.finishPublish(ctx); err != nil {
+		return Comparison{}, full(err)
+	}
 	if len(m.peers) == 0 {
 		return Comparison{}, fmt.Errorf("%w: no peers are configured, so no enclave's word can be believed", ErrConfig)
 	}

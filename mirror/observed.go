@@ -28,16 +28,16 @@ type Sighting struct {
 	Origin    string     `json:"origin"`
 	Size      uint64     `json:"size"`
 	Root      tiles.Hash `json:"root"`
-	State     string     `json:"state"`                         // observed, consistent or conflict
-	Note      []byte     `json:"note,omitempty"`                // the log's signed checkpoint
-	Statement []byte     `json:"statement,omitempty"`           // or, without that, what an enclave signed
-	VKey      string     `json:"vkey,omitempty"`                // of who signed it: the log, or the enclave
-	Witnesses []string   `json:"witnesses,omitempty"`           // of the log's policy, that cosigned
-	Proven    time.Time  `json:"proven_by,omitzero"`            // a quorum of them saw it then or later
-	Source    string     `json:"source"`                        // what brought it first
-	Seen      time.Time  `json:"seen"`                          // local time
-	Evidence  string     `json:"evidence,omitempty"`            // file that proves the conflict
-	Settled   time.Time  `json:"settled_at,omitempty,omitzero"` // when a proof moved it
+	State     string     `json:"state"`               // observed, consistent or conflict
+	Note      []byte     `json:"note,omitempty"`      // the log's signed checkpoint
+	Statement []byte     `json:"statement,omitempty"` // or, without that, what an enclave signed
+	VKey      string     `json:"vkey,omitempty"`      // of who signed it: the log, or the enclave
+	Witnesses []string   `json:"witnesses,omitempty"` // of the log's policy, that cosigned
+	Proven    time.Time  `json:"proven_by,omitzero"`  // a quorum of them saw it then or later
+	Source    string     `json:"source"`              // what brought it first
+	Seen      time.Time  `json:"seen"`                // local time
+	Evidence  string     `json:"evidence,omitempty"`  // file that proves the conflict
+	Settled   time.Time  `json:"settled_at,omitzero"` // when a proof moved it
 }
 
 // keySighting holds a Sighting per origin, size and root.
@@ -57,6 +57,9 @@ func (m *Mirror) ObserveCheckpoint(ctx context.Context, note []byte, source stri
 		return Sighting{}, err
 	}
 	defer unlock()
+	if err := m.finishPublish(ctx); err != nil {
+		return Sighting{}, full(err)
+	}
 	c, err := ParseCheckpoint(noteText(note))
 	if err != nil {
 		return Sighting{}, err
