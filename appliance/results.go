@@ -67,6 +67,7 @@ var resultDocs = []resultDoc{
 	{"mirror evidence", reflect.TypeFor[*mirror.Evidence](), "", nil},
 	{"mirror inspect", reflect.TypeFor[[]mirror.Inspection](), "", nil},
 	{"mirror import", reflect.TypeFor[mirror.Report](), "", nil},
+	{"mirror fsck", reflect.TypeFor[[]mirror.FsckReport](), "", nil},
 	{"mirror accept-clock", reflect.TypeFor[clockResult](), "", nil},
 	{"mirror status", reflect.TypeFor[mirror.Status](), "", nil},
 	{"mirror receipt, mirror heads", reflect.TypeFor[receiptResult](), "", nil},
