@@ -94,13 +94,13 @@ func (c *Config) mirrorName() string   { return "mirror." + c.Domain }
 // logs are the configured logs in the mirror's own form.
 func (m Mirror) logs() (logs []mirror.LogConfig, err error) {
 	for _, l := range m.Logs {
-		key, err := verifierLine(l.Origin, l.Key)
+		key, err := l.verifierLine(l.Key)
 		if err != nil {
 			return nil, fmt.Errorf("mirror.logs: %s: %w", l.Origin, err)
 		}
 		var former []string
 		for _, f := range l.FormerKeys {
-			line, err := verifierLine(l.Origin, f)
+			line, err := l.verifierLine(f)
 			if err != nil {
 				return nil, fmt.Errorf("mirror.logs: %s: former key: %w", l.Origin, err)
 			}
@@ -125,6 +125,19 @@ func (l MirrorLog) frozen() (*parcel.State, error) {
 		return nil, fmt.Errorf("frozen.root: %w", err)
 	}
 	return &parcel.State{Size: l.Frozen.Size, Root: root}, nil
+}
+
+// verifierLine is verifierLine for a key of the log.
+func (l MirrorLog) verifierLine(key string) (string, error) {
+	block, _ := pem.Decode([]byte(key))
+	if block == nil || l.Layout != "static-ct" {
+		return verifierLine(l.Origin, key)
+	}
+	public, err := x509.ParsePKIXPublicKey(block.Bytes)
+	if err != nil {
+		return "", err
+	}
+	return parcel.CTVerifierKey(l.Origin, public)
 }
 
 // verifierLine turns PEM text into a C2SP note verifier line for a log; a line passes as it is. A Rekor v1 log signs under the name of

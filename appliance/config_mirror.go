@@ -57,8 +57,9 @@ type MirrorLog struct {
 	Lookups []string `yaml:"lookups,omitempty"`
 	// Source is where the outside reads the log: an http(s) URL or a directory. Left out inside.
 	Source string `yaml:"source,omitempty"`
-	// Layout is tiles (C2SP tlog-tiles and Rekor v2, the default), sumdb (the Go checksum database) or rekor1 (the API of Rekor v1; its
-	// origin is "<host> - <tree id>", one log here for each tree). Outside.
+	// Layout is tiles (C2SP tlog-tiles and Rekor v2, the default), sumdb (the Go checksum database), static-ct (Certificate
+	// Transparency, C2SP static-ct-api; the log's key signs in another way, so say it inside as well) or rekor1 (the API of Rekor v1; its
+	// origin is "<host> - <tree id>", one log here for each tree).
 	Layout string `yaml:"layout,omitempty"`
 	// FirstIndex is how many entries the shards before this one of a Rekor v1 site have, where that is known: entries numbered otherwise
 	// are refused, outside and inside.

@@ -32,8 +32,8 @@ type LogConfig struct {
 	Lookups []string
 	// Source is where the exporter reads the log: an http or https URL, or a directory. Exporter only.
 	Source string
-	// Layout is "tiles" (C2SP tlog-tiles, the default), "sumdb" (the Go checksum database) or "rekor1" (the API of Rekor v1). Exporter
-	// only.
+	// Layout is "tiles" (C2SP tlog-tiles, the default), "sumdb" (the Go checksum database), "static-ct" (Certificate
+	// Transparency, C2SP static-ct-api) or "rekor1" (the API of Rekor v1). Exporter only.
 	Layout string
 	// FirstIndex is the number over all shards of a Rekor v1 site that the shard's first entry has, nil when it is not known.
 	FirstIndex *uint64

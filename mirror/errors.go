@@ -100,8 +100,7 @@ func ExitCode(err error) int {
 		err  error
 		code int
 	}{
-		{ErrThawed, 32},
-		{ErrBusy, 75}, {ErrFork, 30}, {ErrGap, 20}, {ErrReplay, 21}, {ErrRollback, 21}, {ErrForkedStream, 22}, {ErrWrongStream, 23},
+		{ErrBusy, 75}, {ErrFork, 30}, {ErrThawed, 32}, {ErrGap, 20}, {ErrReplay, 21}, {ErrRollback, 21}, {ErrForkedStream, 22}, {ErrWrongStream, 23},
 		{parcel.ErrForeignKey, 61}, {ErrAnnouncement, 61}, {ErrUnknownOrigin, 60}, {ErrFull, 42}, {store.ErrFull, 42}, {syscall.ENOSPC, 42}, {syscall.EDQUOT, 42},
 		{ErrProof, 31}, {ErrQuorum, 31}, {tiles.ErrProof, 31}, {tiles.ErrBundle, 31}, {ErrDamaged, 31},
 		{parcel.ErrMedium, 41}, {parcel.ErrVolume, 40}, {parcel.ErrManifest, 40}, {ErrStatement, 40}, {parcel.ErrTooNew, 40},

@@ -26,8 +26,8 @@ type Source interface {
 	Tile(ctx context.Context, t tiles.Tile, buf []byte) ([]byte, error)
 }
 
-// OpenSource opens the source of a log: an http or https URL or a directory, in the layout "tiles" (C2SP tlog-tiles) or
-// "sumdb" (the Go checksum database, which has no entry bundles).
+// OpenSource opens the source of a log: an http or https URL or a directory, in the layout "tiles" (C2SP tlog-tiles),
+// "sumdb" (the Go checksum database, which has no entry bundles) or "static-ct" (C2SP static-ct-api).
 //
 // A source on the network is reached through network; nil means one with the defaults of Access.
 func OpenSource(location, layout string, network *Network) (Source, error) {
@@ -44,8 +44,10 @@ func openSource(location, layout string, network *Network, kept *kept) (Source, 
 		return tiled{p}, nil
 	case "sumdb":
 		return sumDB{p}, nil
+	case layoutStaticCT:
+		return staticCT{p}, nil
 	}
-	return nil, fmt.Errorf("%w: layout %q; %q or %q is needed", ErrConfig, layout, "tiles", "sumdb")
+	return nil, fmt.Errorf("%w: layout %q; %q, %q, %q or %q is needed", ErrConfig, layout, "tiles", "sumdb", layoutStaticCT, layoutRekor1)
 }
 
 // reader returns the file of that name below a location, of at most limit bytes. It may use buf for them.

@@ -37,7 +37,8 @@ type Verifier struct {
 
 // NewVerifier reads a verifier key "NAME+HASH+BASE64" (C2SP signed-note, "Verifier keys"): type 0x01 is Ed25519, its key id
 // the SHA-256 of name, newline, type and key; type 0x02 is ECDSA P-256 over SHA-256 with an ASN.1 signature, the key in SPKI
-// form and its key id the SHA-256 of that, as Rekor does it. Errors are ErrKey.
+// form and its key id the SHA-256 of that, as Rekor does it; type 0x05 is a Certificate Transparency log (see CTVerifierKey), the key in
+// SPKI form. Errors are ErrKey.
 func NewVerifier(vkey string) (*Verifier, error) {
 	name, rest, _ := strings.Cut(strings.TrimSpace(vkey), "+")
 	hash, key, _ := strings.Cut(rest, "+")
@@ -46,21 +47,25 @@ func NewVerifier(vkey string) (*Verifier, error) {
 		return nil, fmt.Errorf("%w: %.80q has no key id of 8 hex digits", ErrKey, vkey)
 	}
 	raw, err := base64.StdEncoding.Strict().DecodeString(key)
-	if err != nil || len(raw) < 2 || len(raw) > 256 {
+	if err != nil || len(raw) < 2 || len(raw) > 1024 {
 		return nil, fmt.Errorf("%w: %.80q has no base64 key", ErrKey, vkey)
 	}
 	var pub crypto.PublicKey
 	switch raw[0] {
 	case typeEd25519:
 		pub = ed25519.PublicKey(raw[1:])
-	case typeECDSA:
+	case typeECDSA, typeRFC6962:
 		if pub, err = x509.ParsePKIXPublicKey(raw[1:]); err != nil {
 			return nil, fmt.Errorf("%w: %v", ErrKey, err)
 		}
 	default:
 		return nil, fmt.Errorf("%w: signature type %#02x", ErrKey, raw[0])
 	}
-	v, err := verifierOf(name, pub)
+	of := verifierOf
+	if raw[0] == typeRFC6962 {
+		of = ctVerifierOf
+	}
+	v, err := of(name, pub)
 	if err != nil {
 		return nil, err
 	}
@@ -70,9 +75,16 @@ func NewVerifier(vkey string) (*Verifier, error) {
 	return v, nil
 }
 
-func verifierOf(name string, pub crypto.PublicKey) (*Verifier, error) {
+func checkName(name string) error {
 	if name == "" || len(name) > 255 || strings.Contains(name, "+") || strings.ContainsFunc(name, unicode.IsSpace) || !printable(name) {
-		return nil, fmt.Errorf("%w: %.80q is no key name", ErrKey, name)
+		return fmt.Errorf("%w: %.80q is no key name", ErrKey, name)
+	}
+	return nil
+}
+
+func verifierOf(name string, pub crypto.PublicKey) (*Verifier, error) {
+	if err := checkName(name); err != nil {
+		return nil, err
 	}
 	v := &Verifier{name: name, key: pub}
 	switch k := pub.(type) {
@@ -143,6 +155,9 @@ func (v *Verifier) SameKey(o *Verifier) bool {
 
 // Verify tells whether sig is the key's signature of msg.
 func (v *Verifier) Verify(msg, sig []byte) bool {
+	if v.kind == typeRFC6962 {
+		return v.verifyTreeHead(msg, sig)
+	}
 	switch k := v.key.(type) {
 	case ed25519.PublicKey:
 		return ed25519.Verify(k, msg, sig)
