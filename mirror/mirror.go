@@ -162,6 +162,7 @@ func (m *Mirror) Origins() ([]string, error) {
 }
 
 // log is the log of that origin as it is known here, nil when it is not: as configured, else as an imported trusted root has it.
+// A log of which two trusted roots name two keys is not known: which of them is believed is for people to configure.
 func (m *Mirror) log(origin string) *knownLog {
 	if l := m.logs[origin]; l != nil {
 		return m.explained(l)
@@ -169,10 +170,18 @@ func (m *Mirror) log(origin string) *knownLog {
 	var found *knownLog
 	m.learnt.Range(func(_, logs any) bool {
 		all := logs.(map[string]*knownLog)
-		if found = all[origin]; found == nil {
-			found = shard(all, origin)
+		l := all[origin]
+		if l == nil {
+			l = shard(all, origin)
 		}
-		return found == nil
+		if l != nil && found != nil && l.VKey != found.VKey {
+			found = nil
+			return false
+		}
+		if l != nil {
+			found = l
+		}
+		return true
 	})
 	return found
 }

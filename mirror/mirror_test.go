@@ -140,3 +140,25 @@ func TestForgottenLog(t *testing.T) {
 		t.Fatal(err, r.Err())
 	}
 }
+
+// TestTwoRootsOneLog: a log that two trusted roots give two keys is nobody's; with one key in both it is known.
+func TestTwoRootsOneLog(t *testing.T) {
+	l := newLab(t)
+	c := LogConfig{Origin: "shared.example", VKey: mustKey(t, "shared.example", 5)}
+	other := c
+	other.VKey = mustKey(t, "shared.example", 6)
+	for _, step := range []struct {
+		repository string
+		log        LogConfig
+		known      bool
+	}{{"one", c, true}, {"two", other, false}, {"two", c, true}} {
+		if err := l.in.learn(step.repository, []LogConfig{step.log}); err != nil {
+			t.Fatal(err)
+		}
+		for range 20 { // whatever the order in which they are asked
+			if got := l.in.log(c.Origin); (got != nil) != step.known {
+				t.Fatalf("%s: %v", step.repository, got)
+			}
+		}
+	}
+}
