@@ -18,9 +18,8 @@ func uniform(table []*cli.Command) []*cli.Command {
 	for _, c := range table {
 		c.HideHelpCommand = true
 		c.OnUsageError = func(_ *cli.Context, err error, _ bool) error { return usage("%v", err) }
-		if len(c.Subcommands) > 0 {
+		if uniform(c.Subcommands); len(c.Subcommands) > 0 && c.Action == nil {
 			c.Action = noVerb
-			uniform(c.Subcommands)
 			continue
 		}
 		required, action := claimRequired(c.Flags), c.Action

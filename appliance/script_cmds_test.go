@@ -27,6 +27,7 @@ import (
 var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args []string){
 	"exits": exits, "start": start, "halt": halt, "hangup": hangup, "get": get, "digest": digest, "mode": mode,
 	"newstate": newState, "softhsmconf": softHSMConf, "faultymodule": faultyModule, "carry": carry, "interval": interval, "reports": reports, "byhand": byHand,
+	"believe": believe, "letout": letOut, "witnesses": witnesses, "forge": forge,
 	"flip": flip, "stamp": stamp,
 	"spoil": spoil, "latch": latch, "vault": vaultServer, "buildplugin": buildPlugin, "swtpm": swtpm,
 }
