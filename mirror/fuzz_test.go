@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 
 	"redoubt.internal/mirror/parcel"
@@ -117,13 +118,14 @@ func TestPlansProveThemselves(t *testing.T) {
 				for _, s := range planStep(scope, from.Size, to.Size, false).spine {
 					named[s] = true
 				}
+				var kept []tiles.Tile
 				_, err := prove(ctx, known[c.Origin], from, to.Note, scope, func(_ context.Context, x tiles.Tile) ([]byte, error) {
 					if !named[x] {
 						return nil, fmt.Errorf("%s is not in the plan", x.Path())
 					}
 					return src.Tile(ctx, x, nil)
-				})
-				if err != nil {
+				}, func(x tiles.Tile, _ []byte) error { kept = append(kept, x); return nil })
+				if err != nil || !slices.Equal(kept, planStep(scope, from.Size, to.Size, false).spine) {
 					t.Fatalf("%s from %d to %d: %v", scope, from.Size, to.Size, err)
 				}
 				steps++

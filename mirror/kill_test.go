@@ -18,11 +18,14 @@ import (
 	"redoubt.internal/mirror/generate"
 )
 
-// TestMain lets the test binary be the process that is killed: with killEnv set it imports, and kills itself with SIGKILL
-// at the n-th report of progress.
+// TestMain lets the test binary be the process that is killed: with REDOUBT_TEST_KILL set it imports, and kills itself with SIGKILL
+// at the n-th report of progress. With REDOUBT_TEST_SCALE it is the process whose memory is measured.
 func TestMain(m *testing.M) {
 	if spec := os.Getenv("REDOUBT_TEST_KILL"); spec != "" {
 		os.Exit(importUntilKilled(spec))
+	}
+	if os.Getenv("REDOUBT_TEST_SCALE") != "" {
+		os.Exit(actScaled())
 	}
 	os.Exit(m.Run())
 }

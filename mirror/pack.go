@@ -22,17 +22,14 @@ func (e *Exporter) packLog(ctx context.Context, w *parcel.Writer, i int, l parce
 		done.Entries = uint64(len(l.Records))
 		return done, e.packRecords(ctx, w, i, l, log, from, to, sh)
 	}
-	step, err := prove(ctx, log, from, to.Note, l.Scope, sh.fetch)
-	if err != nil {
-		return done, err
-	}
 	if err := w.Add(parcel.Name{Log: i, Checkpoint: true}, to.Note); err != nil {
 		return done, err
 	}
-	for _, t := range step.plan.spine {
-		if err := w.Add(parcel.Name{Log: i, Tile: t}, step.spine[t]); err != nil {
-			return done, err
-		}
+	step, err := prove(ctx, log, from, to.Note, l.Scope, sh.fetch, func(t tiles.Tile, b []byte) error {
+		return w.Add(parcel.Name{Log: i, Tile: t}, b)
+	})
+	if err != nil {
+		return done, err
 	}
 	hashes, b := make([]byte, 0, tiles.Width*tiles.HashSize), []byte(nil)
 	total := step.plan.packages()

@@ -156,30 +156,43 @@ func (in *importing) reaches(l parcel.Log, to Checkpoint, seen Cosigned, head *H
 // takeTiles takes a log at the scopes that carry tiles.
 func (in *importing) takeTiles(ctx context.Context, i int, l parcel.Log, own Head, head *Head, stage *shelf) error {
 	m, log := in.m, in.m.log(l.Origin)
-	carried := make(map[tiles.Tile][]byte)
-	for _, t := range planStep(l.Scope, l.From.Size, l.To.Size, l.Extras).spine {
-		b, err := in.next(parcel.Name{Log: i, Tile: t}, nil)
+	// Tiles that come before what proves them go to the staging folder unproven, and are read from there to be proven.
+	carried, plan := make(map[tiles.Tile][]byte), planStep(l.Scope, l.From.Size, l.To.Size, l.Extras)
+	for _, t := range plan.spine {
+		b, err := in.next(parcel.Name{Log: i, Tile: t}, in.buffer())
 		if err != nil {
 			return err
 		}
-		carried[t] = b
+		if !plan.streams(t) {
+			carried[t] = b
+			continue
+		}
+		if err := stage.write(t, b); err != nil {
+			return err
+		}
+		carried[t] = nil
+		in.pool.Put(&b)
 	}
 	s, err := prove(ctx, log, own, head.Note, l.Scope, func(_ context.Context, t tiles.Tile) ([]byte, error) {
-		if b, ok := carried[t]; ok {
-			return b, nil
+		b, ok := carried[t]
+		switch {
+		case !ok:
+			return nil, fmt.Errorf("%w: %s is not carried", ErrProof, t.Path())
+		case b == nil:
+			return stage.need(t, nil)
 		}
-		return nil, fmt.Errorf("%w: %s is not carried", ErrProof, t.Path())
+		return b, nil
+	}, func(t tiles.Tile, b []byte) error {
+		if plan.streams(t) {
+			return nil
+		}
+		return stage.write(t, b)
 	})
 	if err != nil {
 		return err
 	}
 	if err := in.reaches(l, s.to, s.cosigned, head); err != nil {
 		return err
-	}
-	for _, t := range s.plan.spine {
-		if err := stage.write(t, s.spine[t]); err != nil {
-			return err
-		}
 	}
 	if err := in.advance(stage, i, in.pending.Done[i]); err != nil {
 		return err

@@ -24,8 +24,8 @@ type plan struct {
 	extras       bool
 }
 
-// maxSpine is the largest number of hash tiles of a step: they are held in memory, 8 KiB each. At scope full it is reached
-// at about two billion new entries.
+// maxSpine is the largest number of hash tiles of a step. At scope full they are held in memory, 8 KiB each. It is reached at about
+// two billion new entries.
 const maxSpine = 1 << 15
 
 // checkStep refuses a step too large to plan, before anything is made of its size.
@@ -74,6 +74,10 @@ func planStep(scope string, from, to uint64, extras bool) plan {
 	}
 	return p
 }
+
+// streams tells whether a tile of the spine is one of the many that nothing else of the step is proven by: without bundles, the
+// full ones of level 1. They are not held in memory.
+func (p plan) streams(t tiles.Tile) bool { return p.after == 0 && t.Level == 1 && t.Full() }
 
 // bundles is the number of entry bundles.
 func (p plan) bundles() uint64 { return p.after - p.first }

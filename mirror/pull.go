@@ -120,7 +120,9 @@ func fetchFrom(src Source) tiles.Fetch {
 
 // pullTiles brings a log up to date at the scopes that carry tiles.
 func (e *Exporter) pullTiles(ctx context.Context, log *knownLog, from Head, note []byte, src Source, sh *shelf, out *PullStep) error {
-	step, err := prove(ctx, log, from, note, log.Scope, fetchFrom(src))
+	fetch, done := readAhead(ctx, log, from, note, fetchFrom(src))
+	defer done()
+	step, err := prove(ctx, log, from, note, log.Scope, fetch, sh.write)
 	if errors.Is(err, ErrReplay) {
 		err = e.olderHead(ctx, log, from, note, sh, err)
 	}
@@ -129,11 +131,6 @@ func (e *Exporter) pullTiles(ctx context.Context, log *knownLog, from Head, note
 	}
 	if err := step.cosigned.inTime(e.c.Now()); err != nil {
 		return fmt.Errorf("log %q: %w", log.Origin, err)
-	}
-	for _, t := range step.plan.spine {
-		if err := sh.write(t, step.spine[t]); err != nil {
-			return err
-		}
 	}
 	if err := e.pullPackages(ctx, src, step, sh, out); err != nil {
 		return err

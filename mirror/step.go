@@ -11,13 +11,12 @@ import (
 
 // step is the move of one log from its last good head to a new one, proven but for the entries.
 type step struct {
-	log   *knownLog
-	from  Head
-	note  []byte
-	to    Checkpoint
-	plan  plan
-	tree  *tiles.Tree           // of the new head
-	spine map[tiles.Tile][]byte // every tile of the plan's spine, proven
+	log  *knownLog
+	from Head
+	note []byte
+	to   Checkpoint
+	plan plan
+	tree *tiles.Tree // of the new head
 
 	cosigned Cosigned // what the log's witnesses say of the new head
 }
@@ -62,8 +61,9 @@ func (l *knownLog) thawed(to Checkpoint) error {
 }
 
 // prove verifies that note is the log's own checkpoint, that the tree it signs extends the tree of from, and every tile of
-// the plan's spine, which come from fetch. Errors are ErrProof, ErrUnknownOrigin, ErrReplay or a *forkFound.
-func prove(ctx context.Context, log *knownLog, from Head, note []byte, scope string, fetch tiles.Fetch) (*step, error) {
+// the plan's spine, which come from fetch and are handed to keep in their order. Errors are ErrProof, ErrUnknownOrigin,
+// ErrReplay or a *forkFound.
+func prove(ctx context.Context, log *knownLog, from Head, note []byte, scope string, fetch tiles.Fetch, keep func(tiles.Tile, []byte) error) (*step, error) {
 	to, err := log.open(note)
 	if err != nil {
 		return nil, err
@@ -75,7 +75,7 @@ func prove(ctx context.Context, log *knownLog, from Head, note []byte, scope str
 		return nil, fmt.Errorf("log %q: %w", log.Origin, err)
 	}
 	cosigned, unwitnessed := log.witnessed(note) // a fork is one whoever cosigned it, so this is weighed last
-	s := &step{cosigned: cosigned, log: log, from: from, note: note, to: to, plan: planStep(scope, from.Size, to.Size, log.extras()), spine: make(map[tiles.Tile][]byte)}
+	s := &step{cosigned: cosigned, log: log, from: from, note: note, to: to, plan: planStep(scope, from.Size, to.Size, log.extras())}
 	s.tree = tiles.NewTree(to.Size, to.Root, fetch)
 	if len(s.plan.spine) == 0 { // the same head again, or an empty log
 		if err := log.thawed(to); err != nil {
@@ -99,12 +99,22 @@ func prove(ctx context.Context, log *knownLog, from Head, note []byte, scope str
 	if err := log.thawed(to); err != nil { // after the fork, which can be shown to others
 		return nil, err
 	}
+	if unwitnessed != nil {
+		return nil, unwitnessed
+	}
 	for _, t := range s.plan.spine {
-		if s.spine[t], err = s.tree.Tile(ctx, t.Level, t.Index); err != nil {
+		b, err := s.tree.Tile(ctx, t.Level, t.Index)
+		if err != nil {
 			return nil, s.blame(err)
 		}
+		if err := keep(t, b); err != nil {
+			return nil, err
+		}
+		if s.plan.streams(t) {
+			s.tree.Forget(t.Level, t.Index)
+		}
 	}
-	return s, unwitnessed
+	return s, nil
 }
 
 // blame says which log an error belongs to, and that a proof failed if that is what happened.

@@ -48,7 +48,7 @@ func verifyLog(ctx context.Context, c LogConfig, network *Network, workers int, 
 		b, err := src.Tile(ctx, t, nil)
 		return b, remoteErr("", err)
 	}
-	s, err := prove(ctx, log, Head{Origin: c.Origin, Root: tiles.EmptyRoot()}, note, log.Scope, fetch)
+	s, err := prove(ctx, log, Head{Origin: c.Origin, Root: tiles.EmptyRoot()}, note, log.Scope, fetch, func(tiles.Tile, []byte) error { return nil })
 	if err != nil {
 		return Verified{}, err
 	}

@@ -36,6 +36,8 @@ type Config struct {
 	ForkAt uint64
 	// NewKey signs with another key of the same name.
 	NewKey bool
+	// Smallest and Largest bound the size of entries in bytes, all sizes alike, instead of the mix of a public log; 0 keeps the mix.
+	Smallest, Largest int
 }
 
 // Log is a log that was made.
@@ -174,6 +176,9 @@ func (c Config) appendEntry(b []byte, i uint64) []byte {
 	}
 	src := rand.NewChaCha8(seed)
 	r := rand.New(src)
+	if c.Largest > 0 {
+		return appendSized(b, src, c.Smallest+r.IntN(c.Largest-c.Smallest+1))
+	}
 	kind, size := "tail", 0
 	for p, k := r.Float64(), 0; k < len(kinds); k++ {
 		if p -= kinds[k].share; p < 0 {
@@ -198,4 +203,15 @@ func (c Config) appendEntry(b []byte, i uint64) []byte {
 	src.Read(content)
 	b = base64.RawStdEncoding.AppendEncode(b, content)
 	return append(b, end...)
+}
+
+// appendSized appends an entry of so many bytes that says nothing.
+func appendSized(b []byte, src *rand.ChaCha8, size int) []byte {
+	const begin, end = `{"entry":"`, `"}`
+	content := make([]byte, max(0, size-len(begin)-len(end))/4*3+3)
+	src.Read(content)
+	start := len(b)
+	b = append(b, begin...)
+	b = base64.RawStdEncoding.AppendEncode(b, content)
+	return append(b[:start+max(len(begin), size-len(end))], end...)
 }
