@@ -15,8 +15,12 @@ import (
 	"redoubt.internal/mirror/tiles"
 )
 
-// syncEvery is the number of packages after which staged files are flushed and PENDING advances.
-const syncEvery = 64
+// After so many packages progress is told and, if as many bytes were staged, files are flushed and PENDING advances: a flush waits for
+// everything that anybody wrote to the disk, so there must not be many.
+const (
+	syncEvery = 64
+	syncBytes = 32 << 20
+)
 
 // importing is one parcel, or the part of one that lay in quarantine, on its way in.
 type importing struct {
@@ -281,6 +285,7 @@ func (in *importing) takePackages(ctx context.Context, i int, s *step, stage *sh
 	)
 	defer flush.Wait()
 	defer workers.Wait()
+	staged := 0
 	for k := range total {
 		t := s.plan.pack(k)
 		data, err := in.next(parcel.Name{Log: i, Tile: t}, in.buffer())
@@ -292,6 +297,7 @@ func (in *importing) takePackages(ctx context.Context, i int, s *step, stage *sh
 			in.pool.Put(&data) // staged and flushed by an earlier run
 			continue
 		}
+		staged += len(data) + tiles.Width*tiles.HashSize
 		slots <- struct{}{}
 		workers.Go(func() {
 			defer func() { in.pool.Put(&data); <-slots }()
@@ -313,6 +319,10 @@ func (in *importing) takePackages(ctx context.Context, i int, s *step, stage *sh
 		default:
 		}
 		in.m.progress(Progress{Stage: "package", Origin: s.log.Origin, Done: k + 1, Total: total})
+		if staged < syncBytes && k+1 != total {
+			continue
+		}
+		staged = 0
 		if flush.Wait(); flushed != nil {
 			return flushed
 		}

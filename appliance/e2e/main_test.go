@@ -21,6 +21,9 @@ import (
 const binaryVariable = "REDOUBT_E2E_BINARY"
 
 func TestMain(m *testing.M) {
+	if text := os.Getenv(roleVariable); text != "" {
+		play(text)
+	}
 	if os.Getenv(binaryVariable) == "" {
 		os.Exit(enterNamespace())
 	}
