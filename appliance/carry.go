@@ -37,6 +37,10 @@ func (in *instance) openMirror(ctx context.Context) error {
 	if err := in.cfg.Mirror.policies(in.dir, logs); err != nil {
 		return err
 	}
+	tuf, err := in.cfg.Mirror.tuf(in.dir)
+	if err != nil {
+		return err
+	}
 	key, err := in.keys.role(ctx, roleExporter)
 	if err != nil {
 		return err
@@ -44,13 +48,13 @@ func (in *instance) openMirror(ctx context.Context) error {
 	in.roleKeys[roleExporter] = key
 	in.mirror, err = mirror.Open(mirror.Config{
 		DB: in.authorityDB, Dir: in.dir.path("mirror", "in"), Stream: in.cfg.Mirror.Stream, Exporters: in.cfg.Mirror.Exporters, Logs: logs, Peers: in.cfg.Mirror.Peers,
-		Quota: in.cfg.Mirror.Quota, Signer: key, Name: in.cfg.mirrorName(), Record: in.recordMirror, Progress: in.transfer.set, Now: in.now, Logger: in.logger,
+		TUF: tuf, Follow: in.cfg.Mirror.follow(), Quota: in.cfg.Mirror.Quota, Signer: key, Name: in.cfg.mirrorName(), Record: in.recordMirror, Progress: in.transfer.set, Now: in.now, Logger: in.logger,
 	})
 	if err != nil {
 		return fmt.Errorf("opening the mirror: %w", err)
 	}
 	in.onClose(func() { in.mirror.Close() })
-	return nil
+	return in.openMirroredTrust(ctx)
 }
 
 // recordMirror writes what the mirror did to the audit log, in one transaction with the mirror's own state.
@@ -77,13 +81,22 @@ func (in *instance) exporter(ctx context.Context) (*mirror.Exporter, error) {
 			logs[i].Source = in.dir.resolve(logs[i].Source)
 		}
 	}
+	tuf, err := in.cfg.Mirror.tuf(in.dir)
+	if err != nil {
+		return nil, err
+	}
+	for i := range tuf {
+		if tuf[i].Source != "" && !strings.Contains(tuf[i].Source, "://") {
+			tuf[i].Source = in.dir.resolve(tuf[i].Source)
+		}
+	}
 	network, err := in.mirrorNetwork()
 	if err != nil {
 		return nil, err
 	}
 	return mirror.OpenExporter(mirror.ExporterConfig{
 		DB: in.authorityDB, Dir: in.dir.path("mirror", "out"), Stream: in.cfg.exportStream(), Name: in.cfg.exporterName(), Signer: key,
-		Logs: logs, Receivers: in.cfg.Mirror.Receivers, WarnUnacknowledged: in.cfg.Mirror.UnacknowledgedWarn, Network: network, Progress: in.transfer.set, Now: in.now, Logger: in.logger,
+		Logs: logs, TUF: tuf, Follow: in.cfg.Mirror.follow(), Receivers: in.cfg.Mirror.Receivers, WarnUnacknowledged: in.cfg.Mirror.UnacknowledgedWarn, Network: network, Progress: in.transfer.set, Now: in.now, Logger: in.logger,
 	})
 }
 
@@ -94,6 +107,9 @@ func (c *Config) mirrorName() string   { return "mirror." + c.Domain }
 // logs are the configured logs in the mirror's own form.
 func (m Mirror) logs() (logs []mirror.LogConfig, err error) {
 	for _, l := range m.Logs {
+		if l.Key == "" && l.Trust == "" {
+			return nil, hinted(fmt.Errorf("mirror.logs: %s has no key", l.Origin), "set mirror.logs[].key, or mirror.logs[].trust to the name of a repository under mirror.tuf")
+		}
 		key, err := l.verifierLine(l.Key)
 		if err != nil {
 			return nil, fmt.Errorf("mirror.logs: %s: %w", l.Origin, err)
@@ -110,7 +126,7 @@ func (m Mirror) logs() (logs []mirror.LogConfig, err error) {
 		if err != nil {
 			return nil, fmt.Errorf("mirror.logs: %s: %w", l.Origin, err)
 		}
-		logs = append(logs, mirror.LogConfig{FirstIndex: l.FirstIndex, Frozen: frozen, Origin: l.Origin, FormerOrigins: l.FormerOrigins, VKey: key, FormerKeys: former, Scope: l.Scope, Records: l.Records, Lookups: l.Lookups, Source: l.Source, Layout: l.Layout, MaxAge: time.Duration(l.MaxAge)})
+		logs = append(logs, mirror.LogConfig{FirstIndex: l.FirstIndex, Frozen: frozen, Origin: l.Origin, FormerOrigins: l.FormerOrigins, VKey: key, FormerKeys: former, Scope: l.Scope, Records: l.Records, Lookups: l.Lookups, Source: l.Source, Layout: l.Layout, MaxAge: time.Duration(l.MaxAge), Trust: l.Trust, Stale: l.Stale.thresholds()})
 	}
 	return logs, nil
 }
@@ -226,6 +242,9 @@ var mirrorImport = verb[importArgs, mirror.Report]{"mirror.import", func(ctx con
 		return mirror.Report{}, err
 	}
 	report, err := take()
+	if perr := in.publishMirroredTrust(ctx); perr != nil { // the import stands; a server tries again by itself
+		in.logger.Error("serving carried roots of trust", "error", perr)
+	}
 	return report, withCode(mirror.ExitCode(err), err)
 }}
 
@@ -362,5 +381,5 @@ func (in *instance) mirrorHandler() http.Handler {
 	if in.mirror == nil {
 		return http.NotFoundHandler()
 	}
-	return serve.Handler(in.mirror, in.logger)
+	return in.withMirroredTrust(serve.Handler(in.mirror, in.logger))
 }

@@ -99,8 +99,8 @@ func (c *Config) check() error {
 	owner := map[string]string{}
 	for _, role := range slices.Sorted(maps.Keys(c.Keys.Roles)) {
 		uri := c.Keys.Roles[role]
-		if !slices.Contains(allRoles, role) && shardNumber(role) == 0 {
-			bad("keys.roles.%s: no such role; roles are %s, and rekor-<n> of further artifact logs", role, strings.Join(allRoles, ", "))
+		if !slices.Contains(allRoles, role) && shardNumber(role) == 0 && !isMirrorRole(role) {
+			bad("keys.roles.%s: no such role; roles are %s, rekor-<n> of further artifact logs, and mirror-<name> of mirrored trust repositories", role, strings.Join(allRoles, ", "))
 		}
 		if err := checkKeyURI(uri); err != nil {
 			bad("keys.roles.%s: %w", role, err)

@@ -10,6 +10,10 @@ type Mirror struct {
 	ExportStream string `yaml:"export-stream,omitempty"`
 	// Logs are the public logs that are carried or kept.
 	Logs []MirrorLog `yaml:"logs,omitempty"`
+	// TUF are the TUF repositories (roots of trust) that are carried or kept.
+	TUF []MirrorTUF `yaml:"tuf,omitempty"`
+	// Follow has the logs carried and kept that the trusted root of a repository names, so that a new shard needs no configuration.
+	Follow []MirrorFollow `yaml:"follow,omitempty"`
 	// Proxy is the URL of the proxy that logs on the network are read through; left out, the environment's HTTPS_PROXY, HTTP_PROXY and
 	// NO_PROXY say, and "direct" says none. Without user and password: where the proxy wants them, set the environment. Outside only.
 	Proxy string `yaml:"proxy,omitempty"`
@@ -46,7 +50,9 @@ type MirrorLog struct {
 	// FormerOrigins are first lines under which the same log signed earlier.
 	FormerOrigins []string `yaml:"former-origins,omitempty"`
 	// Key is the log's public key: a C2SP note verifier line, or the PEM text of an ECDSA or Ed25519 key.
-	Key string `yaml:"key"`
+	Key string `yaml:"key,omitempty"`
+	// Trust names the repository under mirror.tuf whose trusted root says which key the log has, in place of Key.
+	Trust string `yaml:"trust,omitempty"`
 	// FormerKeys signed for the same log earlier, each as Key. Nothing new is taken under them; they verify what was taken then.
 	FormerKeys []string `yaml:"former-keys,omitempty"`
 	// Scope is full (every entry, the default), sparse (the records picked, each proven) or spine (every step proven, no entries).
@@ -68,6 +74,8 @@ type MirrorLog struct {
 	Frozen *MirrorFrozen `yaml:"frozen,omitempty"`
 	// MaxAge is how old the last state may be before the log is called stale (0: no limit).
 	MaxAge Duration `yaml:"max-age,omitempty"`
+	// Stale says what the age of the last state does.
+	Stale MirrorStale `yaml:"stale,omitempty"`
 	// WitnessPolicy says which witnesses must have cosigned a checkpoint of this log before it is believed, outside and inside: a
 	// C2SP tlog-policy as a file (relative to the state directory), or as text here. Left out, the log's own signature is enough.
 	WitnessPolicy string `yaml:"witness-policy,omitempty"`
@@ -79,4 +87,50 @@ type MirrorFrozen struct {
 	Size uint64 `yaml:"size"`
 	// Root is its root hash, in hex.
 	Root string `yaml:"root"`
+}
+
+// MirrorTUF is one TUF repository and the root it is believed from.
+type MirrorTUF struct {
+	// Name is what both sides call it; inside it is served again at /tuf/<name>/ of the mirror, under a root of our own.
+	Name string `yaml:"name"`
+	// Root is the file of a root.json that came by a trusted way (relative to the state directory). For public-good: version 5 or later.
+	Root string `yaml:"root"`
+	// Source is where the outside reads the repository: an http(s) URL or a directory. Left out inside.
+	Source string `yaml:"source,omitempty"`
+	// Floors are the lowest versions that are taken. Left out, those shipped for the name: public-good has root 15, timestamp 762.
+	Floors *MirrorFloors `yaml:"floors,omitempty"`
+	// Stale says what the age of the last state does. At deny-all the repository is not served as a root of trust any more.
+	Stale MirrorStale `yaml:"stale,omitempty"`
+}
+
+// MirrorFloors are the lowest versions of a TUF repository's roles that are taken (0: any).
+type MirrorFloors struct {
+	Root      int64 `yaml:"root,omitempty"`
+	Timestamp int64 `yaml:"timestamp,omitempty"`
+	Snapshot  int64 `yaml:"snapshot,omitempty"`
+	Targets   int64 `yaml:"targets,omitempty"`
+}
+
+// MirrorStale says what happens as the last observed state gets older (0: nothing). There is no switch that ignores age or expiry.
+type MirrorStale struct {
+	// Warn is the age at which status and reconcile say so.
+	Warn Duration `yaml:"warn,omitempty"`
+	// DenyNew is the age from which what was signed after the state was observed is not accepted by it.
+	DenyNew Duration `yaml:"deny-new,omitempty"`
+	// DenyAll is the age from which nothing is accepted by it.
+	DenyAll Duration `yaml:"deny-all,omitempty"`
+}
+
+// MirrorFollow takes the logs a trusted root names, those of Rekor v2 from where it says they are.
+type MirrorFollow struct {
+	// TUF names the repository under mirror.tuf.
+	TUF string `yaml:"tuf"`
+	// Scope is that of every log: full (the default), sparse or spine.
+	Scope string `yaml:"scope,omitempty"`
+	// Except are host names of logs that are not taken.
+	Except []string `yaml:"except,omitempty"`
+	// MaxAge is how old the last state of a log may be before it is called stale (0: no limit).
+	MaxAge Duration `yaml:"max-age,omitempty"`
+	// Stale says what the age of the last state of a log does.
+	Stale MirrorStale `yaml:"stale,omitempty"`
 }

@@ -59,6 +59,7 @@ type instance struct {
 	tsa               *tsa.Authority
 	tuf               *trust.Repository
 	mirror            *mirror.Mirror              // nil when no stream is configured
+	mirrored          mirroredTrust               // TUF repositories that were carried here, served again
 	transfer          transferProgress            // how far a pull, export or import is
 	caChain, tsaChain []*x509.Certificate         // in use
 	authorities       map[string][]authorityChain // by role: every issuing or timestamp certificate that was or will be in use

@@ -11,6 +11,7 @@ func operations() []operation {
 		clientTrust.operation(), trustStatus.operation(), trustRenew.operation(), trustPublish.operation(),
 		mirrorKey.operation(), mirrorPull.operation(), mirrorExport.operation(), mirrorImport.operation(), mirrorAcceptClock.operation(), mirrorStatus.operation(), mirrorReconcile.operation(),
 		mirrorReceipt.operation(), mirrorReceiptRead.operation(), mirrorHeads.operation(), mirrorCompare.operation(), mirrorObserved.operation(),
+		mirrorTrustShow.operation(), mirrorTrustHistory.operation(), mirrorTrustExport.operation(),
 		mirrorProgress.operation(), approveList.operation(), approveDrop.operation(),
 		readStatus.operation(),
 	}

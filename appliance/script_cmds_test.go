@@ -26,7 +26,7 @@ import (
 // scriptCommands are what the scripts have beyond testscript's own.
 var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args []string){
 	"exits": exits, "start": start, "halt": halt, "hangup": hangup, "get": get, "digest": digest, "mode": mode,
-	"newstate": newState, "softhsmconf": softHSMConf, "faultymodule": faultyModule, "carry": carry, "interval": interval, "reports": reports, "byhand": byHand,
+	"newstate": newState, "softhsmconf": softHSMConf, "faultymodule": faultyModule, "carry": carry, "carrytrust": carryTrust, "interval": interval, "reports": reports, "byhand": byHand,
 	"believe": believe, "letout": letOut, "witnesses": witnesses, "forge": forge,
 	"flip": flip, "stamp": stamp,
 	"spoil": spoil, "latch": latch, "vault": vaultServer, "buildplugin": buildPlugin, "swtpm": swtpm,
@@ -296,6 +296,24 @@ func carry(ts *testscript.TestScript, neg bool, args []string) {
 	reconfigure(ts, args[0], func(c *Config) {
 		c.Mirror.Logs = slices.Clone(logs)
 		c.Mirror.Logs[0].Source, c.Mirror.Logs[1].Source = c.Services.Rekor.URL, c.Services.Rekor.URL+"/api/v2"
+	})
+}
+
+// carrytrust OUTSIDE INSIDE KEY has INSIDE take the trust repository of OUTSIDE, and believe its logs by what stands there.
+func carryTrust(ts *testscript.TestScript, neg bool, args []string) {
+	arguments(ts, neg, args, 3, "carrytrust OUTSIDE INSIDE KEY")
+	var key keyLine
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile(args[2])), &key))
+	outside := layout{ts.MkAbs(args[0])}
+	t := MirrorTUF{Name: "outside", Root: filepath.Join(outside.tuf(), "1.root.json")}
+	logs := []MirrorLog{{Origin: "rekor.corp.internal", Trust: "outside"}}
+	reconfigure(ts, args[1], func(c *Config) {
+		c.Mirror.Stream, c.Mirror.Exporters, c.Mirror.Logs, c.Mirror.TUF = key.Stream, []string{key.Key}, logs, []MirrorTUF{t}
+	})
+	t.Source = outside.tuf()
+	reconfigure(ts, args[0], func(c *Config) {
+		c.Mirror.TUF, c.Mirror.Logs = []MirrorTUF{t}, slices.Clone(logs)
+		c.Mirror.Logs[0].Source = c.Services.Rekor.URL
 	})
 }
 

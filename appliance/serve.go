@@ -174,6 +174,9 @@ func (s *server) maintain(ctx context.Context, in *instance) {
 		} else if err := in.tuf.Renew(ctx); err != nil && ctx.Err() == nil {
 			s.logger.Error("renewing the trust repository", "error", err)
 			next = renewAgainAfter
+		} else if err := in.publishMirroredTrust(ctx); err != nil && ctx.Err() == nil {
+			s.logger.Error("renewing the mirrored roots of trust", "error", err)
+			next = renewAgainAfter
 		}
 		select {
 		case <-ctx.Done():

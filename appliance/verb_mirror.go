@@ -16,7 +16,7 @@ import (
 func mirrorCommand() *cli.Command {
 	return &cli.Command{
 		Name: "mirror", Usage: "carry public logs across the gap, prove them again inside, reconcile",
-		Subcommands: slices.Concat(mirrorOutside(), []*cli.Command{importCommand(), mirrorFsckCommand(), evidenceCommand()}, mirrorInside(), mirrorReceipts()),
+		Subcommands: slices.Concat(mirrorOutside(), []*cli.Command{importCommand(), mirrorFsckCommand(), evidenceCommand(), mirrorTrustCommand()}, mirrorInside(), mirrorReceipts()),
 	}
 }
 
@@ -41,7 +41,7 @@ func mirrorOutside() []*cli.Command {
 			if err != nil {
 				return err
 			}
-			return printResult(c, report, func(w io.Writer) { printSteps(w, report.Logs) })
+			return printResult(c, report, func(w io.Writer) { printTUFSteps(w, report.TUF); printSteps(w, report.Logs) })
 		}},
 		{Name: "export", Usage: "outside: pack what is new into a signed parcel", Flags: mirrorFlags(
 			&cli.StringFlag{Name: "out", Required: true, Usage: "folder for the volumes; exists", EnvVars: []string{"REDOUBT_OUT"}},
@@ -67,6 +67,7 @@ func mirrorOutside() []*cli.Command {
 					fmt.Fprintf(w, "parcel %d once more, digest %s, %d bytes\n%s\n", a.Sequence, a.Digest, a.Bytes, strings.Join(a.Files, "\n"))
 				}
 				fmt.Fprintf(w, "parcel %d of %s, digest %s, %d bytes\n", packed.Sequence, packed.Stream, packed.Digest, packed.Bytes)
+				printTUFSteps(w, packed.TUF)
 				for _, f := range packed.Files {
 					fmt.Fprintln(w, f)
 				}
@@ -105,6 +106,10 @@ func mirrorInside() []*cli.Command {
 					printLogStatus(w, l.LogStatus)
 					fmt.Fprintf(w, "  %d leaves and %d tiles hashed anew, %d accepted checkpoints reproduced\n", l.Leaves, l.Tiles, l.Heads)
 				}
+				for _, t := range r.Report.TUF {
+					printTUFStatus(w, t.TUFStatus)
+					fmt.Fprintf(w, "  %d files verified again\n", t.Verified)
+				}
 				for _, m := range r.Report.Missing {
 					fmt.Fprintf(w, "MISSING parcels %d to %d\n", m.First, m.Last)
 				}
@@ -131,6 +136,9 @@ func printMirrorStatus(w io.Writer, s *mirror.Status) {
 	for _, m := range s.Missing {
 		fmt.Fprintf(w, "MISSING parcels %d to %d\n", m.First, m.Last)
 	}
+	for _, t := range s.TUF {
+		printTUFStatus(w, t)
+	}
 	for _, l := range s.Logs {
 		printLogStatus(w, l)
 	}
@@ -149,7 +157,9 @@ func printLogStatus(w io.Writer, l mirror.LogStatus) {
 func printSteps(w io.Writer, steps []mirror.PullStep) {
 	for _, s := range steps {
 		printStep(w, s.TransferStep)
-		if s.Error != "" {
+		if s.Skipped != "" {
+			fmt.Fprintf(w, "  not followed: %s\n", s.Skipped)
+		} else if s.Error != "" {
 			fmt.Fprintf(w, "  FAILED: %s\n", s.Error)
 		} else if s.Fetched+s.Kept > 0 {
 			fmt.Fprintf(w, "  %d entry bundles fetched, %d kept from an earlier pull\n", s.Fetched, s.Kept)
@@ -171,6 +181,7 @@ func printStep(w io.Writer, s mirror.TransferStep) {
 func printTransfers(w io.Writer, r mirror.Report) {
 	for _, t := range r.Transfers {
 		fmt.Fprintf(w, "parcel %d of %s, %s, made %s by %s\n", t.Sequence, r.Stream, t.Outcome, t.Created.Format(time.RFC3339), t.Exporter)
+		printTUFSteps(w, t.TUF)
 		for _, l := range t.Logs {
 			fmt.Fprint(w, "  ")
 			printStep(w, l)

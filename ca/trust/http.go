@@ -10,7 +10,7 @@ import (
 )
 
 // served is the closed list of paths the repository answers.
-var served = regexp.MustCompile(`^(timestamp\.json|root\.json|[1-9][0-9]{0,9}\.(root|targets|snapshot)\.json|targets/[0-9a-f]{64}\.[A-Za-z0-9][A-Za-z0-9._-]{0,99})$`)
+var served = regexp.MustCompile(`^(timestamp\.json|root\.json|[1-9][0-9]{0,9}\.(root|targets|snapshot)\.json|targets/([A-Za-z0-9][A-Za-z0-9._-]{0,99}/){0,3}[0-9a-f]{64}\.[A-Za-z0-9][A-Za-z0-9._-]{0,99})$`)
 
 // Handler serves the repository's files with GET and HEAD. Paths outside the
 // layout of Repository are 404 without touching the disk.

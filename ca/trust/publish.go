@@ -7,6 +7,7 @@ import (
 	"crypto"
 	"encoding/json"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strconv"
 	"time"
@@ -42,7 +43,10 @@ func (r *Repository) Publish(ctx context.Context, files []File) error {
 	}
 	// 1. Target files. A crash up to step 5 leaves files nothing refers to.
 	for _, f := range files {
-		name := "targets/" + next[f.Name].Hashes["sha256"].String() + "." + f.Name
+		name := targetFile(f.Name, next[f.Name])
+		if err := os.MkdirAll(filepath.Dir(r.path(name)), 0o755); err != nil {
+			return fmt.Errorf("writing TUF file: %w", err)
+		}
 		if err := r.write(name, f.Data); err != nil {
 			return err
 		}

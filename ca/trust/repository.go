@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path"
 	"regexp"
 	"strconv"
 	"sync"
@@ -71,7 +72,7 @@ type RepositoryConfig struct {
 // Repository is a TUF repository with consistent snapshots in a directory:
 //
 //	N.root.json  N.targets.json  N.snapshot.json  timestamp.json  root.json (the newest)
-//	targets/<sha256>.<name>
+//	targets/<sha256>.<name>, targets/<folder>/<sha256>.<name>
 //
 // timestamp.json decides: what it does not lead to was never published. It is
 // safe for concurrent use in one process; one process writes at a time.
@@ -90,8 +91,14 @@ type Repository struct {
 	timestamp *metadata.Metadata[metadata.TimestampType]
 }
 
-// targetName is what a target may be called: it becomes part of a file name and a URL.
-var targetName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$`)
+// targetName is what a target may be called, in up to three folders: it becomes part of a file name and a URL.
+var targetName = regexp.MustCompile(`^([A-Za-z0-9][A-Za-z0-9._-]{0,99}/){0,3}[A-Za-z0-9][A-Za-z0-9._-]{0,99}$`)
+
+// targetFile is where a target's file lies: its digest stands before the last part of its name (TUF 6.2.1).
+func targetFile(name string, t *metadata.TargetFiles) string {
+	folder, base := path.Split(name)
+	return "targets/" + folder + t.Hashes["sha256"].String() + "." + base
+}
 
 const maxTarget = 4 << 20 // bytes
 
@@ -218,7 +225,7 @@ func (r *Repository) load() error {
 		if !targetName.MatchString(name) {
 			return fmt.Errorf("target name %q", name)
 		}
-		data, err := r.read("targets/" + t.Hashes["sha256"].String() + "." + name)
+		data, err := r.read(targetFile(name, t))
 		if err != nil {
 			return err
 		}
@@ -264,7 +271,7 @@ func (r *Repository) Target(name string) ([]byte, error) {
 	if t == nil {
 		return nil, fmt.Errorf("target %q: %w", name, ErrNotFound)
 	}
-	data, err := r.read("targets/" + t.Hashes["sha256"].String() + "." + name)
+	data, err := r.read(targetFile(name, t))
 	if err != nil {
 		return nil, err
 	}

@@ -481,7 +481,7 @@ func TestOpenRefuses(t *testing.T) {
 	if _, err := Create(context.Background(), c, nil); !errors.Is(err, ErrExists) {
 		t.Errorf("Create over a repository: %v", err)
 	}
-	for _, name := range []string{"../x", "a/b", "", ".hidden", "x y"} {
+	for _, name := range []string{"../x", "a//b", "/a", "a/../b", "a/b/c/d/e", "", ".hidden", "x y"} {
 		if err := r.Publish(context.Background(), []File{{Name: name, Data: []byte("x")}}); !errors.Is(err, ErrMaterial) {
 			t.Errorf("target %q: %v", name, err)
 		}
