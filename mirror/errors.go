@@ -50,6 +50,8 @@ var (
 	ErrNotFound = errors.New("the mirror does not have that")
 	// ErrDamaged says that stored tiles or heads contradict each other.
 	ErrDamaged = errors.New("stored mirror data is damaged")
+	// ErrChanged says that what people agreed on is not how things stand any more; they have to be asked again.
+	ErrChanged = errors.New("this changed since it was agreed on")
 	// ErrConfig says that the configuration cannot work.
 	ErrConfig = errors.New("the mirror's configuration is wrong")
 )

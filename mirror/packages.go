@@ -95,7 +95,9 @@ func (in *importing) readLog(ctx context.Context, i int, l parcel.Log) error {
 		return err
 	}
 	if f, ok := in.s.frozen[l.Origin]; ok {
-		in.blocked = append(in.blocked, &ForkError{Origin: l.Origin, Evidence: m.path(f.Evidence), Frozen: true})
+		if f.Retired == nil {
+			in.blocked = append(in.blocked, &ForkError{Origin: l.Origin, Evidence: m.path(f.Evidence), Frozen: true})
+		}
 		done.Frozen = true
 		in.steps = append(in.steps, done)
 		return in.skip(i, l)

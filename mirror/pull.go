@@ -65,7 +65,9 @@ func (e *Exporter) Pull(ctx context.Context) (PullReport, error) {
 			}
 		}
 		if f, ok := s.frozen[origin]; ok {
-			err = &ForkError{Origin: origin, Evidence: e.path(f.Evidence), Frozen: true}
+			if step.Frozen, err = true, nil; f.Retired == nil {
+				err = &ForkError{Origin: origin, Evidence: e.path(f.Evidence), Frozen: true}
+			}
 		} else {
 			if err = e.pullLog(ctx, e.logs[origin], from, &step); err != nil {
 				err = errors.Join(err, (&kept{e.c.DB}).forget(e.logs[origin].Source))

@@ -165,7 +165,7 @@ const (
 func (r *ReconcileReport) Err() error {
 	var forks, damaged, stale []error
 	for _, l := range r.Logs {
-		if l.Frozen != nil {
+		if l.Frozen != nil && l.Frozen.Retired == nil {
 			forks = append(forks, &ForkError{Origin: l.Origin, Evidence: l.Frozen.Evidence, Frozen: true})
 		}
 		if len(l.Problems) > 0 {

@@ -22,6 +22,7 @@ import (
 //	mirror/record/<origin>\x00<index> recordState each record of a sparse log
 //	mirror/node/<origin>\x00...     (see nodes.go) each subtree hash that was ever accepted
 //	mirror/frozen/<origin>          Freeze        the log showed two histories
+//	mirror/settled/<origin>\x00<t>  Settled       a freeze that people decided about
 //	mirror/pending                  pendingState  the import that is under way
 //	mirror/incident/<kind>/<digest> Incident      a parcel that was refused; not part of the mirrored state
 const (
@@ -84,6 +85,14 @@ type Freeze struct {
 	Since    time.Time `json:"since"`
 	Reason   string    `json:"reason"`
 	Evidence string    `json:"evidence"` // file in the mirror's folder
+	// Retired says that people decided to leave the log where it stands.
+	Retired *Retirement `json:"retired,omitempty"`
+}
+
+// Retirement is the end of a log that showed two histories: it stays readable at its last good head and takes nothing more.
+type Retirement struct {
+	Since     time.Time `json:"since"`
+	Successor string    `json:"successor,omitempty"` // origin of the log that takes its place
 }
 
 // Transfer is a committed parcel.
