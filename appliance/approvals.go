@@ -78,7 +78,7 @@ func (in *instance) asksFor(act approval.Act, few *approval.TooFew) error {
 	file := in.dir.proposal(act)
 	hint := fmt.Sprintf("`redoubt approve show %s` prints what is asked; %d more people run `redoubt approve sign %s --key KEY --as NAME --out FILE`; then run this command again with --approval FILE for each",
 		file, few.Want-len(few.Have), file)
-	return withCode(exitUnapproved, hinted(few, "%s", hint))
+	return hinted(withCode(exitUnapproved, few), "%s", hint)
 }
 
 // spend remembers, in the transaction that does the act, that it was done.

@@ -256,7 +256,7 @@ func controlServer(s *server) *http.Server {
 func writeFailure(w http.ResponseWriter, err error) {
 	f := failure{Error: err.Error(), Code: exitCode(err)}
 	var c *coded
-	if errors.As(err, &c) {
+	for e := err; f.Hint == "" && errors.As(e, &c); e = c.err {
 		f.Hint = c.hint
 	}
 	writeJSON(w, http.StatusUnprocessableEntity, f)

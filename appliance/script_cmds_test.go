@@ -29,6 +29,7 @@ var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args [
 	"newstate": newState, "softhsmconf": softHSMConf, "faultymodule": faultyModule, "carry": carry, "carrytrust": carryTrust, "interval": interval, "reports": reports, "byhand": byHand,
 	"believe": believe, "letout": letOut, "witnesses": witnesses, "forge": forge,
 	"flip": flip, "stamp": stamp,
+	"approvers": approvers, "unknown": unknown, "twin": twin, "misled": misled, "liar": liar, "newest": newest,
 	"spoil": spoil, "latch": latch, "vault": vaultServer, "buildplugin": buildPlugin, "swtpm": swtpm,
 }
 

@@ -16,8 +16,17 @@ import (
 const maxEvidence = 1 << 20
 
 func evidenceCommand() *cli.Command {
+	c := verifyEvidence("verify")
+	c.Usage += "; the same as mirror evidence FILE"
+	whole := verifyEvidence("evidence")
+	whole.Subcommands = append(evidenceVerbs(), c)
+	return whole
+}
+
+// verifyEvidence is `mirror evidence FILE` and `mirror evidence verify FILE`.
+func verifyEvidence(name string) *cli.Command {
 	return &cli.Command{
-		Name: "evidence", Usage: "check a file that proves a log's two histories, with the log's key alone; touches no state", ArgsUsage: "FILE",
+		Name: name, Usage: "check a file that proves a log's two histories, with the log's key alone; touches no state", ArgsUsage: "FILE",
 		Flags: []cli.Flag{outputFlag(),
 			&cli.StringFlag{Name: "key", Required: true, Usage: "file with the log's public key as you know it: PEM, or a C2SP note verifier line", EnvVars: []string{"REDOUBT_KEY"}},
 			&cli.StringFlag{Name: "origin", Usage: "the log's origin, if it is not the name in the key", EnvVars: []string{"REDOUBT_ORIGIN"}},

@@ -32,6 +32,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -92,8 +93,9 @@ type Progress struct {
 // Mirror is the inside end of a stream. It is safe for concurrent use; one import runs at a time, in one process.
 type Mirror struct {
 	c         Config
-	logs      map[string]*knownLog // configured
-	learnt    sync.Map             // by repository: map[string]*knownLog, from trusted roots that were imported
+	logs      map[string]*knownLog                 // configured
+	learnt    sync.Map                             // by repository: map[string]*knownLog, from trusted roots that were imported
+	vouched   atomic.Pointer[map[string]*knownLog] // whose keys people took on their own word
 	tuf       map[string]*tufRepo
 	trusted   sync.Map // by repository: trusted, what its imported trusted root says
 	exporters []*parcel.Verifier
@@ -132,6 +134,9 @@ func Open(c Config) (*Mirror, error) {
 		return nil, err
 	}
 	setDefaults(&m.c.Now, &m.c.Logger)
+	if err := m.relearnVouched(); err != nil {
+		return nil, err
+	}
 	if m.root, err = openDir(c.Dir); err != nil {
 		return nil, err
 	}
@@ -183,6 +188,9 @@ func (m *Mirror) log(origin string) *knownLog {
 		}
 		return true
 	})
+	if vouched := m.vouched.Load(); found == nil && vouched != nil { // a trusted root counts more than people's word
+		found = (*vouched)[origin]
+	}
 	return found
 }
 

@@ -22,6 +22,7 @@ import (
 //	mirror/record/<origin>\x00<index> recordState each record of a sparse log
 //	mirror/node/<origin>\x00...     (see nodes.go) each subtree hash that was ever accepted
 //	mirror/frozen/<origin>          Freeze        the log showed two histories
+//	mirror/vouched/<origin>         vouched       a log whose key people took on their own word
 //	mirror/settled/<origin>\x00<t>  Settled       a freeze that people decided about
 //	mirror/pending                  pendingState  the import that is under way
 //	mirror/incident/<kind>/<digest> Incident      a parcel that was refused; not part of the mirrored state
