@@ -32,7 +32,7 @@ func (m *Mirror) Fsck(ctx context.Context) ([]FsckReport, error) {
 		r := FsckReport{LogReport: LogReport{LogStatus: l, Problems: []string{}}}
 		h, ok := s.heads[l.Origin]
 		switch log := m.log(l.Origin); {
-		case log == nil:
+		case ok && log == nil:
 			r.Problems = append(r.Problems, "it is not configured any more, so nothing of it can be verified")
 		case ok:
 			if err := m.recheck(ctx, log, h, &r.LogReport); err != nil {

@@ -42,8 +42,17 @@ func importUntilKilled(spec string) int {
 	}
 	defer db.Close()
 	seen := 0
+	logs, tuf := []LogConfig{{Origin: f[3], VKey: f[4]}}, []TUFConfig(nil)
+	if pinned, ok := strings.CutPrefix(f[4], "site:"); ok { // believed by the repository whose first root lies there
+		root, err := os.ReadFile(pinned)
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		logs, tuf = []LogConfig{{Origin: f[3], Trust: "site"}}, []TUFConfig{{Name: "site", Root: root}}
+	}
 	m, err := Open(Config{
-		DB: db, Dir: filepath.Join(f[1], "in"), Stream: labStream, Exporters: []string{f[2]}, Logs: []LogConfig{{Origin: f[3], VKey: f[4]}},
+		DB: db, Dir: filepath.Join(f[1], "in"), Stream: labStream, Exporters: []string{f[2]}, Logs: logs, TUF: tuf,
 		Now: func() time.Time { return time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC) },
 		Progress: func(Progress) {
 			if seen++; seen == n {

@@ -144,3 +144,8 @@ func (e *Exporter) refreshLogs() error {
 	e.logs, err = knownLogs(logs)
 	return err
 }
+
+// ended tells whether a log grows although its key's validity was over when it was last seen.
+func (l *knownLog) ended(own Head, size uint64) bool {
+	return !l.NotAfter.IsZero() && own.Note != nil && own.Observed.After(l.NotAfter) && size > own.Size
+}

@@ -51,6 +51,9 @@ func (in *importing) unexplained(l parcel.Log, note []byte) error {
 	case in.s.quarantined[l.Origin] && in.pending.Release == "":
 		return fmt.Errorf("%w: %q has earlier files in quarantine; redoubt mirror quarantine list", ErrUnknownOrigin, l.Origin)
 	}
+	if own := in.s.head(l.Origin); in.pending.Release == "" && log.ended(own, l.To.Size) {
+		return fmt.Errorf("%w: %q ended at %s, stood at %d entries after that, and shows %d", ErrUnknownOrigin, l.Origin, log.NotAfter.UTC().Format(time.RFC3339), own.Size, l.To.Size)
+	}
 	if _, err := log.open(note); errors.Is(err, ErrUnknownOrigin) && in.pending.Release == "" {
 		return err
 	}
@@ -128,6 +131,9 @@ func (m *Mirror) releaseKnown(ctx context.Context) error {
 			continue
 		}
 		tried[q.Origin] = true
+		if h, err := m.Head(q.Origin); err == nil && m.log(q.Origin).ended(h, q.Log.To.Size) {
+			continue // only people let a log grow that has ended
+		}
 		if q.Failed != "" {
 			continue
 		}

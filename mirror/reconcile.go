@@ -209,9 +209,10 @@ func (m *Mirror) Reconcile(ctx context.Context) (*ReconcileReport, error) {
 	}
 	for _, l := range st.Logs {
 		lr := LogReport{LogStatus: l, Problems: []string{}}
-		if m.log(l.Origin) == nil {
+		h, ok := s.heads[l.Origin]
+		if ok && m.log(l.Origin) == nil { // without a head it may be one that no trusted root explains yet
 			lr.Problems = append(lr.Problems, "it is not configured any more, so nothing of it can be verified")
-		} else if h, ok := s.heads[l.Origin]; ok {
+		} else if ok {
 			if err := m.recheck(ctx, m.log(l.Origin), h, &lr); err != nil {
 				return nil, err
 			}

@@ -101,7 +101,11 @@ func trustedLog(kind string, l *rootv1.TransparencyLogInstance) (TrustedLog, err
 	}
 	var pub crypto.PublicKey
 	if pub, err = x509.ParsePKIXPublicKey(raw); err == nil {
-		out.vkey, err = parcel.VerifierKey(out.Origin, pub)
+		name := parcel.VerifierKey
+		if kind == "ct" {
+			name = parcel.CTVerifierKey
+		}
+		out.vkey, err = name(out.Origin, pub)
 	}
 	if err != nil {
 		out.Unusable = err.Error()
@@ -142,11 +146,13 @@ func (t trusted) items() map[string]string {
 
 // configs are the transparency logs that can be mirrored, one per origin. A log with two keys has the one that began last; the other
 // is a former one.
-func (t trusted) configs() (logs []LogConfig) {
+func (t trusted) configs() []LogConfig { return t.configsOf("rekor") }
+
+func (t trusted) configsOf(kind string) (logs []LogConfig) {
 	byStart := slices.Clone(t.logs)
 	slices.SortStableFunc(byStart, func(a, b TrustedLog) int { return b.Start.Compare(a.Start) })
 	for _, l := range byStart {
-		if l.Kind != "rekor" || l.Unusable != "" {
+		if l.Kind != kind || l.Unusable != "" {
 			continue
 		}
 		if i := slices.IndexFunc(logs, func(c LogConfig) bool { return c.Origin == l.Origin }); i >= 0 {
@@ -207,7 +213,7 @@ func (f Follow) followed(t trusted) (logs []LogConfig) {
 // "<host> - <number>" and shares its key with the others.
 func (t trusted) explain(c LogConfig) (LogConfig, bool) {
 	host, _ := shardHost(c.Origin)
-	for _, k := range t.configs() {
+	for _, k := range append(t.configs(), t.configsOf("ct")...) {
 		if k.Origin == host {
 			c.VKey, c.FormerKeys, c.NotBefore = k.VKey, k.FormerKeys, k.NotBefore
 			if host == c.Origin {
