@@ -25,7 +25,7 @@ type Writer struct {
 	enc    *zstd.Encoder
 
 	last   *Name
-	pool   sync.Pool // of tar bytes whose frame was written
+	pool   sync.Pool // of buffers whose frame was written
 	raw    []byte    // tar bytes not yet handed to the encoder
 	files  int64     // files in raw
 	queue  []*frame
@@ -89,9 +89,7 @@ func (w *Writer) Add(n Name, data []byte) error {
 	}
 	w.last = &n
 	if w.raw == nil {
-		if b, ok := w.pool.Get().(*[]byte); ok {
-			w.raw = (*b)[:0]
-		}
+		w.raw = w.buffer(0)
 	}
 	h := tarHeader(n.String(), int64(len(data)))
 	w.raw = append(append(append(w.raw, h[:]...), data...), make([]byte, padding(int64(len(data))))...)
@@ -125,7 +123,7 @@ func (w *Writer) flush() error {
 
 // compress returns raw as one zstd frame, or as stored frames where compression would pass the ratio a reader allows.
 func (w *Writer) compress(raw []byte) []byte {
-	out := w.enc.EncodeAll(raw, nil)
+	out := w.enc.EncodeAll(raw, w.buffer(len(raw)+len(raw)/64+1024)) // what cannot be compressed grows a little
 	if len(raw) <= len(out)*maxRatio {
 		return out
 	}
@@ -161,7 +159,17 @@ func (w *Writer) writeFrame() error {
 	w.filled.Files += f.files
 	w.filled.Unpacked += int64(len(f.raw))
 	w.pool.Put(&f.raw)
-	return w.write(out)
+	err := w.write(out)
+	w.pool.Put(&out)
+	return err
+}
+
+// buffer returns an empty buffer with room for n bytes at least.
+func (w *Writer) buffer(n int) []byte {
+	if b, ok := w.pool.Get().(*[]byte); ok && cap(*b) >= n {
+		return (*b)[:0]
+	}
+	return make([]byte, 0, n)
 }
 
 func (w *Writer) write(b []byte) error {
