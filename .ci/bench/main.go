@@ -36,10 +36,13 @@ var (
 	step   = flag.Duration("step", 2*time.Second, "length of a turn")
 	dir    = flag.String("dir", "", "where to put the logs (default: a temporary directory)")
 	bin    = flag.String("bin", "", "where the built programs are")
-	only   = flag.String("only", "", "measure these alone, separated by commas: append, single, keys, rekor, issue, timestamp, verify")
+	only   = flag.String("only", "", "measure these alone, separated by commas: append, single, keys, rekor, issue, timestamp, verify, import, export, again, vouched")
 )
 
 func main() {
+	if len(os.Args) == 4 && os.Args[1] == migrateArg {
+		os.Exit(migrate(os.Args[2], os.Args[3]))
+	}
 	flag.Parse()
 	klog.LogToStderr(false)
 	klog.SetOutput(io.Discard)
@@ -67,7 +70,7 @@ func run() error {
 	start := time.Now()
 	load, _ := os.ReadFile("/proc/loadavg")
 	var rows []*row
-	for _, bench := range []func(context.Context, string) ([]*row, error){benchAppend, benchKeys, benchServers, benchVerify} {
+	for _, bench := range []func(context.Context, string) ([]*row, error){benchAppend, benchKeys, benchServers, benchVerify, benchCross} {
 		more, err := bench(ctx, d)
 		rows = append(rows, more...)
 		if err != nil {
