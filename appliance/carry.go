@@ -7,7 +7,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -53,13 +52,17 @@ func (in *instance) openMirror(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("opening the mirror: %w", err)
 	}
+	in.mirrorIndex = serve.NewIndex(in.mirror)
 	in.onClose(func() { in.mirror.Close() })
 	return in.openMirroredTrust(ctx)
 }
 
-// recordMirror writes what the mirror did to the audit log, in one transaction with the mirror's own state.
+// recordMirror writes what the mirror did to the audit log, in one transaction with the mirror's own state, and tells verifications.
 func (in *instance) recordMirror(ctx context.Context, e mirror.Event, with func(store.Tx) error) error {
 	_, err := in.audit.Add(ctx, audit.Event{Actor: "mirror", Action: e.Action, Object: e.Object, Outcome: e.Outcome, Detail: e.Detail}, with)
+	if err == nil {
+		in.keepFreshness(ctx)
+	}
 	return err
 }
 
@@ -327,6 +330,7 @@ type reconcileResult struct {
 	Note    string                  `json:"note"`              // the report as a signed C2SP note
 	File    string                  `json:"file"`              // where the server keeps it
 	Key     string                  `json:"key"`               // the verifier line of the note
+	Spool   mirror.SpoolReport      `json:"spool"`             // what verifications left since the last time
 	Finding string                  `json:"finding,omitempty"` // the gravest findings, "" when all is well
 	Code    int                     `json:"code"`              // exit code of the finding
 }
@@ -336,11 +340,14 @@ var mirrorReconcile = verb[struct{}, reconcileResult]{"mirror.reconcile", func(c
 	if err != nil {
 		return reconcileResult{}, err
 	}
+	seen := in.observeSpool(ctx)
 	report, err := m.Reconcile(ctx)
 	if err != nil {
 		return reconcileResult{}, withCode(mirror.ExitCode(err), err)
 	}
-	return in.keepReport(report)
+	r, err := in.keepReport(report)
+	r.Spool = seen
+	return r, err
 }}
 
 // keepReport stores a signed report in mirror/reports under its time.
@@ -374,12 +381,4 @@ func (in *instance) reconcileEvery(ctx context.Context) {
 	if err != nil {
 		in.logger.Error("reconciling", "error", err)
 	}
-}
-
-// mirrorHandler serves what was carried here; without a stream there is nothing to serve.
-func (in *instance) mirrorHandler() http.Handler {
-	if in.mirror == nil {
-		return http.NotFoundHandler()
-	}
-	return in.withMirroredTrust(serve.Handler(in.mirror, in.logger))
 }

@@ -39,6 +39,9 @@ type Mirror struct {
 	OutboundApprovals int `yaml:"outbound-approvals,omitempty"`
 	// Interval is how often the running server reconciles (0: only by verb or timer).
 	Interval Duration `yaml:"interval,omitempty"`
+	// Hosts give mirrored logs host names of their own, besides <name>.<host of the mirror service>: host name to the log's origin, or to
+	// the host of a Rekor v1 server, all trees of which are read there. The listener's certificate must name them. Inside only.
+	Hosts map[string]string `yaml:"hosts,omitempty"`
 	// Quota bounds the bytes one parcel may unpack to (0: the free space of the disk).
 	Quota int64 `yaml:"quota,omitempty"`
 }

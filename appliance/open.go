@@ -30,6 +30,7 @@ import (
 	"redoubt.internal/log/store"
 	"redoubt.internal/log/store/bolt"
 	"redoubt.internal/mirror"
+	"redoubt.internal/mirror/serve"
 )
 
 // instance is one opened state directory: every room, wired to its keys, its database and its neighbours. The process that
@@ -60,6 +61,7 @@ type instance struct {
 	tuf               *trust.Repository
 	mirror            *mirror.Mirror              // nil when no stream is configured
 	mirrored          mirroredTrust               // TUF repositories that were carried here, served again
+	mirrorIndex       *serve.Index                // of what is mirrored, for whoever searches
 	transfer          transferProgress            // how far a pull, export or import is
 	caChain, tsaChain []*x509.Certificate         // in use
 	authorities       map[string][]authorityChain // by role: every issuing or timestamp certificate that was or will be in use

@@ -192,6 +192,7 @@ func (s *server) resume() {
 	in := s.instance()
 	work.Go(func() { s.maintain(ctx, in) })
 	work.Go(func() { in.reconcileEvery(ctx) })
+	work.Go(func() { in.observeEvery(ctx) })
 	s.pause = func() { stop(); work.Wait() }
 }
 

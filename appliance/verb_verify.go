@@ -16,13 +16,14 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"redoubt.internal/appliance/verify"
+	"redoubt.internal/mirror"
 )
 
 func verifyCommand() *cli.Command {
 	return &cli.Command{
 		Name: "verify", Usage: "verify a Sigstore bundle; opens no socket", ArgsUsage: "FILE|sha256:HEX",
 		Description: "Exit codes: `redoubt docs exit-codes`. --prove-offline repeats the whole verification in an empty network namespace.",
-		Flags: []cli.Flag{
+		Flags: append(freshnessFlags(),
 			&cli.StringFlag{Name: "bundle", Required: true, Usage: "the Sigstore bundle", EnvVars: []string{"REDOUBT_BUNDLE"}},
 			&cli.StringSliceFlag{Name: "trusted-root", Usage: "trusted_root.json; several are tried one by one", EnvVars: []string{"REDOUBT_TRUSTED_ROOT"}},
 			&cli.StringFlag{Name: "setup", Usage: "folder of `redoubt client setup`, whose trusted_root.json is used", EnvVars: []string{"REDOUBT_SETUP"}},
@@ -35,7 +36,7 @@ func verifyCommand() *cli.Command {
 			&cli.DurationFlag{Name: "max-trust-age", Usage: "refuse a trusted root whose file is older", EnvVars: []string{"REDOUBT_MAX_TRUST_AGE"}},
 			&cli.BoolFlag{Name: "prove-offline", Usage: "verify in an empty network namespace", EnvVars: []string{"REDOUBT_PROVE_OFFLINE"}},
 			outputFlag(),
-		},
+		),
 		Action: func(c *cli.Context) error {
 			if c.NArg() != 1 {
 				return usage("verify takes one FILE or sha256:HEX")
@@ -48,27 +49,43 @@ func verifyCommand() *cli.Command {
 					return err
 				}
 			}
+			known, err := upstream(c)
+			if err != nil {
+				return unverified(c, err)
+			}
 			result, err := verifyArtifact(c.Context, verifyRequest{
 				Artifact: c.Args().First(), Bundle: c.String("bundle"), Roots: c.StringSlice("trusted-root"), Setup: c.String("setup"), Key: c.String("key"),
 				Identity: verify.Identity{SAN: c.String("certificate-identity"), SANRegexp: c.String("certificate-identity-regexp"),
 					Issuer: c.String("certificate-oidc-issuer"), IssuerRegexp: c.String("certificate-oidc-issuer-regexp")},
-				Types: c.StringSlice("type"), MaxTrustAge: c.Duration("max-trust-age"),
+				Types: c.StringSlice("type"), MaxTrustAge: c.Duration("max-trust-age"), Upstream: known,
 			})
 			if err != nil {
-				if c.String("output") == "json" {
-					if err := printJSON(c, verify.NewFailure(err)); err != nil {
-						return err
-					}
-				}
-				failed := withCode(verify.ExitCode(err), fmt.Errorf("not verified: %w", err))
-				if next := nextForFile(err); next != "" {
-					return hinted(failed, "%s", next)
-				}
-				return failed
+				return unverified(c, err)
+			}
+			if dir := c.String("observe"); dir != "" {
+				leaveProofs(dir, result, c.App.ErrWriter)
 			}
 			return printResult(c, result, func(w io.Writer) { printVerified(w, c.Args().First(), result) })
 		},
 	}
+}
+
+// unverified is how a verification that failed ends.
+func unverified(c *cli.Context, err error) error {
+	if c.String("output") == "json" {
+		if err := printJSON(c, verify.NewFailure(err)); err != nil {
+			return err
+		}
+	}
+	failed := withCode(verify.ExitCode(err), fmt.Errorf("not verified: %w", err))
+	next := nextForFile(err)
+	if next == "" && errors.Is(err, mirror.ErrStale) {
+		next = "carry a newer parcel and import it; `redoubt mirror status` says how old everything is"
+	}
+	if next != "" {
+		return hinted(failed, "%s", next)
+	}
+	return failed
 }
 
 // verifyRequest is one verification, by the names of its files.
@@ -77,6 +94,7 @@ type verifyRequest struct {
 	Roots, Types                 []string
 	Identity                     verify.Identity
 	MaxTrustAge                  time.Duration
+	Upstream                     *mirror.Freshness
 }
 
 const maxVerifyFile = 32 << 20 // a bundle or a trusted root in bytes
@@ -108,7 +126,7 @@ func verifyArtifact(ctx context.Context, r verifyRequest) (*verify.Result, error
 		}
 		roots = append(roots, verify.Root{Name: path, JSON: data, AsOf: info.ModTime()})
 	}
-	verifier, err := verify.New(verify.Config{Roots: roots})
+	verifier, err := verify.New(verify.Config{Roots: roots, Upstream: r.Upstream})
 	if err != nil {
 		return nil, err
 	}
@@ -158,6 +176,8 @@ func nextForFile(err error) string {
 		return "--bundle names what `redoubt sign` or cosign wrote beside the artifact"
 	case "trusted root":
 		return "`redoubt client setup --out DIR` writes one where the instance runs; copy it here and give --setup DIR"
+	case "mirror state", "mirror key":
+		return "the running mirror writes state.note and state.key in its folder mirror; give --mirror-state and --mirror-key"
 	case "public key":
 		return "--key names a PEM file"
 	}
@@ -196,6 +216,12 @@ func printVerified(w io.Writer, artifact string, r *verify.Result) {
 	}
 	for _, l := range r.Log() {
 		fmt.Fprintf(w, "  log        %s, %s %s, tree size %d, root %s\n", l.Origin, l.Kind, l.Version, l.TreeSize, l.RootHash)
+		if u := l.Upstream; u != nil && u.Observed != nil {
+			fmt.Fprintf(w, "  observed   %s, %s ago (%s), by %s, says %s\n", u.Observed.Format(time.RFC3339), u.Age, u.Level, orDefault(u.By, "nobody named"), u.Claimed)
+		}
+	}
+	for _, warning := range r.Warnings() {
+		fmt.Fprintf(w, "  warning    %s\n", warning)
 	}
 }
 

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	sgverify "github.com/sigstore/sigstore-go/pkg/verify"
+
+	"redoubt.internal/mirror"
 )
 
 // SchemaID names the schema of Result and Failure in JSON. Within it, fields
@@ -69,13 +71,16 @@ type report struct {
 	Log          logProofs      `json:"log"`
 	Checked      []string       `json:"checked"`
 
-	payload []byte
+	payload  []byte
+	observed []mirror.Observation
 }
 
 type rootReport struct {
 	Name   string     `json:"name"`
 	SHA256 string     `json:"sha256"`
 	AsOf   *time.Time `json:"asOf,omitempty"`
+	// Upstream is there when a mirror carries the repository this very root came from.
+	Upstream *Upstream `json:"upstream,omitempty"`
 }
 
 type artifactReport struct {
@@ -122,6 +127,7 @@ type LogProof struct {
 	Promise        bool       `json:"promise"`
 	EntryIndex     *int64     `json:"entryIndex,omitempty"` // across shards; only as promised
 	IntegratedTime *time.Time `json:"integratedTime,omitempty"`
+	Upstream       *Upstream  `json:"upstream,omitempty"` // only where a mirror's state was given
 }
 
 type logProofs struct {

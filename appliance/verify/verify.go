@@ -31,13 +31,18 @@ import (
 
 	"github.com/sigstore/sigstore-go/pkg/root"
 	sgverify "github.com/sigstore/sigstore-go/pkg/verify"
+
+	"redoubt.internal/mirror"
 )
 
 // Config holds what a Verifier trusts.
 type Config struct {
 	// Roots are the trusted roots, tried in order, each for itself.
 	Roots []Root
-	// Now is the clock for Policy.MaxTrustAge; nil means time.Now.
+	// Upstream is what a mirror says it knows of the logs: with it every entry's log is shown with when it was last observed, and one that is
+	// older than its thresholds allow refuses the bundle. Nil knows nothing. The caller has checked its signature (mirror.OpenFreshness).
+	Upstream *mirror.Freshness
+	// Now is the clock for Policy.MaxTrustAge and the age of Upstream; nil means time.Now.
 	Now func() time.Time
 }
 
@@ -54,8 +59,9 @@ type Root struct {
 
 // Verifier verifies bundles. It is immutable and safe for concurrent use.
 type Verifier struct {
-	roots []trustedRoot
-	now   func() time.Time
+	roots    []trustedRoot
+	upstream *mirror.Freshness
+	now      func() time.Time
 }
 
 // New reads the trusted roots.
@@ -63,7 +69,7 @@ func New(c Config) (*Verifier, error) {
 	if len(c.Roots) == 0 {
 		return nil, fmt.Errorf("%w: no trusted root", ErrUsage)
 	}
-	v := &Verifier{now: c.Now}
+	v := &Verifier{upstream: c.Upstream, now: c.Now}
 	if v.now == nil {
 		v.now = time.Now
 	}
@@ -110,6 +116,9 @@ func (v *Verifier) Verify(ctx context.Context, req Request) (res *Result, err er
 		res, err := v.verifyUnder(r, b, a, policy)
 		if err == nil {
 			res.BundleSHA256 = hexSum(req.Bundle)
+			if err := res.observe(b); err != nil {
+				return nil, err
+			}
 			return &Result{report: *res}, nil
 		}
 		if len(v.roots) > 1 {
@@ -182,7 +191,7 @@ func (v *Verifier) verifyUnder(r *trustedRoot, b *decoded, a artifact, p *policy
 	}
 	out := newReport(r, b, a, p, verified, logs)
 	out.TimesIgnored = ignored
-	return out, nil
+	return out, v.judgeUpstream(out)
 }
 
 func hexSum(data []byte) string {

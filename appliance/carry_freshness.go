@@ -1,0 +1,175 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"redoubt.internal/appliance/verify"
+	"redoubt.internal/mirror"
+	"redoubt.internal/mirror/parcel"
+	"redoubt.internal/mirror/serve"
+)
+
+// What the mirror knows reaches a verification as a file, because a verification opens no socket; what a verification saw reaches the mirror
+// the same way.
+//
+//	mirror/state.note  how fresh each mirrored log and repository is, signed
+//	mirror/state.key   the line that checks it, as `redoubt mirror key --reports` prints it
+//	mirror/spool/      log proofs that verifications saw
+
+func (l layout) freshness() string    { return l.path("mirror", "state.note") }
+func (l layout) freshnessKey() string { return l.path("mirror", "state.key") }
+func (l layout) spool() string        { return l.path("mirror", "spool") }
+
+// keepFreshness writes what the mirror knows now. It is called after whatever may have changed that; a failure leaves an older file, which
+// only makes verifications stricter.
+func (in *instance) keepFreshness(ctx context.Context) {
+	if in.mirror == nil {
+		return
+	}
+	if err := in.writeFreshness(ctx); err != nil {
+		in.logger.ErrorContext(ctx, "writing what the mirror knows", "file", in.dir.freshness(), "error", err)
+	}
+}
+
+func (in *instance) writeFreshness(ctx context.Context) error {
+	known, err := in.mirror.Freshness(ctx)
+	if err != nil {
+		return err
+	}
+	line, err := parcel.VerifierKey(in.cfg.mirrorName(), in.roleKeys[roleExporter].Public())
+	if err != nil {
+		return err
+	}
+	if held, err := os.ReadFile(in.dir.freshnessKey()); err != nil || string(held) != line+"\n" {
+		if err := writeFileAtomic(in.dir.freshnessKey(), []byte(line+"\n"), 0o644); err != nil {
+			return err
+		}
+	}
+	return writeFileAtomic(in.dir.freshness(), known.Note, 0o644)
+}
+
+// observeSpool hands the mirror what verifications saw.
+func (in *instance) observeSpool(ctx context.Context) mirror.SpoolReport {
+	report, err := in.mirror.ObserveSpool(ctx, in.dir.spool())
+	if err != nil && ctx.Err() == nil && !errors.Is(err, mirror.ErrBusy) {
+		in.logger.ErrorContext(ctx, "comparing what verifications saw", "error", err)
+	}
+	return report
+}
+
+// spoolPause is how long what a verification saw waits for a running server.
+const spoolPause = time.Minute
+
+// observeEvery makes the index of mirrored entries, and compares what verifications saw, until ctx ends.
+func (in *instance) observeEvery(ctx context.Context) {
+	if in.mirror == nil {
+		return
+	}
+	in.keepFreshness(ctx)
+	tick := time.NewTicker(spoolPause)
+	defer tick.Stop()
+	for {
+		if err := in.mirrorIndex.Update(ctx); err != nil && ctx.Err() == nil {
+			in.logger.ErrorContext(ctx, "indexing mirrored entries", "error", err)
+		}
+		in.observeSpool(ctx)
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// mirrorHandler serves what was carried here; without a stream there is nothing to serve.
+func (in *instance) mirrorHandler() http.Handler {
+	if in.mirror == nil {
+		return http.NotFoundHandler()
+	}
+	c := serve.Config{Mirror: in.mirror, Index: in.mirrorIndex, Hosts: in.cfg.Mirror.Hosts, Logger: in.logger}
+	if s := in.cfg.Services.Mirror; s != nil {
+		if u, err := url.Parse(s.URL); err == nil {
+			c.Domain = strings.ToLower(u.Hostname())
+		}
+	}
+	return in.withMirroredTrust(serve.New(c))
+}
+
+// freshnessFlags are those by which a verification meets the mirror.
+func freshnessFlags() []cli.Flag {
+	return append(stateFlags(),
+		&cli.StringFlag{Name: "mirror-state", Usage: "what a mirror knows: its state.note, or the state directory that holds it (default: the configured one, where it can be read)", EnvVars: []string{"REDOUBT_MIRROR_STATE"}},
+		&cli.StringFlag{Name: "mirror-key", Usage: "line, or file with the line, that checks --mirror-state (default: state.key beside it)", EnvVars: []string{"REDOUBT_MIRROR_KEY"}},
+		&cli.StringFlag{Name: "observe", Usage: "leave the log proofs of a verified bundle to the mirror of this state directory", EnvVars: []string{"REDOUBT_OBSERVE"}},
+	)
+}
+
+// upstream reads what a mirror knows for one verification; nil when none was named and none is configured here.
+func upstream(c *cli.Context) (*mirror.Freshness, error) {
+	path := c.String("mirror-state")
+	if path == "" {
+		cfg, _, err := configured(c)
+		if err != nil { // a machine without an instance, or whose instance this user may not read
+			return nil, nil
+		}
+		path = layout{cfg.Dir}.freshness()
+		if f, err := os.Open(path); err != nil {
+			return nil, nil
+		} else {
+			f.Close()
+		}
+	}
+	if info, err := os.Stat(path); err == nil && info.IsDir() {
+		inside := layout{path}.freshness()
+		if _, err := os.Stat(inside); errors.Is(err, fs.ErrNotExist) {
+			inside = filepath.Join(path, "state.note")
+		}
+		path = inside
+	}
+	note, err := readBounded("mirror state", path)
+	if err != nil {
+		return nil, err
+	}
+	line, err := mirrorKeyLine(c.String("mirror-key"), path)
+	if err != nil {
+		return nil, err
+	}
+	known, err := mirror.OpenFreshness(note, line)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %s: %w", verify.ErrMalformed, path, err)
+	}
+	return known, nil
+}
+
+// mirrorKeyLine is the verifier line given, in a file, or beside the state.
+func mirrorKeyLine(given, state string) (string, error) {
+	if given == "" {
+		given = filepath.Join(filepath.Dir(state), "state.key")
+	} else if _, err := parcel.NewVerifier(given); err == nil {
+		return given, nil
+	}
+	data, err := readBounded("mirror key", given)
+	return strings.TrimSpace(string(data)), err
+}
+
+// leaveProofs leaves the log proofs of a verified bundle to the mirror of a state directory. The verdict stands whether or not that works.
+func leaveProofs(dir string, r *verify.Result, warn io.Writer) {
+	for _, o := range r.Observations() {
+		if err := mirror.Spool(layout{dir}.spool(), o); err != nil {
+			fmt.Fprintf(warn, "warning: the log proof could not be left to the mirror: %v\n", err)
+			return
+		}
+	}
+}

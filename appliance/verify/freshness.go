@@ -1,0 +1,152 @@
+package verify
+
+import (
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	protorekor "github.com/sigstore/protobuf-specs/gen/pb-go/rekor/v1"
+
+	"redoubt.internal/mirror"
+	"redoubt.internal/mirror/tiles"
+)
+
+// Upstream is how fresh the verifier's knowledge of a log is, and whose word that is. It is there whenever a mirror's state was given: a log
+// the mirror does not carry is shown as one.
+type Upstream struct {
+	Observed *time.Time   `json:"upstream_observed_at"` // when the log was last seen outside; null: the mirror does not carry it
+	By       string       `json:"observed_by,omitempty"`
+	Claimed  string       `json:"claimed_by"` // key of the mirror that says so
+	Size     uint64       `json:"mirrored_size,omitempty"`
+	Age      string       `json:"age,omitempty"`
+	Level    mirror.Level `json:"level,omitempty"` // what the operator's thresholds make of the age
+	Frozen   bool         `json:"frozen,omitempty"`
+}
+
+// judgeUpstream adds to each proven entry what the mirror says of its log, and applies the thresholds. The latest of the signed times counts:
+// whoever signs late cannot hide behind an earlier stamp.
+func (v *Verifier) judgeUpstream(out *report) error {
+	if v.upstream == nil {
+		return nil
+	}
+	now := v.now()
+	var signed time.Time
+	for _, t := range out.Times {
+		if t.Time.After(signed) {
+			signed = t.Time
+		}
+	}
+	for i := range out.Log.Proven {
+		p := &out.Log.Proven[i]
+		p.Upstream = &Upstream{Claimed: v.upstream.By}
+		claim := v.upstream.Find(p.Origin, p.LogID)
+		if claim == nil {
+			continue
+		}
+		at := signed
+		if at.IsZero() { // a key without bounds needs no signed time; then it may have been signed just now
+			at = now
+		}
+		var index *uint64
+		if p.Index != nil && *p.Index >= 0 {
+			n := uint64(*p.Index)
+			index = &n
+		}
+		level, err := claim.Judge(now, at, index)
+		seen := claim.Observed.UTC()
+		*p.Upstream = Upstream{
+			Observed: &seen, By: claim.Exporter, Claimed: v.upstream.By, Size: claim.Size, Age: now.Sub(seen).Truncate(time.Second).String(),
+			Level: level, Frozen: claim.Frozen,
+		}
+		if err != nil {
+			return fmt.Errorf("%w: %w", ErrStale, err)
+		}
+	}
+	return v.judgeTrust(out, now, signed)
+}
+
+// judgeTrust applies the thresholds of the TUF repository that holds the trusted root, if the mirror carries one that does.
+func (v *Verifier) judgeTrust(out *report, now, signed time.Time) error {
+	for _, t := range v.upstream.TUF {
+		if !t.Vouches(out.Root.SHA256) {
+			continue
+		}
+		seen := t.Observed.UTC()
+		level := t.Limits.Thresholds().Of(now.Sub(seen))
+		out.Root.Upstream = &Upstream{Observed: &seen, Claimed: v.upstream.By, Age: now.Sub(seen).Truncate(time.Second).String(), Level: level}
+		if err := level.Allow(signed, seen); err != nil {
+			return fmt.Errorf("%w: TUF repository %q, which holds the trusted root: %w", ErrStale, t.Name, err)
+		}
+	}
+	return nil
+}
+
+// Warnings are what a person should read beside "verified": states that are old, and logs the mirror does not carry.
+func (r *Result) Warnings() (out []string) {
+	say := func(what string, u *Upstream) {
+		switch {
+		case u == nil:
+		case u.Observed == nil:
+			out = append(out, what+" is not mirrored here: how fresh it is, nobody says")
+		case u.Frozen:
+			out = append(out, what+" is frozen: it showed two histories")
+		case u.Level != mirror.Fresh:
+			out = append(out, fmt.Sprintf("%s was last observed at %s, %s ago", what, u.Observed.Format(time.RFC3339), u.Age))
+		}
+	}
+	for _, p := range r.report.Log.Proven {
+		say("the log "+p.name(), p.Upstream)
+	}
+	say("the trusted root's repository", r.report.Root.Upstream)
+	return out
+}
+
+func (p LogProof) name() string {
+	if p.Origin != "" {
+		return fmt.Sprintf("%q", p.Origin)
+	}
+	return p.BaseURL
+}
+
+// Observations are the log proofs of the bundle, for a mirror to compare with what it knows (mirror.Mirror.Observe).
+func (r *Result) Observations() []mirror.Observation { return slices.Clone(r.report.observed) }
+
+// observe keeps what the verified proofs of a bundle fix. An entry with a promise alone fixes nothing.
+func (r *report) observe(b *decoded) error {
+	for _, e := range b.GetVerificationMaterial().GetTlogEntries() {
+		o, err := observation(e)
+		if err != nil {
+			return err
+		}
+		if o.Note == nil || !slices.ContainsFunc(r.Log.Proven, func(p LogProof) bool {
+			return p.Origin == o.Origin && p.Index != nil && uint64(*p.Index) == o.Index && p.LogID == hex.EncodeToString(e.GetLogId().GetKeyId())
+		}) {
+			continue
+		}
+		o.Source = "bundle sha256:" + r.BundleSHA256
+		r.observed = append(r.observed, o)
+	}
+	return nil
+}
+
+func observation(e *protorekor.TransparencyLogEntry) (o mirror.Observation, err error) {
+	proof := e.GetInclusionProof()
+	if proof == nil {
+		return o, nil
+	}
+	note := proof.GetCheckpoint().GetEnvelope()
+	origin, _, _, err := parseCheckpoint(note)
+	if err != nil {
+		return o, fmt.Errorf("%w: checkpoint: %w", ErrInternal, err)
+	}
+	o = mirror.Observation{Origin: origin, Note: []byte(note), Index: uint64(proof.GetLogIndex()), Leaf: tiles.LeafHash(e.GetCanonicalizedBody())}
+	for _, h := range proof.GetHashes() {
+		if len(h) != tiles.HashSize {
+			return o, fmt.Errorf("%w: %w", ErrInternal, errors.New("a proof of other hashes verified"))
+		}
+		o.Proof = append(o.Proof, tiles.Hash(h))
+	}
+	return o, nil
+}

@@ -1,0 +1,132 @@
+package mirror
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"redoubt.internal/mirror/parcel"
+)
+
+func labFreshnessKey(t testing.TB) string {
+	t.Helper()
+	line, err := parcel.VerifierKey("inside", labKey(9).Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return line
+}
+
+// TestFreshness: what the mirror signs of itself is what it holds, under its own key alone, and a changed byte is refused.
+func TestFreshness(t *testing.T) {
+	c := tinyLog(t, 5)
+	c.Stale = Thresholds{Warn: time.Hour, DenyNew: 2 * time.Hour, DenyAll: 3 * time.Hour}
+	l := newLab(t, c)
+	l.pull()
+	l.load(l.export(0))
+	l.now = l.now.Add(90 * time.Minute)
+	f, err := l.in.Freshness(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := labFreshnessKey(t)
+	again, err := OpenFreshness(f.Note, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, err := l.in.Head(c.Origin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := again.Find(c.Origin, "")
+	if again.Sequence != 1 || got == nil || got.Size != 5 || got.Root != h.Root.String() || !got.Observed.Equal(h.Observed) || got.Exporter == "" || got.Limits.DenyNew != 7200 {
+		t.Fatalf("%+v", again)
+	}
+	if level, err := got.Judge(l.now, l.now, nil); level != Warn || err != nil {
+		t.Errorf("after 90 minutes: %s, %v", level, err)
+	}
+	if again.Find("other.example", "") != nil {
+		t.Error("a log the mirror does not carry is claimed")
+	}
+	stranger, err := parcel.VerifierKey("inside", labKey(8).Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := OpenFreshness(f.Note, stranger); !errors.Is(err, ErrProof) {
+		t.Errorf("under another key: %v", err)
+	}
+	for i := range f.Note {
+		bad := append([]byte(nil), f.Note...)
+		bad[i] ^= 1
+		if _, err := OpenFreshness(bad, key); err == nil {
+			t.Fatalf("byte %d flipped, and believed", i)
+		}
+	}
+	report, err := l.in.Reconcile(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := OpenFreshness(report.Note, key); !errors.Is(err, ErrProof) {
+		t.Errorf("a reconcile report passes for a state: %v", err)
+	}
+}
+
+// TestJudgeFreshness: each threshold on both sides, frozen logs, entries beyond the mirrored tree, and what is found by what.
+func TestJudgeFreshness(t *testing.T) {
+	seen := time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
+	before, after := seen.Add(-time.Hour), seen.Add(time.Hour)
+	limits := Limits{Warn: 3600, DenyNew: 7200, DenyAll: 10800}
+	in, beyond := uint64(9), uint64(10)
+	for name, test := range map[string]struct {
+		age    time.Duration
+		signed time.Time
+		index  *uint64
+		frozen bool
+		level  Level
+		ok     bool
+	}{
+		"fresh":                         {time.Hour, after, &beyond, false, Fresh, true},
+		"from the future":               {-time.Hour, after, nil, false, Fresh, true},
+		"warn":                          {time.Hour + 1, after, &beyond, false, Warn, true},
+		"old but signed before":         {2*time.Hour + 1, before, &in, false, DenyNew, true},
+		"signed as it was observed":     {2*time.Hour + 1, seen, &in, false, DenyNew, true},
+		"old and signed after":          {2*time.Hour + 1, after, &in, false, DenyNew, false},
+		"old and beyond the tree":       {2*time.Hour + 1, before, &beyond, false, DenyNew, false},
+		"too old for anything":          {3*time.Hour + 1, before, &in, false, DenyAll, false},
+		"frozen, signed before":         {0, before, &in, true, DenyNew, true},
+		"frozen, signed after":          {0, after, &in, true, DenyNew, false},
+		"frozen and too old":            {3*time.Hour + 1, before, &in, true, DenyAll, false},
+		"no proof, signed before":       {2*time.Hour + 1, before, nil, false, DenyNew, true},
+		"no threshold reached, no time": {0, time.Time{}, nil, false, Fresh, true},
+	} {
+		l := LogFreshness{Origin: "log.example", Size: 10, Observed: seen, Frozen: test.frozen, Limits: limits}
+		level, err := l.Judge(seen.Add(test.age), test.signed, test.index)
+		if level != test.level || (err == nil) != test.ok || err != nil && !errors.Is(err, ErrStale) {
+			t.Errorf("%s: %s, %v", name, level, err)
+		}
+		if err != nil && test.frozen && !strings.Contains(err.Error(), "two histories") {
+			t.Errorf("%s: the reason is not said: %v", name, err)
+		}
+	}
+	if (&LogFreshness{Observed: seen}).Limits != (Limits{}) {
+		t.Fatal()
+	}
+	f := Freshness{Logs: []LogFreshness{
+		{Origin: "rekor.example - 1", LogID: "aa", Observed: before}, {Origin: "rekor.example - 2", LogID: "aa", Observed: after},
+		{Origin: "other.example", LogID: "bb", Observed: seen}, {Origin: "ed.example", Observed: seen},
+	}}
+	for _, test := range [][3]string{
+		{"rekor.example - 1", "aa", "rekor.example - 1"}, {"rekor.example - 3", "aa", ""}, {"", "aa", "rekor.example - 2"}, {"", "", ""}, {"", "cc", ""},
+		{"other.example - 7", "bb", "other.example"}, {"other.example - 7", "aa", ""}, {"ed.example - 1", "", ""}, {"ed.example", "zz", "ed.example"},
+	} {
+		got := ""
+		if l := f.Find(test[0], test[1]); l != nil {
+			got = l.Origin
+		}
+		if got != test[2] {
+			t.Errorf("%q %q finds %q instead of %q", test[0], test[1], got, test[2])
+		}
+	}
+}
