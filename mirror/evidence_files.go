@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 
 	"redoubt.internal/mirror/parcel"
 )
@@ -23,20 +22,21 @@ type EvidenceFile struct {
 
 const maxEvidenceFile = 1 << 20
 
-// Evidence lists the files of evidence, each verified by the log's key as it is known now.
-func (m *Mirror) Evidence() ([]EvidenceFile, error) { return evidenceFiles(m.root, m.side().log) }
+// Evidence lists the files of evidence, each verified by the log's key as it is known now, and where an enclave's word is part of it by
+// the keys of the enclaves that are pinned here.
+func (m *Mirror) Evidence() ([]EvidenceFile, error) { return m.side().evidence() }
 
 // Evidence is that of the outside end.
-func (e *Exporter) Evidence() ([]EvidenceFile, error) { return evidenceFiles(e.root, e.side().log) }
+func (e *Exporter) Evidence() ([]EvidenceFile, error) { return e.side().evidence() }
 
-func evidenceFiles(root *os.Root, log func(string) *knownLog) ([]EvidenceFile, error) {
+func (s side) evidence() ([]EvidenceFile, error) {
 	out := []EvidenceFile{}
-	names, err := fs.Glob(root.FS(), "evidence/*.json")
+	names, err := fs.Glob(s.root.FS(), "evidence/*.json")
 	if err != nil {
 		return nil, err
 	}
 	for _, name := range names {
-		f, err := root.Open(name)
+		f, err := s.root.Open(name)
 		if err != nil {
 			return nil, err
 		}
@@ -44,13 +44,13 @@ func evidenceFiles(root *os.Root, log func(string) *knownLog) ([]EvidenceFile, e
 		if err := errors.Join(err, f.Close()); err != nil {
 			return nil, fmt.Errorf("reading %s: %w", name, err)
 		}
-		out = append(out, readEvidence(name, data, log))
+		out = append(out, readEvidence(name, data, s.log, s.claimants))
 	}
 	return out, nil
 }
 
 // readEvidence says what a file proves.
-func readEvidence(name string, data []byte, log func(string) *knownLog) EvidenceFile {
+func readEvidence(name string, data []byte, log func(string) *knownLog, claimants []string) EvidenceFile {
 	e := EvidenceFile{Name: name, SHA256: parcel.Sum(data).String(), Data: data}
 	var claimed struct{ Origin, Parcel string }
 	if err := json.Unmarshal(data, &claimed); err != nil {
@@ -63,7 +63,7 @@ func readEvidence(name string, data []byte, log func(string) *knownLog) Evidence
 		e.Problem = ErrUnknownOrigin.Error()
 		return e
 	}
-	if _, err := CheckEvidence(data, known.LogConfig); err != nil {
+	if _, err := CheckEvidence(data, known.LogConfig, claimants...); err != nil {
 		e.Problem = oneLine(err)
 	}
 	return e

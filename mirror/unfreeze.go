@@ -64,18 +64,19 @@ type side struct {
 	db                    store.DB
 	root                  *os.Root
 	log                   func(origin string) *knownLog
-	frozen, head, settled string // prefixes of keys
+	claimants             []string // keys of the enclaves whose word is believed
+	frozen, head, settled string   // prefixes of keys
 	now                   func() time.Time
 	record                func(context.Context, Event, func(store.Tx) error) error
 }
 
 func (m *Mirror) side() side {
-	return side{m.c.DB, m.root, m.log, keyFrozen, keyHead, keySettled, m.c.Now, m.record}
+	return side{m.c.DB, m.root, m.log, m.c.Peers, keyFrozen, keyHead, keySettled, m.c.Now, m.record}
 }
 
 func (e *Exporter) side() side {
 	record := func(_ context.Context, _ Event, with func(store.Tx) error) error { return e.c.DB.Update(with) }
-	return side{e.c.DB, e.root, func(o string) *knownLog { return e.logs[o] }, keyStopped, keyCollected, keySettledOutside, e.c.Now, record}
+	return side{e.c.DB, e.root, func(o string) *knownLog { return e.logs[o] }, e.c.Receivers, keyStopped, keyCollected, keySettledOutside, e.c.Now, record}
 }
 
 // UnfreezeText is what people agree to when they unfreeze a log: which head stays, what proves the two histories, how the log goes
@@ -131,7 +132,7 @@ func (s side) text(origin string, r Resolution) ([]string, error) {
 		"frozen " + f.Since.UTC().Format(time.RFC3339Nano),
 		"reason " + approval.Value(f.Reason),
 	}
-	all, err := evidenceFiles(s.root, s.log)
+	all, err := s.evidence()
 	if err != nil {
 		return nil, err
 	}
