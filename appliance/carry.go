@@ -75,6 +75,9 @@ func (in *instance) exporter(ctx context.Context) (*mirror.Exporter, error) {
 	if err := in.cfg.Mirror.policies(in.dir, logs); err != nil {
 		return nil, err
 	}
+	if logs, err = in.cfg.Mirror.selected(in.dir, logs); err != nil {
+		return nil, err
+	}
 	key, err := in.keys.role(ctx, roleExporter)
 	if err != nil {
 		return nil, err

@@ -14,6 +14,9 @@ type Mirror struct {
 	TUF []MirrorTUF `yaml:"tuf,omitempty"`
 	// Follow has the logs carried and kept that the trusted root of a repository names, so that a new shard needs no configuration.
 	Follow []MirrorFollow `yaml:"follow,omitempty"`
+	// Picklist is a file that `redoubt mirror picklist` wrote inside (relative to the state directory): what it selects of a log takes the
+	// place of that log's select. Outside only.
+	Picklist string `yaml:"picklist,omitempty"`
 	// Proxy is the URL of the proxy that logs on the network are read through; left out, the environment's HTTPS_PROXY, HTTP_PROXY and
 	// NO_PROXY say, and "direct" says none. Without user and password: where the proxy wants them, set the environment. Outside only.
 	Proxy string `yaml:"proxy,omitempty"`
@@ -64,6 +67,9 @@ type MirrorLog struct {
 	Records []uint64 `yaml:"records,omitempty"`
 	// Lookups are modules of the Go checksum database to pick the records of at scope sparse, as module@version. Outside.
 	Lookups []string `yaml:"lookups,omitempty"`
+	// Select picks entries at scope sparse by what they say. Outside it is what is picked; inside it is what `redoubt mirror picklist` asks
+	// the outside for, once people let it out.
+	Select *MirrorSelect `yaml:"select,omitempty"`
 	// Source is where the outside reads the log: an http(s) URL or a directory. Left out inside.
 	Source string `yaml:"source,omitempty"`
 	// Layout is tiles (C2SP tlog-tiles and Rekor v2, the default), sumdb (the Go checksum database), static-ct (Certificate
@@ -136,4 +142,24 @@ type MirrorFollow struct {
 	MaxAge Duration `yaml:"max-age,omitempty"`
 	// Stale says what the age of the last state of a log does.
 	Stale MirrorStale `yaml:"stale,omitempty"`
+}
+
+// MirrorSelect says which entries of a log are wanted. A log with tiles is looked through outside, so that nobody learns what is looked
+// for; the index of a Rekor v1 log is asked, and its operator learns each digest and name.
+type MirrorSelect struct {
+	// Digests are of artefacts, "sha256:" and hex digits.
+	Digests []string `yaml:"digests,omitempty"`
+	// DigestsFile holds more of them, one a line (relative to the state directory).
+	DigestsFile string `yaml:"digests-file,omitempty"`
+	// Identities are regular expressions that match a whole name in a signer's certificate. With issuers, a signer has to match both.
+	Identities []string `yaml:"identities,omitempty"`
+	// Issuers are regular expressions that match the whole issuer of the signer's identity token.
+	Issuers []string `yaml:"issuers,omitempty"`
+	// Purls are package URLs: pkg:golang/<module>@<version> is looked up in the Go checksum database; pkg:oci/<name>@sha256:<hex> and the
+	// qualifier checksum=sha256:<hex> are digests.
+	Purls []string `yaml:"purls,omitempty"`
+	// Bundles are files of Sigstore bundles, or folders of them (relative to the state directory): the entries of this log they name.
+	Bundles []string `yaml:"bundles,omitempty"`
+	// Pad is how many other entries are asked for with each one that is asked for by its number (0 to 64): which were wanted then nobody can tell.
+	Pad int `yaml:"pad,omitempty"`
 }

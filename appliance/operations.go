@@ -12,7 +12,7 @@ func operations() []operation {
 		mirrorKey.operation(), mirrorPull.operation(), mirrorExport.operation(), mirrorImport.operation(), mirrorAcceptClock.operation(), mirrorStatus.operation(), mirrorReconcile.operation(),
 		mirrorReceipt.operation(), mirrorReceiptRead.operation(), mirrorHeads.operation(), mirrorCompare.operation(), mirrorObserved.operation(),
 		mirrorTrustShow.operation(), mirrorTrustHistory.operation(), mirrorTrustExport.operation(),
-		mirrorProgress.operation(), approveList.operation(), approveDrop.operation(),
+		mirrorProgress.operation(), mirrorPlan.operation(), mirrorPicklist.operation(), approveList.operation(), approveDrop.operation(),
 		mirrorUnfreeze.operation(), mirrorRelease.operation(), mirrorQuarantine.operation(), mirrorQuarantineOf.operation(), mirrorEvidence.operation(), mirrorEvidenceShow.operation(),
 		readStatus.operation(),
 	}

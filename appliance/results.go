@@ -62,6 +62,8 @@ var resultDocs = []resultDoc{
 	{"audit list", reflect.TypeFor[[]audit.Record](), "", nil},
 	{"trust publish, trust renew, trust status", reflect.TypeFor[[]trust.RoleStatus](), "", nil},
 	{"mirror key", reflect.TypeFor[keyLine](), "", nil},
+	{"mirror plan", reflect.TypeFor[mirror.PlanReport](), "", nil},
+	{"mirror picklist", reflect.TypeFor[picklistResult](), "", nil},
 	{"mirror pull", reflect.TypeFor[mirror.PullReport](), "", nil},
 	{"mirror export", reflect.TypeFor[mirror.Packed](), "", nil},
 	{"mirror evidence, mirror evidence verify", reflect.TypeFor[*mirror.Evidence](), "", nil},

@@ -28,7 +28,7 @@ var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args [
 	"exits": exits, "start": start, "halt": halt, "hangup": hangup, "get": get, "digest": digest, "mode": mode,
 	"newstate": newState, "softhsmconf": softHSMConf, "faultymodule": faultyModule, "carry": carry, "carrytrust": carryTrust, "interval": interval, "reports": reports, "byhand": byHand,
 	"believe": believe, "letout": letOut, "witnesses": witnesses, "forge": forge,
-	"flip": flip, "stamp": stamp,
+	"flip": flip, "picking": picking, "usepicklist": usePicklist, "stamp": stamp,
 	"approvers": approvers, "unknown": unknown, "twin": twin, "misled": misled, "liar": liar, "newest": newest,
 	"spoil": spoil, "latch": latch, "vault": vaultServer, "buildplugin": buildPlugin, "swtpm": swtpm,
 }
@@ -316,6 +316,43 @@ func carryTrust(ts *testscript.TestScript, neg bool, args []string) {
 		c.Mirror.TUF, c.Mirror.Logs = []MirrorTUF{t}, slices.Clone(logs)
 		c.Mirror.Logs[0].Source = c.Services.Rekor.URL
 	})
+}
+
+// picking OUTSIDE INSIDE SETUP KEY BUNDLE... is carry at scope sparse, of the Rekor v1 log through its API; inside wants the entries of the
+// bundles.
+func picking(ts *testscript.TestScript, neg bool, args []string) {
+	arguments(ts, neg, args, 5, "picking OUTSIDE INSIDE SETUP KEY BUNDLE...")
+	carry(ts, neg, args[:4])
+	var bundles []string
+	for _, b := range args[4:] {
+		bundles = append(bundles, ts.MkAbs(b))
+	}
+	for _, dir := range args[:2] {
+		reconfigure(ts, dir, func(c *Config) {
+			for i := range c.Mirror.Logs {
+				c.Mirror.Logs[i].Scope = "sparse"
+				if dir == args[1] {
+					c.Mirror.Logs[i].Select = &MirrorSelect{Bundles: bundles}
+				}
+			}
+			var b struct {
+				VerificationMaterial struct {
+					TlogEntries []struct {
+						InclusionProof struct{ Checkpoint struct{ Envelope string } }
+					}
+				}
+			}
+			ts.Check(json.Unmarshal([]byte(ts.ReadFile(args[4])), &b))
+			c.Mirror.Logs[0].Layout = "rekor1"
+			c.Mirror.Logs[0].Origin, _, _ = strings.Cut(b.VerificationMaterial.TlogEntries[0].InclusionProof.Checkpoint.Envelope, "\n")
+		})
+	}
+}
+
+// usepicklist DIR FILE sets mirror.picklist.
+func usePicklist(ts *testscript.TestScript, neg bool, args []string) {
+	arguments(ts, neg, args, 2, "usepicklist DIR FILE")
+	reconfigure(ts, args[0], func(c *Config) { c.Mirror.Picklist = ts.MkAbs(args[1]) })
 }
 
 // interval DIR DURATION sets mirror.interval.

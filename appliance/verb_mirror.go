@@ -16,7 +16,7 @@ import (
 func mirrorCommand() *cli.Command {
 	return &cli.Command{
 		Name: "mirror", Usage: "carry public logs across the gap, prove them again inside, reconcile",
-		Subcommands: slices.Concat(mirrorOutside(), []*cli.Command{importCommand(), mirrorFsckCommand(), evidenceCommand(), mirrorTrustCommand()}, mirrorInside(), mirrorReceipts(), mirrorDecisions()),
+		Subcommands: slices.Concat(mirrorOutside(), []*cli.Command{importCommand(), mirrorFsckCommand(), evidenceCommand(), mirrorTrustCommand()}, mirrorInside(), mirrorReceipts(), mirrorPlans(), mirrorDecisions()),
 	}
 }
 

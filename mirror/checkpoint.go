@@ -30,6 +30,8 @@ type LogConfig struct {
 	Records []uint64
 	// Lookups are modules of the Go checksum database to carry the records of at ScopeSparse, as "module@version". Exporter only.
 	Lookups []string
+	// Select picks more leaves to carry at ScopeSparse, by what they say. Exporter only.
+	Select Select
 	// Source is where the exporter reads the log: an http or https URL, or a directory. Exporter only.
 	Source string
 	// Layout is "tiles" (C2SP tlog-tiles, the default), "sumdb" (the Go checksum database), "static-ct" (Certificate
@@ -58,9 +60,10 @@ type LogConfig struct {
 // knownLog is a LogConfig that was checked.
 type knownLog struct {
 	LogConfig
-	key    *parcel.Verifier
-	former []*parcel.Verifier
-	policy *Policy // nil: no witnesses are asked for
+	key      *parcel.Verifier
+	former   []*parcel.Verifier
+	selected *selection
+	policy   *Policy // nil: no witnesses are asked for
 }
 
 func knownLogs(configs []LogConfig) (map[string]*knownLog, error) {
@@ -78,15 +81,18 @@ func knownLogs(configs []LogConfig) (map[string]*knownLog, error) {
 		if !parcel.IsScope(c.Scope) {
 			return nil, fmt.Errorf("%w: log %q: scope %q; %q, %q or %q is needed", ErrConfig, c.Origin, c.Scope, parcel.ScopeFull, parcel.ScopeSparse, parcel.ScopeSpine)
 		}
-		if (len(c.Records) > 0 || len(c.Lookups) > 0) && c.Scope != parcel.ScopeSparse {
+		if (len(c.Records) > 0 || len(c.Lookups) > 0 || !c.Select.Empty()) && c.Scope != parcel.ScopeSparse {
 			return nil, fmt.Errorf("%w: log %q: records are picked at scope %q, not %q", ErrConfig, c.Origin, parcel.ScopeSparse, c.Scope)
 		}
 		if err := c.Stale.check(); err != nil {
 			return nil, fmt.Errorf("log %q: %w", c.Origin, err)
 		}
-		known := &knownLog{}
+		selected, err := c.Select.check()
+		if err != nil {
+			return nil, fmt.Errorf("log %q: %w", c.Origin, err)
+		}
+		known := &knownLog{selected: selected}
 		if c.VKey != "" || c.Trust == "" {
-			var err error
 			if known.key, err = parcel.NewVerifier(c.VKey); err != nil {
 				return nil, fmt.Errorf("%w: log %q: %w", ErrConfig, c.Origin, err)
 			}

@@ -51,8 +51,11 @@ func (l *knownLog) checkRekor(r Record, x entry.Extra) error {
 	if x.LogIndex < r.Index || l.FirstIndex != nil && x.LogIndex-r.Index != *l.FirstIndex {
 		return fmt.Errorf("%w: number %d over all shards is not that of entry %d of this one", ErrProof, x.LogIndex, r.Index)
 	}
-	var errs []error
+	errs := []error{fmt.Errorf("%w: no key of the log made its timestamp", ErrProof)}
 	for _, k := range append([]*parcel.Verifier{l.key}, l.former...) {
+		if k == nil {
+			continue
+		}
 		err := x.Verify(r.Leaf, k.Public())
 		if err == nil {
 			return nil

@@ -26,18 +26,22 @@ func (e *Exporter) pullSparse(ctx context.Context, log *knownLog, from Head, not
 	if err := log.contradicts(from, to, note); err != nil {
 		return err
 	}
-	records, err := e.pick(ctx, log, src, to.Size)
+	tree := tiles.NewTree(to.Size, to.Root, fetchFrom(src))
+	records, err := e.pick(ctx, log, src, tree)
 	if err != nil {
 		return err
 	}
-	tree := tiles.NewTree(to.Size, to.Root, fetchFrom(src))
-	return e.collect(ctx, log, from, note, records, sh, out, func(ctx context.Context, n tiles.Node) (tiles.Hash, error) {
+	err = e.collect(ctx, log, from, note, records, sh, out, func(ctx context.Context, n tiles.Node) (tiles.Hash, error) {
 		h, err := tree.Node(ctx, n)
 		if errors.Is(err, tiles.ErrProof) {
 			err = fmt.Errorf("log %q: %w: %w", log.Origin, ErrProof, err)
 		}
 		return h, err
 	})
+	if err != nil {
+		return err
+	}
+	return e.scannedTo(log, to.Size)
 }
 
 // collect proves a sparse step from the subtree hashes that node gives, which need not be trusted, and keeps records, hashes and
@@ -127,8 +131,13 @@ func (e *Exporter) collectedRecords(origin string) (map[uint64]bool, error) {
 	return have, err
 }
 
-// pick reads the records the configuration asks for that are below size and not collected yet.
-func (e *Exporter) pick(ctx context.Context, log *knownLog, src Source, size uint64) ([]Record, error) {
+// pick reads the records that are wanted and not collected yet.
+func (e *Exporter) pick(ctx context.Context, log *knownLog, src Source, tree *tiles.Tree) ([]Record, error) {
+	size := tree.Size()
+	want, err := e.wanted(ctx, log, size, e.scan(log, src, tree))
+	if err != nil {
+		return nil, err
+	}
 	have, err := e.collectedRecords(log.Origin)
 	if err != nil {
 		return nil, err
@@ -136,10 +145,7 @@ func (e *Exporter) pick(ctx context.Context, log *knownLog, src Source, size uin
 	var out []Record
 	var bundle []byte
 	var at tiles.Tile
-	for _, i := range log.Records {
-		if i >= size || have[i] {
-			continue
-		}
+	for _, i := range want {
 		t, _ := tiles.At(tiles.Entries, i/tiles.Width, size)
 		if t != at {
 			if bundle, err = src.Tile(ctx, t, nil); err != nil {
@@ -157,7 +163,7 @@ func (e *Exporter) pick(ctx context.Context, log *knownLog, src Source, size uin
 			return nil, fmt.Errorf("log %q: %w: %s: %w", log.Origin, ErrProof, t.Path(), err)
 		}
 	}
-	for _, module := range log.Lookups {
+	for _, module := range slices.Concat(log.Lookups, log.selected.Modules) {
 		db, ok := src.(sumDB)
 		if !ok {
 			return nil, fmt.Errorf("%w: log %q: look-ups need the layout %q", ErrConfig, log.Origin, "sumdb")

@@ -192,8 +192,8 @@ func (s *rekor1) byIndex(ctx context.Context, indexes []uint64) ([]provenEntry, 
 	return out, nil
 }
 
-// search asks the index for what it has under a query, and returns the numbers in the shard of the entries that are in it.
-func (s *rekor1) search(ctx context.Context, query map[string]any) ([]uint64, error) {
+// search asks the index for what it has under a query, and returns the numbers in the shard of the entries that match as well.
+func (s *rekor1) search(ctx context.Context, query map[string]any, match func(leaf []byte) bool) ([]uint64, error) {
 	var ids []string
 	if err := s.ask(ctx, "/api/v1/index/retrieve", nil, query, maxAnswer, &ids); err != nil {
 		return nil, err
@@ -215,7 +215,9 @@ func (s *rekor1) search(ctx context.Context, query map[string]any) ([]uint64, er
 			if err != nil {
 				return nil, err
 			}
-			out = append(out, p.Index)
+			if match(p.Leaf) {
+				out = append(out, p.Index)
+			}
 		}
 	}
 	slices.Sort(out)

@@ -75,15 +75,9 @@ func (k known) close() {
 
 // pullRekor1Sparse collects the step to the newest of the checkpoints that the head and the records came with.
 func (e *Exporter) pullRekor1Sparse(ctx context.Context, s *rekor1, from Head, note []byte, to Checkpoint, sh *shelf, out *PullStep) error {
-	have, err := e.collectedRecords(s.log.Origin)
+	want, err := e.wanted(ctx, s.log, to.Size, s.find)
 	if err != nil {
 		return err
-	}
-	var want []uint64
-	for _, i := range s.log.Records {
-		if i < to.Size && !have[i] {
-			want = append(want, i)
-		}
 	}
 	ask := want
 	if to.Size > 0 && !slices.Contains(want, to.Size-1) {
