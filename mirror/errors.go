@@ -26,7 +26,7 @@ var (
 	ErrFork = errors.New("the log showed two histories")
 	// ErrFrozen says that a log stays where it is because it showed two histories before; the error is a *ForkError.
 	ErrFrozen = errors.New("the log is frozen since it showed two histories")
-	// ErrThawed says that a shard that was pinned as frozen moved on, or has another root than it was pinned with.
+	// ErrThawed says that a shard that was pinned as frozen moved on, or has another root than it was pinned with. The head stays.
 	ErrThawed = errors.New("a frozen shard moved")
 	// ErrProof says that what a log served or a parcel carried does not prove what it claims.
 	ErrProof = errors.New("the proof does not hold")
