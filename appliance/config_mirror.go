@@ -40,6 +40,8 @@ type Mirror struct {
 	// OutboundApprovals is how many of the approvers have to agree to every receipt and file of heads before it is signed and leaves (0:
 	// nobody is asked); no more than approvers.threshold, which is what is demanded then. Inside only.
 	OutboundApprovals int `yaml:"outbound-approvals,omitempty"`
+	// Watch names entries that must not appear in a mirrored log unnoticed: who signs as us outside. Inside only.
+	Watch []MirrorWatch `yaml:"watch,omitempty"`
 	// Interval is how often the running server reconciles (0: only by verb or timer).
 	Interval Duration `yaml:"interval,omitempty"`
 	// Hosts give mirrored logs host names of their own, besides <name>.<host of the mirror service>: host name to the log's origin, or to

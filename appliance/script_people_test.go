@@ -2,6 +2,8 @@ package main
 
 import (
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -110,4 +112,26 @@ func newest(ts *testscript.TestScript, neg bool, args []string) {
 	data, err := os.ReadFile(files[len(files)-1])
 	ts.Check(err)
 	ts.Check(os.WriteFile(ts.MkAbs(args[1]), data, 0o644))
+}
+
+// watchFor DIR NAME IDENTITY adds a watch to the configuration.
+func watchFor(ts *testscript.TestScript, neg bool, args []string) {
+	arguments(ts, neg, args, 3, "watchfor DIR NAME IDENTITY")
+	reconfigure(ts, args[0], func(c *Config) {
+		c.Mirror.Watch = append(c.Mirror.Watch, MirrorWatch{Name: args[1], Identity: args[2]})
+	})
+}
+
+// scrape DIR prints the metrics page of the server of DIR.
+func scrape(ts *testscript.TestScript, neg bool, args []string) {
+	arguments(ts, neg, args, 1, "scrape DIR")
+	base, ok := readyFile(ts, args[0])["metrics"].(string)
+	if !ok {
+		ts.Fatalf("%s serves no metrics", args[0])
+	}
+	response, err := http.Get(strings.TrimSuffix(base, "/metrics") + "/metrics")
+	ts.Check(err)
+	defer response.Body.Close()
+	_, err = io.Copy(ts.Stdout(), response.Body)
+	ts.Check(err)
 }

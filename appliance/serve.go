@@ -101,6 +101,7 @@ type server struct {
 // socket goes last. It returns nil after a clean drain.
 func (s *server) run(ctx context.Context, readyFile string) error {
 	s.metrics, s.health = newMetrics(), &health{checks: func(ctx context.Context) []check { return s.instance().checks(ctx) }}
+	s.metrics.registry.MustRegister(mirrorGauges{s})
 	s.lost, s.swapped = make(chan error, 1), make(chan struct{}, 1)
 	var stop context.CancelFunc
 	s.background, stop = context.WithCancel(ctx)

@@ -15,6 +15,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"redoubt.internal/ca/identity"
+	"redoubt.internal/mirror"
 )
 
 //go:embed config*.go
@@ -77,6 +78,9 @@ func (c *Config) checkRooms() error {
 		problems = append(problems, err)
 	} else if err := c.Mirror.policies(layout{c.Dir}, logs); err != nil {
 		problems = append(problems, err)
+	}
+	if err := mirror.CheckWatches(c.Mirror.watch()); err != nil {
+		problems = append(problems, fmt.Errorf("mirror.watch: %w", err))
 	}
 	if _, err := parseOID(c.TSA.Policy); err != nil {
 		problems = append(problems, fmt.Errorf("tsa.policy: %w", err))

@@ -113,6 +113,7 @@ func mirrorInside() []*cli.Command {
 				for _, m := range r.Report.Missing {
 					fmt.Fprintf(w, "MISSING parcels %d to %d\n", m.First, m.Last)
 				}
+				printWatched(w, r.Report.Watched)
 				fmt.Fprintf(w, "signed report: %s\n", r.File)
 			}); err != nil {
 				return err

@@ -14,6 +14,7 @@ import (
 // mirrorDecisions are the verbs by which people look at what the mirror stopped for, and decide.
 func mirrorDecisions() []*cli.Command {
 	return []*cli.Command{
+		watchCommand(),
 		{Name: "unfreeze", Usage: "let a log that showed two histories go on, as two people approved: with its own history, or not at all", ArgsUsage: "ORIGIN", Action: unfreeze,
 			Flags: mirrorFlags(append(approvalFlags(),
 				&cli.BoolFlag{Name: "keep", Usage: "the log goes on from the head that is held; what contradicts it freezes it again", EnvVars: []string{"REDOUBT_KEEP"}},

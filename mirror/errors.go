@@ -50,6 +50,8 @@ var (
 	ErrNotFound = errors.New("the mirror does not have that")
 	// ErrDamaged says that stored tiles or heads contradict each other.
 	ErrDamaged = errors.New("stored mirror data is damaged")
+	// ErrWatched says that mirrored logs have entries that are watched for, and nobody acknowledged them.
+	ErrWatched = errors.New("a watched entry appeared and nobody acknowledged it")
 	// ErrChanged says that what people agreed on is not how things stand any more; they have to be asked again.
 	ErrChanged = errors.New("this changed since it was agreed on")
 	// ErrConfig says that the configuration cannot work.
@@ -106,7 +108,7 @@ func ExitCode(err error) int {
 		{parcel.ErrForeignKey, 61}, {ErrAnnouncement, 61}, {ErrUnknownOrigin, 60}, {ErrFull, 42}, {store.ErrFull, 42}, {syscall.ENOSPC, 42}, {syscall.EDQUOT, 42},
 		{ErrProof, 31}, {ErrQuorum, 31}, {tiles.ErrProof, 31}, {tiles.ErrBundle, 31}, {ErrDamaged, 31},
 		{parcel.ErrMedium, 41}, {parcel.ErrVolume, 40}, {parcel.ErrManifest, 40}, {ErrStatement, 40}, {parcel.ErrTooNew, 40},
-		{ErrStale, 50}, {ErrClock, 51}, {ErrNothing, 10}, {ErrRemote, 3},
+		{ErrWatched, 33}, {ErrStale, 50}, {ErrClock, 51}, {ErrNothing, 10}, {ErrRemote, 3},
 	} {
 		if errors.Is(err, c.err) {
 			return c.code

@@ -59,6 +59,8 @@ type Config struct {
 	Follow []Follow
 	// Peers are the verifier keys of other enclaves whose heads are compared with ours (see Compare).
 	Peers []string
+	// Watch names entries that must not appear in a mirrored log unnoticed.
+	Watch []WatchConfig
 	// Quota is the largest number of bytes a parcel may unpack to; 0 leaves it to the free space of the disk.
 	Quota int64
 	// Signer and Name sign reconcile reports as C2SP notes. Without a Signer reports are not signed.
@@ -93,8 +95,10 @@ type Progress struct {
 // Mirror is the inside end of a stream. It is safe for concurrent use; one import runs at a time, in one process.
 type Mirror struct {
 	c         Config
-	logs      map[string]*knownLog                 // configured
-	learnt    sync.Map                             // by repository: map[string]*knownLog, from trusted roots that were imported
+	logs      map[string]*knownLog // configured
+	learnt    sync.Map             // by repository: map[string]*knownLog, from trusted roots that were imported
+	watching  sync.Mutex           // held by who lets the watches look
+	watches   []watch
 	vouched   atomic.Pointer[map[string]*knownLog] // whose keys people took on their own word
 	tuf       map[string]*tufRepo
 	trusted   sync.Map // by repository: trusted, what its imported trusted root says
@@ -131,6 +135,9 @@ func Open(c Config) (*Mirror, error) {
 		m.exporters = append(m.exporters, v)
 	}
 	if m.peers, err = verifiers(c.Peers, "peer"); err != nil {
+		return nil, err
+	}
+	if m.watches, err = watches(c.Watch); err != nil {
 		return nil, err
 	}
 	setDefaults(&m.c.Now, &m.c.Logger)

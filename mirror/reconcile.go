@@ -149,6 +149,8 @@ type ReconcileReport struct {
 	Digest   parcel.Digest `json:"digest"`
 	Logs     []LogReport   `json:"logs"`
 	TUF      []TUFReport   `json:"tuf,omitempty"`
+	Watched  *WatchReport  `json:"watched,omitempty"`
+	Waiting  int           `json:"quarantined"` // parts of parcels in quarantine
 	Missing  []Range       `json:"missing"`
 	Refused  []Incident    `json:"refused"`       // the newest of them
 	Refusals int           `json:"refused_total"` // how many are remembered
@@ -187,7 +189,10 @@ func (r *ReconcileReport) Err() error {
 	for _, g := range r.Missing {
 		all = append(all, &GapError{Stream: r.Stream, First: g.First, Last: g.Last, Offered: g.Last + 1})
 	}
-	return errors.Join(append(all, stale...)...)
+	if all = append(all, stale...); r.Watched != nil && r.Watched.Hits > 0 {
+		all = append(all, fmt.Errorf("%w: %d of them; redoubt mirror watch list", ErrWatched, r.Watched.Hits))
+	}
+	return errors.Join(all...)
 }
 
 // Reconcile hashes everything that is stored anew, leaf by leaf, compares with every checkpoint ever accepted, and reports
@@ -222,6 +227,9 @@ func (m *Mirror) Reconcile(ctx context.Context) (*ReconcileReport, error) {
 	if r.TUF, err = m.recheckTUF(ctx); err != nil {
 		return nil, err
 	}
+	if err := m.lookAround(ctx, r); err != nil {
+		return nil, err
+	}
 	if err := m.sign(r); err != nil {
 		return nil, fmt.Errorf("signing the report: %w", err)
 	}
@@ -231,7 +239,7 @@ func (m *Mirror) Reconcile(ctx context.Context) (*ReconcileReport, error) {
 		outcome, detail["finding"] = "failed", oneLine(err)
 	}
 	digest := parcel.Sum(r.Note).String()
-	if err := m.record(ctx, Event{Action: "mirror.reconcile", Object: digest, Outcome: outcome, Detail: detail}, func(store.Tx) error { return nil }); err != nil {
+	if err := m.record(ctx, Event{Action: "mirror.reconcile", Object: digest, Outcome: outcome, Detail: detail}, func(tx store.Tx) error { return put(tx, keyReconciled, r.Time) }); err != nil {
 		return nil, fmt.Errorf("recording the report: %w", err)
 	}
 	return r, nil

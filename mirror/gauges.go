@@ -1,0 +1,64 @@
+package mirror
+
+import (
+	"context"
+	"time"
+
+	"redoubt.internal/log/store"
+)
+
+const keyReconciled = "mirror/reconciled" // time of the last report
+
+// lookAround adds to a report what is not about the stored bytes: watched entries and what waits in quarantine.
+func (m *Mirror) lookAround(ctx context.Context, r *ReconcileReport) error {
+	waiting, err := m.Quarantine()
+	if err != nil {
+		return err
+	}
+	r.Waiting = len(waiting)
+	r.Watched, err = m.Watch(ctx)
+	return err
+}
+
+// Gauges are the numbers a monitor wants of the mirror.
+type Gauges struct {
+	Status      Status
+	Reconciled  time.Time // zero before the first report
+	Conflicts   int       // logs that stand still because they showed two histories
+	Missing     uint64    // parcels known to be missing
+	Quarantined int       // parts of parcels that wait
+	Hits        map[string]int
+}
+
+// Gauges reads them. It proves nothing.
+func (m *Mirror) Gauges(ctx context.Context) (g Gauges, err error) {
+	if g.Status, err = m.Status(ctx); err != nil {
+		return g, err
+	}
+	for _, l := range g.Status.Logs {
+		if l.Frozen != nil && l.Frozen.Retired == nil {
+			g.Conflicts++
+		}
+	}
+	for _, r := range g.Status.Missing {
+		g.Missing += r.Last - r.First + 1
+	}
+	waiting, err := m.Quarantine()
+	if err != nil {
+		return g, err
+	}
+	g.Quarantined, g.Hits = len(waiting), map[string]int{}
+	for _, w := range m.watches {
+		g.Hits[w.Name] = 0
+	}
+	hits, err := m.Hits(false)
+	if err != nil {
+		return g, err
+	}
+	for _, h := range hits {
+		if _, configured := g.Hits[h.Watch]; configured {
+			g.Hits[h.Watch]++
+		}
+	}
+	return g, m.c.DB.View(func(tx store.Tx) error { _, err := get(tx, keyReconciled, &g.Reconciled); return err })
+}
