@@ -98,13 +98,21 @@ func (in *instance) mirrorHandler() http.Handler {
 	if in.mirror == nil {
 		return http.NotFoundHandler()
 	}
-	c := serve.Config{Mirror: in.mirror, Index: in.mirrorIndex, Hosts: in.cfg.Mirror.Hosts, Logger: in.logger}
-	if s := in.cfg.Services.Mirror; s != nil {
-		if u, err := url.Parse(s.URL); err == nil {
-			c.Domain = strings.ToLower(u.Hostname())
-		}
+	return in.withMirroredTrust(serve.New(serve.Config{
+		Mirror: in.mirror, Index: in.mirrorIndex, Domain: in.cfg.mirrorHost(), Hosts: in.cfg.Mirror.Hosts, Logger: in.logger,
+	}))
+}
+
+// mirrorHost is the host name of the mirror service; mirrored logs have hosts below it. "" where it is not served.
+func (c *Config) mirrorHost() string {
+	if c.Services.Mirror == nil {
+		return ""
 	}
-	return in.withMirroredTrust(serve.New(c))
+	u, err := url.Parse(c.Services.Mirror.URL)
+	if err != nil {
+		return "" // refused by Config.check
+	}
+	return strings.ToLower(u.Hostname())
 }
 
 // freshnessFlags are those by which a verification meets the mirror.

@@ -242,10 +242,14 @@ func (s *server) listen() (bound []boundListener, err error) {
 	return append(bound, boundListener{"control socket", control, controlServer(s)}), nil
 }
 
-// alias is the host name of the service that has the log called host: rekor-3.<domain> is served where the artifact logs are. "" where
+// alias is the host name of the service that has the log called host: rekor-3.<domain> is served where the artifact logs are, and a mirrored
+// log where the mirror is. "" where
 // there is none. It is asked at each request, because a rotation adds logs.
 func (s *server) alias(host string) string {
 	in := s.instance()
+	if at := in.cfg.mirrorHost(); at != "" && (strings.HasSuffix(host, "."+at) || in.cfg.Mirror.Hosts[host] != "") {
+		return at
+	}
 	name, ours := strings.CutSuffix(host, "."+in.cfg.Domain)
 	if !ours {
 		return ""

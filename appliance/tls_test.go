@@ -59,7 +59,7 @@ func TestOneTLSPortForEveryHostName(t *testing.T) {
 	for _, s := range serviceNames {
 		names = append(names, s+".corp.internal")
 	}
-	site, pool := siteCertificate(t, dir, append(names, "rekor-2.corp.internal", "rekor-3.corp.internal", "rekor-4.corp.internal", "ct-2.corp.internal")...)
+	site, pool := siteCertificate(t, dir, append(names, "log.example.mirror.corp.internal", "rekor-2.corp.internal", "rekor-3.corp.internal", "rekor-4.corp.internal", "ct-2.corp.internal")...)
 	address := ""
 	s := serveState(t, func(c *Config) {
 		address = c.Services.Fulcio.Listen
@@ -118,6 +118,10 @@ func TestOneTLSPortForEveryHostName(t *testing.T) {
 		if r, body := get(service+".corp.internal", path, pool); r.StatusCode != http.StatusOK || !strings.Contains(body, want) {
 			t.Errorf("after the rotations %s%s: %s %.200s", service, path, r.Status, body)
 		}
+	}
+	// A mirrored log's host reaches the mirror, which here carries none.
+	if r, _ := get("log.example.mirror.corp.internal", "/checkpoint", pool); r.StatusCode != http.StatusNotFound {
+		t.Errorf("the host of a mirrored log: %s", r.Status)
 	}
 	if r, _ := get("oidc.corp.internal", "/", pool); r.StatusCode != http.StatusMisdirectedRequest {
 		t.Errorf("a host name nobody has: %s", r.Status)
