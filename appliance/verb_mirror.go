@@ -114,6 +114,9 @@ func mirrorInside() []*cli.Command {
 					fmt.Fprintf(w, "MISSING parcels %d to %d\n", m.First, m.Last)
 				}
 				printWatched(w, r.Report.Watched)
+				if n := r.Report.Waiting; n > 0 {
+					fmt.Fprintf(w, "QUARANTINE %d parts of parcels wait: redoubt mirror quarantine list\n", n)
+				}
 				fmt.Fprintf(w, "signed report: %s\n", r.File)
 			}); err != nil {
 				return err
