@@ -184,7 +184,9 @@ type exportArgs struct {
 	Refresh    bool   `json:"refresh"`
 	Again      uint64 `json:"again,omitempty"` // make this parcel once more instead
 	// Unacknowledged makes every parcel once more that not every receiver acknowledged, before the new one.
-	Unacknowledged bool `json:"unacknowledged,omitempty"`
+	Unacknowledged bool     `json:"unacknowledged,omitempty"`
+	Announce       []string `json:"announce,omitempty"` // verifier keys that may sign from the next parcel on
+	Retire         []string `json:"retire,omitempty"`   // ids of those that may not
 }
 
 var mirrorPull = verb[struct{}, mirror.PullReport]{"mirror.pull", func(ctx context.Context, in *instance, _ string, _ struct{}) (mirror.PullReport, error) {
@@ -221,13 +223,14 @@ var mirrorExport = verb[exportArgs, mirror.Packed]{"mirror.export", func(ctx con
 	if a.Unacknowledged {
 		export = e.ExportUnacknowledged
 	}
-	packed, err := export(ctx, mirror.ExportOptions{Out: a.Out, VolumeSize: a.VolumeSize, Refresh: a.Refresh})
+	packed, err := export(ctx, mirror.ExportOptions{Out: a.Out, VolumeSize: a.VolumeSize, Refresh: a.Refresh, Announce: a.Announce, Retire: a.Retire})
 	return packed, withCode(mirror.ExitCode(err), err)
 }}
 
 // importArgs are what `mirror import` asks for.
 type importArgs struct {
 	Paths  []string `json:"paths"`
+	Medium string   `json:"medium,omitempty"` // what is written on the medium
 	DryRun bool     `json:"dryRun,omitempty"`
 	Resume bool     `json:"resume,omitempty"`
 }
@@ -237,7 +240,7 @@ var mirrorImport = verb[importArgs, mirror.Report]{"mirror.import", func(ctx con
 	if err != nil {
 		return mirror.Report{}, err
 	}
-	act, take := "mirror.import", func() (mirror.Report, error) { return m.Import(ctx, a.Paths) }
+	act, take := "mirror.import", func() (mirror.Report, error) { return m.ImportMedium(ctx, actor, a.Medium, a.Paths) }
 	switch {
 	case a.DryRun:
 		act, take = "mirror.rehearse", func() (mirror.Report, error) { return m.Rehearse(ctx, a.Paths) }
@@ -247,6 +250,7 @@ var mirrorImport = verb[importArgs, mirror.Report]{"mirror.import", func(ctx con
 	if err := in.record(ctx, actor, act, in.cfg.Mirror.Stream, map[string]string{"volumes": strings.Join(a.Paths, " ")}); err != nil {
 		return mirror.Report{}, err
 	}
+	defer in.transfer.clear()
 	report, err := take()
 	if perr := in.publishMirroredTrust(ctx); perr != nil { // the import stands; a server tries again by itself
 		in.logger.Error("serving carried roots of trust", "error", perr)

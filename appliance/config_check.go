@@ -150,6 +150,12 @@ func (c *Config) check() error {
 	if n := c.Mirror.OutboundApprovals; n < 0 || n > c.Approvers.group().Threshold {
 		bad("mirror.outbound-approvals is %d, approvers.threshold %d: no more can be asked for than that", n, c.Approvers.group().Threshold)
 	}
+	if b := c.Mirror.Inbox; b != nil && (b.Dir == "" || b.Every < 0 || b.Settle < 0 || b.Quota < 0 || b.SweepAge < 0) {
+		bad("mirror.inbox: dir is needed, and nothing may be negative")
+	}
+	if c.Mirror.Inbox != nil && c.Mirror.Stream == "" {
+		bad("mirror.inbox: set mirror.stream, mirror.exporters and mirror.logs, too")
+	}
 	if _, err := mirror.NewNetwork(c.Mirror.access()); err != nil {
 		bad("mirror: %w", err)
 	}

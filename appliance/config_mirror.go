@@ -49,6 +49,28 @@ type Mirror struct {
 	Hosts map[string]string `yaml:"hosts,omitempty"`
 	// Quota bounds the bytes one parcel may unpack to (0: the free space of the disk).
 	Quota int64 `yaml:"quota,omitempty"`
+	// Inbox is a folder that volumes, or shards of volumes, arrive in by themselves. Left out, media are imported by hand.
+	Inbox *MirrorInbox `yaml:"inbox,omitempty"`
+}
+
+// MirrorInbox is a folder that is looked at. Parcels are imported in order once all their volumes are there; volumes are never removed.
+type MirrorInbox struct {
+	// Dir is the folder (relative to the state directory). Who writes there needs no other right here.
+	Dir string `yaml:"dir"`
+	// Every is how often the running server looks (0: only by `redoubt mirror import --inbox`, or its timer).
+	Every Duration `yaml:"every,omitempty"`
+	// Settle is how long a file must have been left alone before it is read; one that looks as at the look before has been.
+	Settle Duration `yaml:"settle,omitempty"`
+	// Done is a folder on the same file system that imported volumes are moved to; left out, they stay.
+	Done string `yaml:"done,omitempty"`
+	// Diode puts volumes together from the shards that `redoubt mirror send` made, in DIR/mirror/received.
+	Diode bool `yaml:"diode,omitempty"`
+	// Quota bounds the bytes of volumes put together from shards and not imported yet (0: the free space of the disk).
+	Quota int64 `yaml:"quota,omitempty"`
+	// Sweep removes the shards of volumes that were imported; left out, shards stay as well.
+	Sweep bool `yaml:"sweep,omitempty"`
+	// SweepAge is how long a shard of a volume that never was imported may lie there, where Sweep is on (0: for ever).
+	SweepAge Duration `yaml:"sweep-age,omitempty"`
 }
 
 // MirrorLog is one public log and the one key it is believed by.

@@ -62,6 +62,7 @@ type instance struct {
 	mirror            *mirror.Mirror              // nil when no stream is configured
 	mirrored          mirroredTrust               // TUF repositories that were carried here, served again
 	mirrorIndex       *serve.Index                // of what is mirrored, for whoever searches
+	inboxes           inboxes                     // what looks at the inbox share
 	transfer          transferProgress            // how far a pull, export or import is
 	caChain, tsaChain []*x509.Certificate         // in use
 	authorities       map[string][]authorityChain // by role: every issuing or timestamp certificate that was or will be in use

@@ -16,6 +16,7 @@ func operations() []operation {
 		mirrorProgress.operation(), approveList.operation(), approveDrop.operation(),
 		mirrorHits.operation(), mirrorWatchScan.operation(), mirrorWatchAck.operation(),
 		mirrorUnfreeze.operation(), mirrorRelease.operation(), mirrorQuarantine.operation(), mirrorQuarantineOf.operation(), mirrorEvidence.operation(), mirrorEvidenceShow.operation(),
+		mirrorMedia.operation(), mirrorLook.operation(), mirrorExporters.operation(), mirrorAnnounce.operation(), mirrorAcceptExporter.operation(), mirrorContinue.operation(),
 		readStatus.operation(),
 	}
 }

@@ -193,6 +193,7 @@ func (s *server) resume() {
 	work.Go(func() { s.maintain(ctx, in) })
 	work.Go(func() { in.reconcileEvery(ctx) })
 	work.Go(func() { in.observeEvery(ctx) })
+	work.Go(func() { in.lookEvery(ctx) })
 	s.pause = func() { stop(); work.Wait() }
 }
 

@@ -18,6 +18,7 @@ import (
 	"redoubt.internal/installer"
 	"redoubt.internal/log/audit"
 	"redoubt.internal/mirror"
+	"redoubt.internal/mirror/diode"
 )
 
 // resultDoc says what one verb prints under -o json.
@@ -79,6 +80,13 @@ var resultDocs = []resultDoc{
 	{"mirror inspect", reflect.TypeFor[[]mirror.Inspection](), "", nil},
 	{"mirror import", reflect.TypeFor[mirror.Report](), "", nil},
 	{"mirror fsck", reflect.TypeFor[[]mirror.FsckReport](), "", nil},
+	{"mirror import, mirror receive", reflect.TypeFor[mirror.InboxReport](), "with --inbox, and of shards", nil},
+	{"mirror send", reflect.TypeFor[[]diode.Sent](), "", nil},
+	{"mirror media", reflect.TypeFor[[]mirror.Medium](), "", nil},
+	{"mirror exporter list", reflect.TypeFor[[]mirror.ExporterStanding](), "", nil},
+	{"mirror exporter announce", reflect.TypeFor[announced](), "", nil},
+	{"mirror exporter accept", reflect.TypeFor[mirror.ExporterKey](), "", nil},
+	{"mirror exporter continue", reflect.TypeFor[mirror.Announcement](), "", nil},
 	{"mirror accept-clock", reflect.TypeFor[clockResult](), "", nil},
 	{"mirror status", reflect.TypeFor[mirror.Status](), "", nil},
 	{"mirror receipt, mirror heads", reflect.TypeFor[receiptResult](), "", nil},

@@ -31,6 +31,7 @@ var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args [
 	"flip": flip, "picking": picking, "usepicklist": usePicklist, "stamp": stamp,
 	"approvers": approvers, "unknown": unknown, "twin": twin, "misled": misled, "liar": liar, "newest": newest,
 	"watchfor": watchFor, "scrape": scrape,
+	"drop": drop, "watch": watch, "until": until, "fromfile": fromFile, "holders": holders, "proposal": proposal,
 	"spoil": spoil, "latch": latch, "vault": vaultServer, "buildplugin": buildPlugin, "swtpm": swtpm,
 }
 

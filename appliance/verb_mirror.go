@@ -16,7 +16,7 @@ import (
 func mirrorCommand() *cli.Command {
 	return &cli.Command{
 		Name: "mirror", Usage: "carry public logs across the gap, prove them again inside, reconcile",
-		Subcommands: slices.Concat(mirrorOutside(), []*cli.Command{importCommand(), mirrorFsckCommand(), evidenceCommand(), mirrorTrustCommand()}, mirrorInside(), mirrorReceipts(), mirrorPlans(), mirrorDecisions()),
+		Subcommands: slices.Concat(mirrorOutside(), []*cli.Command{importCommand(), mirrorFsckCommand(), evidenceCommand(), mirrorTrustCommand()}, mirrorTransfers(), mirrorInside(), mirrorReceipts(), mirrorPlans(), mirrorDecisions()),
 	}
 }
 
@@ -49,6 +49,8 @@ func mirrorOutside() []*cli.Command {
 			&cli.BoolFlag{Name: "refresh", Usage: "pack a parcel though no log grew, to say that nothing changed", EnvVars: []string{"REDOUBT_REFRESH"}},
 			&cli.Uint64Flag{Name: "again", Usage: "make this parcel once more, the same bytes, because its volumes were lost", EnvVars: []string{"REDOUBT_AGAIN"}},
 			&cli.BoolFlag{Name: "unacknowledged", Usage: "make every parcel once more that no receipt acknowledges, the same bytes, before the new one", EnvVars: []string{"REDOUBT_UNACKNOWLEDGED"}},
+			&cli.StringSliceFlag{Name: "announce", Usage: "the line of a key that signs from the next parcel on; may be repeated", EnvVars: []string{"REDOUBT_ANNOUNCE"}},
+			&cli.StringSliceFlag{Name: "retire", Usage: "the id (NAME+HASH) of a key that signs no parcel after this one; may be repeated", EnvVars: []string{"REDOUBT_RETIRE"}},
 		), Action: func(c *cli.Context) error {
 			out, err := absolute([]string{c.String("out")})
 			if err != nil {
@@ -58,7 +60,7 @@ func mirrorOutside() []*cli.Command {
 			if err != nil {
 				return usage("--volume-size %q: %v", c.String("volume-size"), err)
 			}
-			packed, err := watched(c, mirrorExport, exportArgs{out[0], size, c.Bool("refresh"), c.Uint64("again"), c.Bool("unacknowledged")})
+			packed, err := watched(c, mirrorExport, exportArgs{out[0], size, c.Bool("refresh"), c.Uint64("again"), c.Bool("unacknowledged"), c.StringSlice("announce"), c.StringSlice("retire")})
 			if err != nil {
 				return err
 			}
@@ -145,6 +147,9 @@ func printMirrorStatus(w io.Writer, s *mirror.Status) {
 	}
 	for _, l := range s.Logs {
 		printLogStatus(w, l)
+	}
+	if s.Inbox != nil {
+		printInboxFiles(w, s.Inbox.Parcels, s.Inbox.Files)
 	}
 }
 

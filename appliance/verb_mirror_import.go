@@ -11,8 +11,16 @@ func importCommand() *cli.Command {
 		Name: "import", Usage: "inside: prove a parcel again and take it in; all of it or nothing", ArgsUsage: "VOLUME|FOLDER...", Flags: mirrorFlags(
 			&cli.BoolFlag{Name: "dry-run", Usage: "prove the next parcel in full and take nothing in", EnvVars: []string{"REDOUBT_DRY_RUN"}},
 			&cli.BoolFlag{Name: "resume", Usage: "go on with the import that was cut short; volumes need not be named. (Every import does so when it meets the same parcel.)", EnvVars: []string{"REDOUBT_RESUME"}},
+			&cli.StringFlag{Name: "medium", Usage: "what is written on the medium, for the register", EnvVars: []string{"REDOUBT_MEDIUM"}},
+			&cli.BoolFlag{Name: "inbox", Usage: "look at the configured inbox once, instead of naming volumes", EnvVars: []string{"REDOUBT_INBOX"}},
 		), Action: func(c *cli.Context) error {
-			a := importArgs{DryRun: c.Bool("dry-run"), Resume: c.Bool("resume")}
+			a := importArgs{Medium: c.String("medium"), DryRun: c.Bool("dry-run"), Resume: c.Bool("resume")}
+			if c.Bool("inbox") {
+				if c.NArg() > 0 || a.Medium != "" || a.DryRun || a.Resume {
+					return usage("--inbox goes with no other flag and no volumes")
+				}
+				return looked(c, lookArgs{})
+			}
 			if a.DryRun && a.Resume {
 				return usage("--dry-run takes nothing in, so there is nothing of it to resume")
 			}
@@ -23,7 +31,7 @@ func importCommand() *cli.Command {
 			if a.Paths, err = absolute(c.Args().Slice()); err != nil {
 				return err
 			}
-			report, err := mirrorImport.call(c, a)
+			report, err := watched(c, mirrorImport, a)
 			if err != nil {
 				return err
 			}

@@ -236,7 +236,7 @@ func TestUnitsAreHardened(t *testing.T) {
 	if _, err := exec.LookPath("systemd-analyze"); err != nil {
 		t.Fatal("systemd-analyze is not installed: apt-get install systemd")
 	}
-	for _, unit := range []string{"redoubt.service", "redoubt-reconcile.service"} {
+	for _, unit := range []string{"redoubt.service", "redoubt-reconcile.service", "redoubt-inbox.service"} {
 		out, err := exec.Command("systemd-analyze", "security", "--offline=true", "--threshold=15", filepath.Join("files/systemd", unit)).CombinedOutput()
 		if err != nil {
 			t.Errorf("%s: %v\n%s", unit, err, out[max(0, len(out)-400):])

@@ -27,6 +27,9 @@ func TestMain(m *testing.M) {
 	if os.Getenv("REDOUBT_TEST_SCALE") != "" {
 		os.Exit(actScaled())
 	}
+	if spec := os.Getenv("REDOUBT_TEST_KILL_POINT"); spec != "" {
+		os.Exit(importUntilPoint(spec))
+	}
 	os.Exit(m.Run())
 }
 

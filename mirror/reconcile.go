@@ -41,6 +41,7 @@ type Status struct {
 	TUF      []TUFStatus   `json:"tuf,omitempty"`
 
 	Outside *ExporterStatus `json:"outside,omitempty"` // of the connected side, where this is one
+	Inbox   *InboxStatus    `json:"inbox,omitempty"`   // what the inbox held at the last look
 }
 
 // Range is a run of sequence numbers, both ends included.
@@ -60,7 +61,10 @@ func (m *Mirror) Status(ctx context.Context) (Status, error) {
 		return Status{}, err
 	}
 	out := m.status(s, incidents)
-	out.TUF, err = m.TUFStatuses()
+	if out.TUF, err = m.TUFStatuses(); err != nil {
+		return out, err
+	}
+	out.Inbox, err = m.InboxStatus()
 	return out, err
 }
 

@@ -121,6 +121,9 @@ func open(f *os.File, path string, keys []*Verifier) (*Parcel, *volumeFile, erro
 	case errors.As(err, &io1):
 		return nil, nil, bad(fmt.Errorf("%w: %v", ErrMedium, err))
 	case err != nil:
+		if err == io.EOF || err == io.ErrUnexpectedEOF {
+			err = errors.New("it ends before its manifest does, or does not begin as a volume does")
+		}
 		if became := whatBecame(f); became != "" {
 			err = fmt.Errorf("%w: %s", err, became)
 		}
