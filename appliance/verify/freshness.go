@@ -2,7 +2,6 @@ package verify
 
 import (
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -113,14 +112,12 @@ func (p LogProof) name() string {
 // Observations are the log proofs of the bundle, for a mirror to compare with what it knows (mirror.Mirror.Observe).
 func (r *Result) Observations() []mirror.Observation { return slices.Clone(r.report.observed) }
 
-// observe keeps what the verified proofs of a bundle fix. An entry with a promise alone fixes nothing.
-func (r *report) observe(b *decoded) error {
+// observe keeps what the verified proofs of a bundle fix. An entry with a promise alone fixes nothing, nor does one whose proof was not
+// asked for.
+func (r *report) observe(b *decoded) {
 	for _, e := range b.GetVerificationMaterial().GetTlogEntries() {
-		o, err := observation(e)
-		if err != nil {
-			return err
-		}
-		if o.Note == nil || !slices.ContainsFunc(r.Log.Proven, func(p LogProof) bool {
+		o, ok := observation(e)
+		if !ok || !slices.ContainsFunc(r.Log.Proven, func(p LogProof) bool {
 			return p.Origin == o.Origin && p.Index != nil && uint64(*p.Index) == o.Index && p.LogID == hex.EncodeToString(e.GetLogId().GetKeyId())
 		}) {
 			continue
@@ -128,25 +125,22 @@ func (r *report) observe(b *decoded) error {
 		o.Source = "bundle sha256:" + r.BundleSHA256
 		r.observed = append(r.observed, o)
 	}
-	return nil
 }
 
-func observation(e *protorekor.TransparencyLogEntry) (o mirror.Observation, err error) {
+// observation reads the proof of an entry; ok is false where it is none that can have been verified.
+func observation(e *protorekor.TransparencyLogEntry) (o mirror.Observation, ok bool) {
 	proof := e.GetInclusionProof()
-	if proof == nil {
-		return o, nil
-	}
 	note := proof.GetCheckpoint().GetEnvelope()
 	origin, _, _, err := parseCheckpoint(note)
 	if err != nil {
-		return o, fmt.Errorf("%w: checkpoint: %w", ErrInternal, err)
+		return o, false
 	}
 	o = mirror.Observation{Origin: origin, Note: []byte(note), Index: uint64(proof.GetLogIndex()), Leaf: tiles.LeafHash(e.GetCanonicalizedBody())}
 	for _, h := range proof.GetHashes() {
 		if len(h) != tiles.HashSize {
-			return o, fmt.Errorf("%w: %w", ErrInternal, errors.New("a proof of other hashes verified"))
+			return o, false
 		}
 		o.Proof = append(o.Proof, tiles.Hash(h))
 	}
-	return o, nil
+	return o, true
 }

@@ -116,9 +116,7 @@ func (v *Verifier) Verify(ctx context.Context, req Request) (res *Result, err er
 		res, err := v.verifyUnder(r, b, a, policy)
 		if err == nil {
 			res.BundleSHA256 = hexSum(req.Bundle)
-			if err := res.observe(b); err != nil {
-				return nil, err
-			}
+			res.observe(b)
 			return &Result{report: *res}, nil
 		}
 		if len(v.roots) > 1 {
