@@ -27,7 +27,7 @@ import (
 var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args []string){
 	"exits": exits, "start": start, "halt": halt, "hangup": hangup, "get": get, "digest": digest, "mode": mode,
 	"newstate": newState, "softhsmconf": softHSMConf, "faultymodule": faultyModule, "carry": carry, "carrytrust": carryTrust, "interval": interval, "reports": reports, "byhand": byHand,
-	"believe": believe, "letout": letOut, "witnesses": witnesses, "forge": forge,
+	"believe": believe, "letout": letOut, "page": page, "witnesses": witnesses, "forge": forge,
 	"flip": flip, "picking": picking, "usepicklist": usePicklist, "stamp": stamp,
 	"approvers": approvers, "unknown": unknown, "twin": twin, "misled": misled, "liar": liar, "newest": newest,
 	"watchfor": watchFor, "scrape": scrape,
