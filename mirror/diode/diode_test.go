@@ -29,11 +29,11 @@ func randomBytes(seed byte, n int) []byte {
 
 // line is a diode: a folder that is sent from, one that is received into, and the receiver's own.
 type line struct {
-	t             *testing.T
-	dir, out, in  string
-	r             *Receiver
-	quota         int64
-	files, copied []string
+	t            *testing.T
+	dir, out, in string
+	r            *Receiver
+	quota        int64
+	copied       []string
 }
 
 func newLine(t *testing.T) *line {
