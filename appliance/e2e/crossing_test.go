@@ -57,10 +57,11 @@ func TestTwoMachines(t *testing.T) {
 
 	// Outside and inside, each pinning what the other's operator read aloud: the exporter's line.
 	outside.redoubt(t, "init", "--domain", "outside.internal", "--non-interactive")
-	outside.settings(t, map[string]any{"logs": logs})
-	var key struct{ Stream, Key string }
-	decode(t, outside.redoubt(t, "mirror", "key", "-o", "json"), &key)
 	inside.redoubt(t, "init", "--domain", "inside.internal", "--non-interactive")
+	var key, reports struct{ Stream, Key string }
+	decode(t, inside.redoubt(t, "mirror", "key", "--reports", "-o", "json"), &reports)
+	outside.settings(t, map[string]any{"logs": logs, "receivers": []string{reports.Key}})
+	decode(t, outside.redoubt(t, "mirror", "key", "-o", "json"), &key)
 	var known []map[string]any
 	for _, l := range logs {
 		l = maps.Clone(l)
@@ -108,6 +109,17 @@ func TestTwoMachines(t *testing.T) {
 		}
 	}
 	t.Log(strings.TrimSpace(inside.redoubt(t, "mirror", "reconcile")))
+	// The way back: a receipt on the shared folder, read outside.
+	var receipt struct{ Note, Text string }
+	answer := inside.redoubt(t, "mirror", "receipt", "-o", "json")
+	decode(t, answer, &receipt)
+	file := filepath.Join(shared, "receipt.note")
+	write(t, file, receipt.Note)
+	read := outside.redoubt(t, "mirror", "receipt", "read", file)
+	t.Logf("receipt of %d bytes, read outside:\n%s", len(receipt.Note), strings.TrimSpace(read))
+	if len(receipt.Note) == 0 || len(receipt.Note) > 1000 || !strings.Contains(read, "acknowledged up to 2, 0 wait for a receipt") || strings.Count(read, ": same") != len(logs) {
+		t.Errorf("the receipt does not acknowledge what was carried: %s", answer)
+	}
 	nothingLeft(t, inside, source)
 }
 
