@@ -201,7 +201,7 @@ func TestNothingOfTheRequesterIsKept(t *testing.T) {
 		t.Fatal(err)
 	}
 	exchange(t, url("tsa"), "application/json", stamp, http.StatusCreated)
-	stopTraced(t, server)
+	stopTraced(t, server, urls)
 
 	w := readTrace(t, trace)
 	allowed := func(path string) bool {

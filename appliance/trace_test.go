@@ -229,10 +229,15 @@ func serveTraced(t *testing.T, server *exec.Cmd, ready, journal string) (urls ma
 	return nil
 }
 
-func stopTraced(t *testing.T, server *exec.Cmd) {
+// stopTraced ends the server its ready file names, and it alone: strace, told to end as well, would leave the server before it has
+// written its last, and a trace that ends early shows nothing.
+func stopTraced(t *testing.T, server *exec.Cmd, ready map[string]any) {
 	t.Helper()
-	// strace blocks what would end it and passes nothing on: the whole group gets the signal.
-	if err := syscall.Kill(-server.Process.Pid, syscall.SIGTERM); err != nil {
+	pid, ok := ready["pid"].(float64)
+	if !ok || int(pid) <= 1 || int(pid) == server.Process.Pid {
+		t.Fatalf("the ready file names the process %v", ready["pid"])
+	}
+	if err := syscall.Kill(int(pid), syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
 	if err := server.Wait(); err != nil {
