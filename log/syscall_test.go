@@ -96,12 +96,13 @@ func TestTortureSystemCalls(t *testing.T) {
 		}
 	}
 	t.Logf("%d faults in system calls, %d acknowledged entries, %d logs halted until resumed, %d lost", runs, acked, halted, lost)
-	if lost != 0 || halted == 0 {
+	if lost != 0 || acked == 0 || halted == 0 {
 		t.Fail()
 	}
 }
 
-// faulted runs the victim with one fault until it ends, half a second at most, and returns what it acknowledged.
+// faulted runs the victim with one fault until it ends by it, and returns what it acknowledged. A busy machine takes seconds for what
+// an idle one does in a tenth.
 func faulted(t *testing.T, dir, inject string) []ack {
 	t.Helper()
 	name, _, _ := strings.Cut(inject, ":")
@@ -115,7 +116,7 @@ func faulted(t *testing.T, dir, inject string) []ack {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	timer := time.AfterFunc(500*time.Millisecond, func() { syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) })
+	timer := time.AfterFunc(30*time.Second, func() { syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) })
 	defer timer.Stop()
 	var acks []ack
 	for in := bufio.NewScanner(out); in.Scan(); {
