@@ -14,6 +14,9 @@ type Mirror struct {
 	TUF []MirrorTUF `yaml:"tuf,omitempty"`
 	// Follow has the logs carried and kept that the trusted root of a repository names, so that a new shard needs no configuration.
 	Follow []MirrorFollow `yaml:"follow,omitempty"`
+	// Floors are the smallest sizes at which logs may begin here, by origin, in place of those shipped for public logs that are known. A first
+	// state below its floor is refused, so that a new installation cannot be begun in the past. Outside and inside.
+	Floors map[string]uint64 `yaml:"floors,omitempty"`
 	// Picklist is a file that `redoubt mirror picklist` wrote inside (relative to the state directory): what it selects of a log takes the
 	// place of that log's select. Outside only.
 	Picklist string `yaml:"picklist,omitempty"`

@@ -26,7 +26,7 @@ verify
 mirror
   10  nothing to do                  31  bad proof                    50  stale beyond policy
   20  gap                            40  bad volume (named)           51  clock in doubt
-  21  replay                         41  unreadable medium            60  unknown key or origin
+  21  replay, or below a floor       41  unreadable medium            60  unknown key or origin
   22  forked stream                  42  disk full or quota           61  foreign exporter key
   23  wrong stream                                                    75  another import runs
   30  log fork

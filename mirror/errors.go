@@ -32,6 +32,8 @@ var (
 	ErrProof = errors.New("the proof does not hold")
 	// ErrRollback says that trust metadata would go back to a version that was left, or start below its floor.
 	ErrRollback = errors.New("the trust metadata would go back")
+	// ErrFloor says that the first state carried of a log is smaller than the log is known to have been. The head does not begin there.
+	ErrFloor = errors.New("the log is known to be larger than this")
 	// ErrFull says that the disk or the quota is used up. Nothing was committed; make room and run again.
 	ErrFull = errors.New("the disk is full or the quota is used up")
 	// ErrStale says that the last known state of a log is older than its limit.
@@ -104,7 +106,7 @@ func ExitCode(err error) int {
 		err  error
 		code int
 	}{
-		{ErrBusy, 75}, {ErrFork, 30}, {ErrThawed, 32}, {ErrGap, 20}, {ErrReplay, 21}, {ErrRollback, 21}, {ErrForkedStream, 22}, {ErrWrongStream, 23},
+		{ErrBusy, 75}, {ErrFork, 30}, {ErrThawed, 32}, {ErrGap, 20}, {ErrReplay, 21}, {ErrRollback, 21}, {ErrFloor, 21}, {ErrForkedStream, 22}, {ErrWrongStream, 23},
 		{parcel.ErrForeignKey, 61}, {ErrAnnouncement, 61}, {ErrUnknownOrigin, 60}, {ErrFull, 42}, {store.ErrFull, 42}, {syscall.ENOSPC, 42}, {syscall.EDQUOT, 42},
 		{ErrProof, 31}, {ErrQuorum, 31}, {tiles.ErrProof, 31}, {tiles.ErrBundle, 31}, {ErrDamaged, 31},
 		{parcel.ErrMedium, 41}, {parcel.ErrVolume, 40}, {parcel.ErrManifest, 40}, {ErrStatement, 40}, {parcel.ErrTooNew, 40},

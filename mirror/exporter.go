@@ -33,6 +33,8 @@ type ExporterConfig struct {
 	TUF []TUFConfig
 	// Follow has the logs collected that the trusted roots of repositories name.
 	Follow []Follow
+	// Floors are the smallest sizes at which logs may begin here, by origin, in place of ShippedSizes.
+	Floors map[string]uint64
 	// Network reaches http and https sources; nil means one with the defaults of Access.
 	Network *Network
 	// Receivers are the verifier keys of the insides whose receipts are believed (see ReadReceipt).

@@ -37,6 +37,7 @@ func TestGoChecksumDatabase(t *testing.T) {
 		Scope: parcel.ScopeSparse, Source: dir, Layout: "sumdb",
 	}
 	l := newLab(t, c)
+	l.beginBelow(c.Origin)
 	heads, _ := filepath.Glob(filepath.Join(data, "checkpoints", "*"))
 	if len(heads) != 5 {
 		t.Fatalf("%d heads", len(heads))

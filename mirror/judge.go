@@ -59,6 +59,9 @@ func (m *Mirror) judgeLog(s *snapshot, l parcel.Log) error {
 	if _, frozen := s.frozen[l.Origin]; frozen || known == nil || s.quarantined[l.Origin] {
 		return nil
 	}
+	if err := floors(m.c.Floors).admit(l.Origin, own, l.To.Size); err != nil {
+		return err
+	}
 	switch {
 	case l.Scope != known.Scope:
 		return fmt.Errorf("log %q: %w: scope %q is carried, %q is required", l.Origin, ErrProof, l.Scope, known.Scope)

@@ -57,6 +57,8 @@ type Config struct {
 	TUF []TUFConfig
 	// Follow has the logs mirrored that imported trusted roots name.
 	Follow []Follow
+	// Floors are the smallest sizes at which logs may begin here, by origin, in place of ShippedSizes.
+	Floors map[string]uint64
 	// Peers are the verifier keys of other enclaves whose heads are compared with ours (see Compare).
 	Peers []string
 	// Watch names entries that must not appear in a mirrored log unnoticed.

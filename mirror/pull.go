@@ -125,6 +125,9 @@ func (e *Exporter) pullTiles(ctx context.Context, log *knownLog, from Head, note
 	fetch, done := readAhead(ctx, log, from, note, fetchFrom(src))
 	defer done()
 	step, err := prove(ctx, log, from, note, log.Scope, fetch, sh.write)
+	if err == nil {
+		err = floors(e.c.Floors).admit(log.Origin, from, step.to.Size)
+	}
 	if errors.Is(err, ErrReplay) {
 		err = e.olderHead(ctx, log, from, note, sh, err)
 	}

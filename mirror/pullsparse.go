@@ -53,6 +53,9 @@ func (e *Exporter) collect(ctx context.Context, log *knownLog, from Head, note [
 		indexes = append(indexes, r.Index)
 	}
 	step, err := openSparse(log, from, note, indexes)
+	if err == nil {
+		err = floors(e.c.Floors).admit(log.Origin, from, step.to.Size)
+	}
 	if err != nil {
 		return err
 	}

@@ -243,6 +243,9 @@ func (e *Exporter) pullRekor1Full(ctx context.Context, s *rekor1, from Head, not
 	if err := s.log.thawed(to); err != nil {
 		return err
 	}
+	if err := floors(e.c.Floors).admit(s.log.Origin, from, to.Size); err != nil {
+		return err
+	}
 	b := building{s: s, sh: sh, from: from.Size, size: to.Size, log: s.log}
 	b.progress = func(done, total uint64) {
 		e.progress(Progress{Stage: "fetch", Origin: s.log.Origin, Done: done, Total: total})

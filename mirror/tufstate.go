@@ -61,6 +61,14 @@ type tufRepo struct {
 	pin    int64 // version of Root
 }
 
+// floorsFrom says where the floors are set.
+func (r *tufRepo) floorsFrom() string {
+	if r.Floors == nil {
+		return "shipped, and the pinned root; mirror.tuf[].floors in redoubt.yaml sets others"
+	}
+	return "mirror.tuf[].floors in redoubt.yaml, and the pinned root"
+}
+
 func knownTUF(configs []TUFConfig) (map[string]*tufRepo, error) {
 	out := make(map[string]*tufRepo)
 	for _, c := range configs {

@@ -116,7 +116,8 @@ func (r *tufRepo) advances(from, to parcel.Versions) error {
 		return fmt.Errorf("TUF repository %q: %w: %s: %v are held, this is %v", r.Name, ErrRollback, role, from, to)
 	}
 	if role := to.Below(r.floors); role != "" {
-		return fmt.Errorf("TUF repository %q: %w: %s is below the floor: at least %v, this is %v", r.Name, ErrRollback, role, r.floors, to)
+		return fmt.Errorf("TUF repository %q: %w: %s is below the floor: at least %v, this is %v (%s); run redoubt mirror pull and export outside again, against the repository's own server",
+			r.Name, ErrRollback, role, r.floors, to, r.floorsFrom())
 	}
 	return nil
 }
