@@ -57,7 +57,7 @@ func TestClockAhead(t *testing.T) {
 	l.load(l.export(0))
 }
 
-// TestRoomForTheRest measures what an import takes: no less than it leaves behind, and after an interruption only the rest.
+// TestRoomForTheRest measures what an import takes: what it leaves behind, and after an interruption only the rest.
 func TestRoomForTheRest(t *testing.T) {
 	c := tinyLog(t, 70_000)
 	l := newLab(t, c)
@@ -87,7 +87,7 @@ func TestRoomForTheRest(t *testing.T) {
 	}
 	l.load(files)
 	left, err := bytesBelow(os.DirFS(filepath.Join(l.dir, "in")), "logs")
-	if err != nil || left > whole || left < unpacked {
+	if err != nil || left > unpacked || left < unpacked*3/4 { // an archive has headers
 		t.Fatalf("%d bytes are left by a parcel of %d, %d were asked for: %v", left, unpacked, whole, err)
 	}
 }

@@ -113,7 +113,7 @@ func TestQuotaIsExact(t *testing.T) {
 	l.load(files)
 	var held int64
 	l.files(func(_ string, b []byte) { held += int64(len(b)) })
-	if held > unpacked+unpacked/100+int64(600/256*256*32) { // and the hash tiles it makes of full bundles
+	if held > unpacked+unpacked/100 {
 		t.Fatalf("%d bytes are held of a parcel that unpacks to %d", held, unpacked)
 	}
 }

@@ -294,12 +294,11 @@ func (in *importing) takePackages(ctx context.Context, i int, s *step, stage *sh
 		if err != nil {
 			return err
 		}
-		hashed := tiles.Tile{Level: 0, Index: t.Index, Width: tiles.Width}
-		if k < done && stage.has(t, len(data)) && (!t.Full() || t.Level == tiles.Extras || stage.has(hashed, tiles.Width*tiles.HashSize)) {
+		if k < done && stage.has(t, len(data)) {
 			in.pool.Put(&data) // staged and flushed by an earlier run
 			continue
 		}
-		staged += len(data) + tiles.Width*tiles.HashSize
+		staged += len(data)
 		slots <- struct{}{}
 		workers.Go(func() {
 			defer func() { in.pool.Put(&data); <-slots }()

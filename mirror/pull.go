@@ -245,16 +245,11 @@ type puller struct {
 	hashes, buf []byte
 }
 
-// bundle makes sure that a verified bundle and its hash tile are in the collection.
+// bundle makes sure that a verified bundle is in the collection.
 func (p *puller) bundle(ctx context.Context, t tiles.Tile) (fetched bool, err error) {
-	keepTile := func(k tiles.Tile, data []byte) error {
-		if k.Level < 0 {
-			return nil
-		}
-		return p.sh.write(k, data)
-	}
+	kept := func(tiles.Tile, []byte) error { return nil }
 	if b, err := p.sh.readFile(t, p.buf); err == nil {
-		if p.buf = b; p.s.take(ctx, t, b, p.hashes, p.sh.need, keepTile) == nil {
+		if p.buf = b; p.s.take(ctx, t, b, p.hashes, p.sh.need, kept) == nil {
 			return false, nil
 		}
 	}

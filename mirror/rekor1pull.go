@@ -299,7 +299,7 @@ func (b *building) build(ctx context.Context, out *PullStep) error {
 	return b.sh.sync()
 }
 
-// bundle makes sure that the entries of t and what stands beside them are on the shelf, and their hash tile.
+// bundle makes sure that the entries of t and what stands beside them are on the shelf.
 func (b *building) bundle(ctx context.Context, t tiles.Tile, out *PullStep) error {
 	beside := tiles.Tile{Level: tiles.Extras, Index: t.Index, Width: t.Width}
 	entries, extras := b.held(t, beside)
@@ -328,11 +328,7 @@ func (b *building) bundle(ctx context.Context, t tiles.Tile, out *PullStep) erro
 		}
 		out.Fetched++
 	}
-	hashes, err := tiles.AppendLeafHashes(nil, entries, t.Width)
-	if err != nil {
-		return err
-	}
-	return b.sh.write(tiles.Tile{Level: 0, Index: t.Index, Width: t.Width}, hashes)
+	return nil
 }
 
 // held are a bundle and its extras as the shelf has them, nil unless both are whole and fit each other.

@@ -8,7 +8,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"redoubt.internal/mirror/parcel"
-	"redoubt.internal/mirror/tiles"
 )
 
 // room refuses a parcel that would not fit, before anything is unpacked.
@@ -35,26 +34,19 @@ func (m *Mirror) room(p *parcel.Parcel, pending *pendingState) error {
 	return nil
 }
 
-// need is what a parcel unpacks to, and the room an import still takes: for that and for the hash tiles of level 0 it makes, one
-// per full bundle, without what an earlier run staged.
+// need is what a parcel unpacks to, and the room an import still takes: without what an earlier run staged.
 func (m *Mirror) need(p *parcel.Parcel, pending *pendingState) (unpacked, need int64, err error) {
 	for _, v := range p.Manifest.Volumes {
 		unpacked += v.Unpacked
 	}
-	need = unpacked
-	for _, l := range p.Manifest.Logs {
-		if l.Scope == parcel.ScopeFull {
-			need += int64(l.To.Size/tiles.Width-l.From.Size/tiles.Width) * tiles.Width * tiles.HashSize
-		}
-	}
 	if pending == nil || !pending.Digest.Equal(p.Digest) {
-		return unpacked, need, nil
+		return unpacked, unpacked, nil
 	}
 	staged, err := bytesBelow(m.root.FS(), stagingDir(p.Digest))
 	if err != nil {
 		return 0, 0, fmt.Errorf("measuring what is staged: %w", err)
 	}
-	return unpacked, max(0, need-staged), nil
+	return unpacked, max(0, unpacked-staged), nil
 }
 
 // bytesBelow is the size of all files below dir, 0 if there is no such folder.

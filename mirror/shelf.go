@@ -17,8 +17,9 @@ import (
 	"redoubt.internal/mirror/tiles"
 )
 
-// shelf keeps the tiles of one log as files in the layout of C2SP tlog-tiles: tile/0/x001/234, tile/entries/000.p/7. A file is
-// written once, whole. What may be read is decided by the log's head in the database, never by what lies on the shelf.
+// shelf keeps the tiles of one log as files in the layout of C2SP tlog-tiles: tile/1/x001/234, tile/entries/000.p/7. A file is
+// written once, whole. What may be read is decided by the log's head in the database, never by what lies on the shelf. Full tiles
+// of level 0 are not kept where their entries are: they follow from them.
 type shelf struct {
 	root *os.Root
 	dirs sync.Map // folders known to exist
@@ -81,9 +82,28 @@ func (s *shelf) readNamed(name string, limit int64) ([]byte, error) {
 	return readLimited(f, name, limit)
 }
 
-// read returns the tile as wide as asked for, cut from a wider one if that is what the shelf has. ErrNotFound otherwise. It
-// may use buf, from its start, for the bytes.
+// read returns the tile as wide as asked for, cut from a wider one or hashed from its entries if that is what the shelf has.
+// ErrNotFound otherwise. It may use buf, from its start, for the bytes.
 func (s *shelf) read(t tiles.Tile, buf []byte) ([]byte, error) {
+	b, err := s.readKept(t, buf)
+	if t.Level != 0 || !errors.Is(err, ErrNotFound) {
+		return b, err
+	}
+	entries, missing := s.readKept(tiles.Tile{Level: tiles.Entries, Index: t.Index, Width: t.Width}, nil)
+	if errors.Is(missing, ErrNotFound) {
+		return nil, err
+	}
+	if missing != nil {
+		return nil, missing
+	}
+	if b, err = tiles.AppendLeafHashes(buf[:0], entries, t.Width); err != nil {
+		return nil, fmt.Errorf("%w: %s from its entries: %w", ErrDamaged, t.Path(), err)
+	}
+	return b, nil
+}
+
+// readKept is read of what lies there as it is asked for, or wider.
+func (s *shelf) readKept(t tiles.Tile, buf []byte) ([]byte, error) {
 	b, err := s.readFile(t, buf)
 	if err == nil || !errors.Is(err, fs.ErrNotExist) || t.Full() {
 		return b, notFound(t, err)
@@ -197,25 +217,48 @@ func syncfs(root *os.Root) error {
 	return nil
 }
 
-// moveTree renames every file below dir of from to the same name below dir of to. It may be repeated after a crash.
+// moveTree renames what lies in from to the same name in to, a folder as a whole where to has none of that name. It may be repeated
+// after a crash.
 func moveTree(base *os.Root, from, to string) error {
-	made := make(map[string]bool)
-	return fs.WalkDir(base.FS(), from, func(name string, d fs.DirEntry, err error) error {
-		if errors.Is(err, fs.ErrNotExist) && name == from {
-			return fs.SkipAll
-		}
-		if err != nil || d.IsDir() {
+	if err := base.MkdirAll(path.Dir(to), 0o755); err != nil {
+		return err
+	}
+	_, err := base.Lstat(to)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := base.Rename(from, to); !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
-		target := to + strings.TrimPrefix(name, from)
-		if dir := path.Dir(target); !made[dir] {
-			if err := base.MkdirAll(dir, 0o755); err != nil {
-				return err
+		return nil // nothing was staged, or it was moved before
+	}
+	if err != nil {
+		return err
+	}
+	return moveInto(base, from, to)
+}
+
+func moveInto(base *os.Root, from, to string) error {
+	all, err := fs.ReadDir(base.FS(), from)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, d := range all {
+		name, target := path.Join(from, d.Name()), path.Join(to, d.Name())
+		if d.IsDir() {
+			if st, err := base.Lstat(target); err == nil && st.IsDir() {
+				if err := moveInto(base, name, target); err != nil {
+					return err
+				}
+				continue
 			}
-			made[dir] = true
 		}
-		return base.Rename(name, target)
-	})
+		if err := base.Rename(name, target); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // escape turns an origin into the name of a folder: letters, digits, '.', '_' and '-' stay, a leading dot and everything else

@@ -125,8 +125,8 @@ func (s *step) blame(err error) error {
 	return fmt.Errorf("log %q: %w", s.log.Origin, err)
 }
 
-// take verifies a package against the proven tree and hands it to keep: an entry bundle, followed by its hash tile if that is
-// full (a partial one stands in the spine), or a bundle of extras, which is verified against the entries that need returns.
+// take verifies a package against the proven tree and hands it to keep: an entry bundle, or a bundle of extras, which is verified
+// against the entries that need returns.
 // hashes is room for one tile.
 func (s *step) take(ctx context.Context, t tiles.Tile, bundle, hashes []byte, need func(tiles.Tile, []byte) ([]byte, error), keep func(tiles.Tile, []byte) error) error {
 	if t.Level == tiles.Extras {
@@ -136,28 +136,34 @@ func (s *step) take(ctx context.Context, t tiles.Tile, bundle, hashes []byte, ne
 	if err != nil {
 		return s.blame(fmt.Errorf("%s: %w", t.Path(), err))
 	}
-	var good bool
-	if t.Full() {
-		var above []byte
-		if above, err = s.tree.Tile(ctx, 1, t.Index/tiles.Width); err == nil {
-			at := t.Index % tiles.Width * tiles.HashSize
-			good = tiles.Subtree(hashes) == tiles.Hash(above[at:at+tiles.HashSize])
-		}
-	} else {
-		var edge []byte
-		edge, err = s.tree.Tile(ctx, 0, t.Index)
-		good = bytes.Equal(hashes, edge)
-	}
-	if err != nil {
+	if err := proveLeaves(ctx, s.tree, t, hashes); err != nil {
 		return s.blame(err)
 	}
+	return keep(t, bundle)
+}
+
+// proveLeaves verifies the leaf hashes of a bundle against the tree: a full tile's by the tile above it, so that no tile of level 0 is
+// read, a partial one's by the tree's own edge.
+func proveLeaves(ctx context.Context, tree *tiles.Tree, t tiles.Tile, hashes []byte) error {
+	var good bool
+	if t.Full() {
+		above, err := tree.Tile(ctx, 1, t.Index/tiles.Width)
+		if err != nil {
+			return err
+		}
+		at := t.Index % tiles.Width * tiles.HashSize
+		good = tiles.Subtree(hashes) == tiles.Hash(above[at:at+tiles.HashSize])
+	} else {
+		edge, err := tree.Tile(ctx, 0, t.Index)
+		if err != nil {
+			return err
+		}
+		good = bytes.Equal(hashes, edge)
+	}
 	if !good {
-		return s.blame(fmt.Errorf("%w: %s", tiles.ErrProof, t.Path()))
+		return fmt.Errorf("%w: %s", tiles.ErrProof, t.Path())
 	}
-	if err := keep(t, bundle); err != nil || !t.Full() {
-		return err
-	}
-	return keep(tiles.Tile{Level: 0, Index: t.Index, Width: tiles.Width}, hashes)
+	return nil
 }
 
 // takeExtras verifies each extra of a bundle against its entry.
