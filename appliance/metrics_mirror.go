@@ -4,6 +4,8 @@ import (
 	"context"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"redoubt.internal/mirror"
 )
 
 // mirrorGauges reads the mirror's numbers when the metrics page is fetched. Labels are the origins of logs that are configured, learned
@@ -12,6 +14,10 @@ type mirrorGauges struct{ s *server }
 
 var (
 	mirrorAge         = prometheus.NewDesc("redoubt_mirror_age_seconds", "Since the log was last observed at its mirrored head, by the exporter's clock.", []string{"origin"}, nil)
+	mirrorLag         = prometheus.NewDesc("redoubt_mirror_lag_entries", "Entries known to exist upstream that are not mirrored; 0 where nobody showed more.", []string{"origin"}, nil)
+	mirrorOutcome     = prometheus.NewDesc("redoubt_mirror_last_reconcile_outcome", "1 for how the last reconcile ended: clean, findings, or failed where no report could be made.", []string{"outcome"}, nil)
+	mirrorCode        = prometheus.NewDesc("redoubt_mirror_last_reconcile_code", "Exit code of the gravest finding of the last report, 0 without one.", nil, nil)
+	mirrorProblems    = prometheus.NewDesc("redoubt_mirror_damaged", "Problems of stored bytes in the last report.", nil, nil)
 	mirrorSize        = prometheus.NewDesc("redoubt_mirror_log_size", "Entries under the mirrored head.", []string{"origin"}, nil)
 	mirrorReconciled  = prometheus.NewDesc("redoubt_mirror_last_reconcile_timestamp", "Unix time of the last reconcile report.", nil, nil)
 	mirrorConflicts   = prometheus.NewDesc("redoubt_mirror_conflicts", "Logs that stand still because they showed two histories.", nil, nil)
@@ -21,7 +27,7 @@ var (
 )
 
 func (g mirrorGauges) Describe(to chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{mirrorAge, mirrorSize, mirrorReconciled, mirrorConflicts, mirrorWatchHits, mirrorMissing, mirrorQuarantined} {
+	for _, d := range []*prometheus.Desc{mirrorAge, mirrorLag, mirrorOutcome, mirrorCode, mirrorProblems, mirrorSize, mirrorReconciled, mirrorConflicts, mirrorWatchHits, mirrorMissing, mirrorQuarantined} {
 		to <- d
 	}
 }
@@ -41,6 +47,7 @@ func (g mirrorGauges) Collect(to chan<- prometheus.Metric) {
 	}
 	for _, l := range now.Status.Logs {
 		send(mirrorSize, float64(l.Size), l.Origin)
+		send(mirrorLag, float64(l.Lag), l.Origin)
 		if !l.Observed.IsZero() {
 			send(mirrorAge, in.now().Sub(l.Observed).Seconds(), l.Origin)
 		}
@@ -48,10 +55,24 @@ func (g mirrorGauges) Collect(to chan<- prometheus.Metric) {
 	for name, n := range now.Hits {
 		send(mirrorWatchHits, float64(n), name)
 	}
-	if !now.Reconciled.IsZero() {
-		send(mirrorReconciled, float64(now.Reconciled.Unix()))
+	if r := now.Status.Reconcile; r != nil {
+		if !r.Time.IsZero() {
+			send(mirrorReconciled, float64(r.Time.Unix()))
+		}
+		send(mirrorCode, float64(r.Code))
+		send(mirrorProblems, float64(r.Problems))
+		for _, outcome := range []string{mirror.Clean, mirror.Findings, mirror.Failed} {
+			send(mirrorOutcome, oneIf(r.Outcome == outcome), outcome)
+		}
 	}
-	send(mirrorConflicts, float64(now.Conflicts))
+	send(mirrorConflicts, float64(now.Status.Conflicts))
 	send(mirrorMissing, float64(now.Missing))
 	send(mirrorQuarantined, float64(now.Quarantined))
+}
+
+func oneIf(yes bool) float64 {
+	if yes {
+		return 1
+	}
+	return 0
 }

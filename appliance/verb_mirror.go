@@ -148,13 +148,31 @@ func printMirrorStatus(w io.Writer, s *mirror.Status) {
 	for _, l := range s.Logs {
 		printLogStatus(w, l)
 	}
+	printLastReconcile(w, s.Reconcile)
 	if s.Inbox != nil {
 		printInboxFiles(w, s.Inbox.Parcels, s.Inbox.Files)
 	}
 }
 
+func printLastReconcile(w io.Writer, r *mirror.Reconciled) {
+	switch {
+	case r == nil:
+		fmt.Fprintln(w, "never reconciled: redoubt mirror reconcile")
+	case r.Outcome == mirror.Failed:
+		fmt.Fprintf(w, "RECONCILE FAILED %s: %s\n", r.Failed.Format(time.RFC3339), r.Error)
+	default:
+		fmt.Fprintf(w, "reconciled %s: %s\n", r.Time.Format(time.RFC3339), r.Outcome)
+		if r.Finding != "" {
+			fmt.Fprintf(w, "  %s\n", r.Finding)
+		}
+	}
+}
+
 func printLogStatus(w io.Writer, l mirror.LogStatus) {
 	fmt.Fprintf(w, "%s: %d entries, root %s, observed %s ago\n", l.Origin, l.Size, l.Root, l.Age)
+	if l.Upstream != nil {
+		fmt.Fprintf(w, "  BEHIND by %d entries: %d are known to exist (by %s: %s)\n", l.Lag, l.Upstream.Size, l.Upstream.By, l.Upstream.Source)
+	}
 	if l.Stale {
 		fmt.Fprintln(w, "  STALE beyond max-age")
 	}

@@ -67,6 +67,9 @@ func (m *Mirror) Observe(ctx context.Context, o Observation) (Confirmed, error) 
 	out, err := m.compare(ctx, log, s.head(o.Origin), c, by, o, nodes)
 	var fork *forkFound
 	if !errors.As(err, &fork) {
+		if err == nil {
+			err = m.shown(c, o.Origin, o.Source)
+		}
 		return out, err
 	}
 	f, err := freezeLog(ctx, m.root, log, fork.evidence, m.c.Now().UTC(), func(e Event, with func(store.Tx) error) error { return m.record(ctx, e, with) }, keyFrozen)

@@ -2,12 +2,7 @@ package mirror
 
 import (
 	"context"
-	"time"
-
-	"redoubt.internal/log/store"
 )
-
-const keyReconciled = "mirror/reconciled" // time of the last report
 
 // lookAround adds to a report what is not about the stored bytes: watched entries and what waits in quarantine.
 func (m *Mirror) lookAround(ctx context.Context, r *ReconcileReport) error {
@@ -23,10 +18,8 @@ func (m *Mirror) lookAround(ctx context.Context, r *ReconcileReport) error {
 // Gauges are the numbers a monitor wants of the mirror.
 type Gauges struct {
 	Status      Status
-	Reconciled  time.Time // zero before the first report
-	Conflicts   int       // logs that stand still because they showed two histories
-	Missing     uint64    // parcels known to be missing
-	Quarantined int       // parts of parcels that wait
+	Missing     uint64 // parcels known to be missing
+	Quarantined int    // parts of parcels that wait
 	Hits        map[string]int
 }
 
@@ -34,11 +27,6 @@ type Gauges struct {
 func (m *Mirror) Gauges(ctx context.Context) (g Gauges, err error) {
 	if g.Status, err = m.Status(ctx); err != nil {
 		return g, err
-	}
-	for _, l := range g.Status.Logs {
-		if l.Frozen != nil && l.Frozen.Retired == nil {
-			g.Conflicts++
-		}
 	}
 	for _, r := range g.Status.Missing {
 		g.Missing += r.Last - r.First + 1
@@ -60,5 +48,5 @@ func (m *Mirror) Gauges(ctx context.Context) (g Gauges, err error) {
 			g.Hits[h.Watch]++
 		}
 	}
-	return g, m.c.DB.View(func(tx store.Tx) error { _, err := get(tx, keyReconciled, &g.Reconciled); return err })
+	return g, nil
 }

@@ -177,6 +177,9 @@ func (m *Mirror) refuse(ctx context.Context, p *parcel.Parcel, err error) error 
 	var gap *GapError
 	if errors.As(err, &gap) {
 		i.First, i.Last = gap.First, gap.Last
+		if p != nil {
+			i.Heads = claimedBy(p)
+		}
 	}
 	key := keyIncident + kind + "/" + name
 	e := Event{Action: "mirror.refuse", Object: i.Digest.String(), Outcome: "refused", Detail: map[string]string{"reason": kind, "error": i.Detail}}

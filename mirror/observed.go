@@ -149,6 +149,12 @@ func (m *Mirror) settleOne(ctx context.Context, log *knownLog, s *Sighting, c cl
 		if err := dropSightings(tx, log.Origin, sightingKey(*s)); err != nil {
 			return err
 		}
+		if s.Note != nil && s.State != Conflict {
+			u := Upstream{Size: s.Size, By: ByCheckpoint, Source: oneLine(errors.New(s.Source)), Seen: s.Seen}
+			if err := noteUpstream(tx, log.Origin, u); err != nil {
+				return err
+			}
+		}
 		return put(tx, sightingKey(*s), *s)
 	})
 	if err != nil {

@@ -24,7 +24,10 @@ type LogStatus struct {
 	Observed time.Time `json:"upstream_observed_at,omitzero"` // when the exporter says it last saw this head; unproven
 	Proven   time.Time `json:"observed_proven_by,omitzero"`   // a quorum of the log's witnesses saw it there then or later
 	Imported time.Time `json:"imported_at,omitzero"`
-	Age      string    `json:"age,omitempty"` // since Observed
+	Age      string    `json:"age,omitempty"`      // since Observed
+	Seconds  int64     `json:"age_seconds"`        // the same as a number, 0 before anything was imported
+	Lag      uint64    `json:"lag_entries"`        // entries that are known to exist upstream and are not here; 0 where nobody showed more
+	Upstream *Upstream `json:"upstream,omitempty"` // what is known to exist, where that is more than is held
 	Stale    bool      `json:"stale"`
 	Level    Level     `json:"level"` // what the thresholds make of the age
 	Frozen   *Freeze   `json:"frozen,omitempty"`
@@ -42,6 +45,9 @@ type Status struct {
 
 	Outside *ExporterStatus `json:"outside,omitempty"` // of the connected side, where this is one
 	Inbox   *InboxStatus    `json:"inbox,omitempty"`   // what the inbox held at the last look
+
+	Conflicts int         `json:"conflicts"`                // logs that stand still because they showed two histories
+	Reconcile *Reconciled `json:"last_reconcile,omitempty"` // how the last one ended; left out before the first
 }
 
 // Range is a run of sequence numbers, both ends included.
@@ -64,7 +70,10 @@ func (m *Mirror) Status(ctx context.Context) (Status, error) {
 	if out.TUF, err = m.TUFStatuses(); err != nil {
 		return out, err
 	}
-	out.Inbox, err = m.InboxStatus()
+	if out.Inbox, err = m.InboxStatus(); err != nil {
+		return out, err
+	}
+	out.Reconcile, err = m.lastReconcile()
 	return out, err
 }
 
@@ -81,7 +90,7 @@ func (m *Mirror) status(s *snapshot, incidents []Incident) Status {
 		}
 	}
 	out.Missing = mergeRanges(out.Missing)
-	now := m.c.Now()
+	now, known := m.c.Now(), upstream(s, incidents)
 	origins := sortedKeys(m.logs)
 	for origin := range s.heads { // a log that was mirrored once and is not configured any more
 		if m.logs[origin] == nil {
@@ -99,6 +108,7 @@ func (m *Mirror) status(s *snapshot, incidents []Incident) Status {
 		if h, ok := s.heads[origin]; ok {
 			age := now.Sub(h.Observed)
 			l.Size, l.Root, l.Observed, l.Proven, l.Imported, l.Age = h.Size, h.Root.String(), h.Observed.UTC(), h.Proven, h.Imported.UTC(), age.Truncate(time.Second).String()
+			l.Seconds = int64(age / time.Second)
 			l.Stale, l.Level = limit > 0 && age > limit, thresholds.Of(age)
 		} else {
 			l.Stale = limit > 0
@@ -106,8 +116,10 @@ func (m *Mirror) status(s *snapshot, incidents []Incident) Status {
 		if f, ok := s.frozen[origin]; ok {
 			l.Frozen = &f
 		}
+		l.behind(known)
 		out.Logs = append(out.Logs, l)
 	}
+	out.Conflicts = conflicts(out.Logs)
 	return out
 }
 
@@ -156,9 +168,10 @@ type ReconcileReport struct {
 	Watched  *WatchReport  `json:"watched,omitempty"`
 	Waiting  int           `json:"quarantined"` // parts of parcels in quarantine
 	Missing  []Range       `json:"missing"`
-	Refused  []Incident    `json:"refused"`       // the newest of them
-	Refusals int           `json:"refused_total"` // how many are remembered
-	Note     []byte        `json:"-"`             // the report as a C2SP note signed by this mirror, nil without a key
+	Refused  []Incident    `json:"refused"`           // the newest of them
+	Refusals int           `json:"refused_total"`     // how many are remembered
+	Scrubbed time.Time     `json:"scrubbed,omitzero"` // everything that is stored was hashed at this time or later
+	Note     []byte        `json:"-"`                 // the report as a C2SP note signed by this mirror, nil without a key
 }
 
 // A report is a note, and a note has at most a million bytes.
@@ -202,7 +215,12 @@ func (r *ReconcileReport) Err() error {
 // Reconcile hashes everything that is stored anew, leaf by leaf, compares with every checkpoint ever accepted, and reports
 // that with ages, gaps and conflicts. The report is signed and recorded. An error means that it could not be made; what it
 // found is in the report (see Err).
-func (m *Mirror) Reconcile(ctx context.Context) (*ReconcileReport, error) {
+func (m *Mirror) Reconcile(ctx context.Context) (r *ReconcileReport, err error) {
+	defer func() {
+		if err != nil {
+			m.couldNot(ctx, err)
+		}
+	}()
 	s, err := m.snapshot()
 	if err != nil {
 		return nil, err
@@ -212,7 +230,7 @@ func (m *Mirror) Reconcile(ctx context.Context) (*ReconcileReport, error) {
 		return nil, err
 	}
 	st := m.status(s, incidents)
-	r := &ReconcileReport{
+	r = &ReconcileReport{
 		Stream: st.Stream, Time: m.c.Now().UTC().Truncate(time.Second), Sequence: st.Sequence, Digest: st.Digest, Missing: st.Missing,
 		Refused: incidents[max(0, len(incidents)-maxRefused):], Refusals: len(incidents), Logs: []LogReport{},
 	}
@@ -243,7 +261,7 @@ func (m *Mirror) Reconcile(ctx context.Context) (*ReconcileReport, error) {
 		outcome, detail["finding"] = "failed", oneLine(err)
 	}
 	digest := parcel.Sum(r.Note).String()
-	if err := m.record(ctx, Event{Action: "mirror.reconcile", Object: digest, Outcome: outcome, Detail: detail}, func(tx store.Tx) error { return put(tx, keyReconciled, r.Time) }); err != nil {
+	if err := m.record(ctx, Event{Action: "mirror.reconcile", Object: digest, Outcome: outcome, Detail: detail}, func(tx store.Tx) error { return put(tx, keyReconciled, r.outcome()) }); err != nil {
 		return nil, fmt.Errorf("recording the report: %w", err)
 	}
 	return r, nil

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"redoubt.internal/log/store"
@@ -26,6 +27,8 @@ import (
 //	mirror/settled/<origin>\x00<t>  Settled       a freeze that people decided about
 //	mirror/pending                  pendingState  the import that is under way
 //	mirror/incident/<kind>/<digest> Incident      a parcel that was refused; not part of the mirrored state
+//	mirror/upstream/<origin>        Upstream      the largest checkpoint of the log that anybody showed
+//	mirror/reconcile/last           Reconciled    how the last reconcile ended
 const (
 	keyStream   = "mirror/stream"
 	keyPending  = "mirror/pending"
@@ -133,6 +136,7 @@ type Incident struct {
 	Detail   string        `json:"detail"`
 	Seen     time.Time     `json:"seen"`
 	Times    int           `json:"times"`
+	Heads    []ClaimedHead `json:"heads,omitempty"` // of a gap: what the parcel says the logs had grown to
 }
 
 type pendingState struct {
@@ -239,11 +243,12 @@ type snapshot struct {
 	frozen  map[string]Freeze
 	pending *pendingState
 
-	quarantined map[string]bool // origins of which something waits
+	quarantined map[string]bool     // origins of which something waits
+	upstream    map[string]Upstream // the largest checkpoint of each log that was shown
 }
 
 func (m *Mirror) snapshot() (*snapshot, error) {
-	s := &snapshot{heads: make(map[string]Head), frozen: make(map[string]Freeze), quarantined: make(map[string]bool)}
+	s := &snapshot{heads: make(map[string]Head), frozen: make(map[string]Freeze), quarantined: make(map[string]bool), upstream: make(map[string]Upstream)}
 	err := m.c.DB.View(func(tx store.Tx) error {
 		if _, err := get(tx, keyStream, &s.stream); err != nil {
 			return err
@@ -255,6 +260,9 @@ func (m *Mirror) snapshot() (*snapshot, error) {
 			s.pending = &p
 		}
 		if err := scan(tx, keyQuarantine, func(_ string, q Quarantined) error { s.quarantined[q.Origin] = true; return nil }); err != nil {
+			return err
+		}
+		if err := scan(tx, keyUpstream, func(key string, u Upstream) error { s.upstream[strings.TrimPrefix(key, keyUpstream)] = u; return nil }); err != nil {
 			return err
 		}
 		if err := scan(tx, keyFrozen, func(_ string, f Freeze) error { s.frozen[f.Origin] = f; return nil }); err != nil {

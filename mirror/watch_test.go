@@ -122,7 +122,7 @@ func TestWatch(t *testing.T) {
 		t.Fatalf("%v %+v", err, wider)
 	}
 	g, err := l.in.Gauges(t.Context())
-	if err != nil || g.Hits["us"] != 2 || g.Hits["digest"] != 1 || g.Reconciled.IsZero() {
+	if err != nil || g.Hits["us"] != 2 || g.Hits["digest"] != 1 || g.Status.Reconcile == nil {
 		t.Fatalf("%v %+v", err, g)
 	}
 }
