@@ -17,6 +17,7 @@ var (
 	mirrorLag         = prometheus.NewDesc("redoubt_mirror_lag_entries", "Entries known to exist upstream that are not mirrored; 0 where nobody showed more.", []string{"origin"}, nil)
 	mirrorOutcome     = prometheus.NewDesc("redoubt_mirror_last_reconcile_outcome", "1 for how the last reconcile ended: clean, findings, or failed where no report could be made.", []string{"outcome"}, nil)
 	mirrorCode        = prometheus.NewDesc("redoubt_mirror_last_reconcile_code", "Exit code of the gravest finding of the last report, 0 without one.", nil, nil)
+	mirrorClaims      = prometheus.NewDesc("redoubt_mirror_claims", "Entries of mirrored logs that bundles seen inside claim, by how they stood at the last reconcile.", []string{"stands"}, nil)
 	mirrorProblems    = prometheus.NewDesc("redoubt_mirror_damaged", "Problems of stored bytes in the last report.", nil, nil)
 	mirrorSize        = prometheus.NewDesc("redoubt_mirror_log_size", "Entries under the mirrored head.", []string{"origin"}, nil)
 	mirrorReconciled  = prometheus.NewDesc("redoubt_mirror_last_reconcile_timestamp", "Unix time of the last reconcile report.", nil, nil)
@@ -27,7 +28,7 @@ var (
 )
 
 func (g mirrorGauges) Describe(to chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{mirrorAge, mirrorLag, mirrorOutcome, mirrorCode, mirrorProblems, mirrorSize, mirrorReconciled, mirrorConflicts, mirrorWatchHits, mirrorMissing, mirrorQuarantined} {
+	for _, d := range []*prometheus.Desc{mirrorAge, mirrorLag, mirrorOutcome, mirrorCode, mirrorClaims, mirrorProblems, mirrorSize, mirrorReconciled, mirrorConflicts, mirrorWatchHits, mirrorMissing, mirrorQuarantined} {
 		to <- d
 	}
 }
@@ -64,6 +65,9 @@ func (g mirrorGauges) Collect(to chan<- prometheus.Metric) {
 		for _, outcome := range []string{mirror.Clean, mirror.Findings, mirror.Failed} {
 			send(mirrorOutcome, oneIf(r.Outcome == outcome), outcome)
 		}
+	}
+	for _, stands := range mirror.ClaimStands {
+		send(mirrorClaims, float64(now.Claims[stands]), stands)
 	}
 	send(mirrorConflicts, float64(now.Status.Conflicts))
 	send(mirrorMissing, float64(now.Missing))

@@ -70,6 +70,7 @@ var resultDocs = []resultDoc{
 	{"mirror evidence, mirror evidence verify", reflect.TypeFor[*mirror.Evidence](), "", nil},
 	{"mirror evidence list", reflect.TypeFor[evidenceResult](), "", nil},
 	{"mirror evidence show", reflect.TypeFor[evidenceText](), "", nil},
+	{"mirror claims", reflect.TypeFor[[]mirror.EntryClaim](), "", nil},
 	{"mirror watch list", reflect.TypeFor[[]mirror.Hit](), "", nil},
 	{"mirror watch scan", reflect.TypeFor[mirror.WatchReport](), "", nil},
 	{"mirror watch ack", reflect.TypeFor[ackResult](), "", nil},

@@ -62,13 +62,16 @@ func (m *Mirror) Observe(ctx context.Context, o Observation) (Confirmed, error) 
 		return Confirmed{}, fmt.Errorf("%w: an import is not finished", ErrBusy)
 	}
 	if f, ok := s.frozen[o.Origin]; ok {
+		if err := m.keepClaim(o, c, ""); err != nil {
+			return Confirmed{}, err
+		}
 		return Confirmed{}, &ForkError{Origin: o.Origin, Evidence: m.path(f.Evidence), Frozen: true}
 	}
 	out, err := m.compare(ctx, log, s.head(o.Origin), c, by, o, nodes)
 	var fork *forkFound
 	if !errors.As(err, &fork) {
 		if err == nil {
-			err = m.shown(c, o.Origin, o.Source)
+			err = errors.Join(m.shown(c, o.Origin, o.Source), m.keepClaim(o, c, ""))
 		}
 		return out, err
 	}
@@ -77,6 +80,9 @@ func (m *Mirror) Observe(ctx context.Context, o Observation) (Confirmed, error) 
 		return out, err
 	}
 	m.c.Logger.ErrorContext(ctx, "log frozen: what was shown here contradicts it", "origin", o.Origin, "shown by", o.Source, "evidence", f.Evidence)
+	if err := m.keepClaim(o, c, f.Evidence); err != nil { // the freeze stands, and so does its evidence
+		m.c.Logger.ErrorContext(ctx, "remembering what contradicts a log", "origin", o.Origin, "error", err)
+	}
 	return out, &ForkError{Origin: o.Origin, Evidence: m.path(f.Evidence)}
 }
 

@@ -2,6 +2,8 @@ package mirror
 
 import (
 	"context"
+
+	"redoubt.internal/log/store"
 )
 
 // lookAround adds to a report what is not about the stored bytes: watched entries and what waits in quarantine.
@@ -11,6 +13,9 @@ func (m *Mirror) lookAround(ctx context.Context, r *ReconcileReport) error {
 		return err
 	}
 	r.Waiting = len(waiting)
+	if r.Claims, err = m.reclaim(ctx); err != nil {
+		return err
+	}
 	r.Watched, err = m.Watch(ctx)
 	return err
 }
@@ -21,6 +26,7 @@ type Gauges struct {
 	Missing     uint64 // parcels known to be missing
 	Quarantined int    // parts of parcels that wait
 	Hits        map[string]int
+	Claims      map[string]int // entries that bundles seen inside claim, by how they stood at the last reconcile
 }
 
 // Gauges reads them. It proves nothing.
@@ -48,5 +54,8 @@ func (m *Mirror) Gauges(ctx context.Context) (g Gauges, err error) {
 			g.Hits[h.Watch]++
 		}
 	}
-	return g, nil
+	var claims claimTotals
+	err = m.c.DB.View(func(tx store.Tx) error { _, err := get(tx, keyClaims, &claims); return err })
+	g.Claims = claims.Stands
+	return g, err
 }

@@ -166,7 +166,8 @@ type ReconcileReport struct {
 	Logs     []LogReport   `json:"logs"`
 	TUF      []TUFReport   `json:"tuf,omitempty"`
 	Watched  *WatchReport  `json:"watched,omitempty"`
-	Waiting  int           `json:"quarantined"` // parts of parcels in quarantine
+	Claims   *ClaimsReport `json:"claims,omitempty"` // do bundles seen inside stand in the mirror
+	Waiting  int           `json:"quarantined"`      // parts of parcels in quarantine
 	Missing  []Range       `json:"missing"`
 	Refused  []Incident    `json:"refused"`           // the newest of them
 	Refusals int           `json:"refused_total"`     // how many are remembered
@@ -201,6 +202,9 @@ func (r *ReconcileReport) Err() error {
 		if err := t.Err(); err != nil {
 			stale = append(stale, err)
 		}
+	}
+	if err := r.Claims.err(); err != nil {
+		damaged = append(damaged, err)
 	}
 	all := append(forks, damaged...)
 	for _, g := range r.Missing {
