@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"os"
 	"slices"
-	"time"
 
 	"redoubt.internal/ca/trust"
 	"redoubt.internal/hsm"
@@ -78,7 +77,7 @@ func build(ctx context.Context, cfg *Config, dir layout, request initRequest, lo
 // createState makes the databases and the empty logs in them, each with its signed head of size 0 and its high-water mark,
 // then the trust repository.
 func createState(ctx context.Context, cfg *Config, dir layout, keys *keyring, logger *slog.Logger) (err error) {
-	in := &instance{cfg: cfg, dir: dir, logger: logger, now: time.Now, keys: keys, roleKeys: map[string]*hsm.Key{}, history: &history{}}
+	in := &instance{cfg: cfg, dir: dir, logger: logger, now: clock, keys: keys, roleKeys: map[string]*hsm.Key{}, history: &history{}}
 	defer in.close()
 	if err := in.openKeys(ctx); err != nil {
 		return err

@@ -69,6 +69,7 @@ func (in *instance) checks(ctx context.Context) (checks []check) {
 	checks = append(checks, in.keys.tpmChecks(ctx)...)
 	checks = append(checks, result("trust repository", in.tufFresh(), "`redoubt trust renew`"))
 	checks = append(checks, result("clock", in.clockSane(), "set the clock: a certificate or a head lies in the future"))
+	checks = append(checks, in.mirrorChecks(ctx)...)
 	return append(checks, in.endingChecks()...)
 }
 

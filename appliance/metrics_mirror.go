@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"slices"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -19,6 +20,9 @@ var (
 	mirrorCode        = prometheus.NewDesc("redoubt_mirror_last_reconcile_code", "Exit code of the gravest finding of the last report, 0 without one.", nil, nil)
 	mirrorClaims      = prometheus.NewDesc("redoubt_mirror_claims", "Entries of mirrored logs that bundles seen inside claim, by how they stood at the last reconcile.", []string{"stands"}, nil)
 	mirrorProblems    = prometheus.NewDesc("redoubt_mirror_damaged", "Problems of stored bytes in the last report.", nil, nil)
+	mirrorLevel       = prometheus.NewDesc("redoubt_mirror_stale_level", "What the thresholds make of that age: 0 fresh, 1 warn, 2 deny-new, 3 deny-all.", []string{"origin"}, nil)
+	mirrorTrustAge    = prometheus.NewDesc("redoubt_mirror_trust_age_seconds", "Since the TUF repository was last observed at its mirrored state, by the exporter's clock.", []string{"repository"}, nil)
+	mirrorTrustLevel  = prometheus.NewDesc("redoubt_mirror_trust_stale_level", "What the thresholds make of that age: 0 fresh, 1 warn, 2 deny-new, 3 deny-all.", []string{"repository"}, nil)
 	mirrorSize        = prometheus.NewDesc("redoubt_mirror_log_size", "Entries under the mirrored head.", []string{"origin"}, nil)
 	mirrorReconciled  = prometheus.NewDesc("redoubt_mirror_last_reconcile_timestamp", "Unix time of the last reconcile report.", nil, nil)
 	mirrorConflicts   = prometheus.NewDesc("redoubt_mirror_conflicts", "Logs that stand still because they showed two histories.", nil, nil)
@@ -28,7 +32,7 @@ var (
 )
 
 func (g mirrorGauges) Describe(to chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{mirrorAge, mirrorLag, mirrorOutcome, mirrorCode, mirrorClaims, mirrorProblems, mirrorSize, mirrorReconciled, mirrorConflicts, mirrorWatchHits, mirrorMissing, mirrorQuarantined} {
+	for _, d := range []*prometheus.Desc{mirrorAge, mirrorLevel, mirrorTrustAge, mirrorTrustLevel, mirrorLag, mirrorOutcome, mirrorCode, mirrorClaims, mirrorProblems, mirrorSize, mirrorReconciled, mirrorConflicts, mirrorWatchHits, mirrorMissing, mirrorQuarantined} {
 		to <- d
 	}
 }
@@ -49,8 +53,15 @@ func (g mirrorGauges) Collect(to chan<- prometheus.Metric) {
 	for _, l := range now.Status.Logs {
 		send(mirrorSize, float64(l.Size), l.Origin)
 		send(mirrorLag, float64(l.Lag), l.Origin)
+		send(mirrorLevel, float64(slices.Index(mirror.Levels, l.Level)), l.Origin)
 		if !l.Observed.IsZero() {
 			send(mirrorAge, in.now().Sub(l.Observed).Seconds(), l.Origin)
+		}
+	}
+	for _, t := range now.Status.TUF {
+		send(mirrorTrustLevel, float64(slices.Index(mirror.Levels, t.Level)), t.Name)
+		if !t.Observed.IsZero() {
+			send(mirrorTrustAge, in.now().Sub(t.Observed).Seconds(), t.Name)
 		}
 	}
 	for name, n := range now.Hits {

@@ -78,6 +78,9 @@ type instance struct {
 	superseded atomic.Bool // a rotation changed what is in force: this instance must be opened anew
 }
 
+// clock is the time that instances and verifications go by. Tests move it; the program does not.
+var clock = time.Now
+
 // issuance is what a reload of the issuers replaces in one step.
 type issuance struct {
 	authority *ca.Authority
@@ -147,7 +150,7 @@ func openWith(ctx context.Context, cfg *Config, logger *slog.Logger, keys *keyri
 
 // openLocked is openWith for a caller that has the directory's lock, and keeps it.
 func openLocked(ctx context.Context, cfg *Config, logger *slog.Logger, keys *keyring) (in *instance, err error) {
-	in = &instance{cfg: cfg, dir: layout{cfg.Dir}, logger: logger, now: time.Now, keys: keys, roleKeys: map[string]*hsm.Key{}, failed: make(chan error, 4)}
+	in = &instance{cfg: cfg, dir: layout{cfg.Dir}, logger: logger, now: clock, keys: keys, roleKeys: map[string]*hsm.Key{}, failed: make(chan error, 4)}
 	defer func() {
 		if err != nil {
 			in.close()

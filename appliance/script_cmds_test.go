@@ -30,7 +30,7 @@ var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args [
 	"believe": believe, "letout": letOut, "page": page, "witnesses": witnesses, "forge": forge,
 	"flip": flip, "picking": picking, "usepicklist": usePicklist, "stamp": stamp,
 	"approvers": approvers, "unknown": unknown, "twin": twin, "misled": misled, "liar": liar, "newest": newest,
-	"watchfor": watchFor, "scrape": scrape,
+	"watchfor": watchFor, "scrape": scrape, "limits": limits,
 	"drop": drop, "watch": watch, "until": until, "fromfile": fromFile, "holders": holders, "proposal": proposal,
 	"spoil": spoil, "latch": latch, "vault": vaultServer, "buildplugin": buildPlugin, "swtpm": swtpm,
 }
@@ -68,7 +68,7 @@ func start(ts *testscript.TestScript, neg bool, args []string) {
 	defer log.Close()
 	command := exec.Command("redoubt", "serve", "--dir", dir, "--ready-file", dir+".ready")
 	command.Env = os.Environ()
-	for _, name := range []string{"SOFTHSM2_CONF", "GODEBUG", "FAULTY_CONTROL"} { // the script's own; of two, the last one counts
+	for _, name := range []string{"SOFTHSM2_CONF", "GODEBUG", "FAULTY_CONTROL", clockVariable} { // the script's own; of two, the last one counts
 		command.Env = append(command.Env, name+"="+ts.Getenv(name))
 	}
 	command.Stdout, command.Stderr = log, log

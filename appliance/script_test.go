@@ -15,6 +15,7 @@ func TestMain(m *testing.M) {
 		main()
 	}
 	atPoint = dieAt(os.Getenv(dieAtVariable))
+	clock = laterBy(os.Getenv(clockVariable))
 	testscript.Main(m, map[string]func(){"redoubt": main})
 }
 

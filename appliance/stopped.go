@@ -85,7 +85,7 @@ func openStopped(c *cli.Context) (s *stopped, err error) {
 	if err != nil {
 		return nil, err
 	}
-	in := &instance{cfg: cfg, dir: dir, logger: logger, now: time.Now, keys: newKeyring(cfg.Keys, dir, logger), roleKeys: map[string]*hsm.Key{}, history: known}
+	in := &instance{cfg: cfg, dir: dir, logger: logger, now: clock, keys: newKeyring(cfg.Keys, dir, logger), roleKeys: map[string]*hsm.Key{}, history: known}
 	s = &stopped{in: in, broken: map[string][]string{}, progress: progress(c)}
 	in.onClose(func() { in.keys.close() })
 	defer func() {

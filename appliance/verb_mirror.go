@@ -170,9 +170,16 @@ func printLastReconcile(w io.Writer, r *mirror.Reconciled) {
 }
 
 func printLogStatus(w io.Writer, l mirror.LogStatus) {
-	fmt.Fprintf(w, "%s: %d entries, root %s, observed %s ago\n", l.Origin, l.Size, l.Root, l.Age)
+	if l.Observed.IsZero() {
+		fmt.Fprintf(w, "%s: nothing was imported yet\n", l.Origin)
+	} else {
+		fmt.Fprintf(w, "%s: %d entries, root %s, observed %s ago\n", l.Origin, l.Size, l.Root, l.Age)
+	}
 	if l.Upstream != nil {
 		fmt.Fprintf(w, "  BEHIND by %d entries: %d are known to exist (by %s: %s)\n", l.Lag, l.Upstream.Size, l.Upstream.By, l.Upstream.Source)
+	}
+	if l.Level != mirror.Fresh {
+		fmt.Fprintf(w, "  %s: older than this site allows\n", strings.ToUpper(string(l.Level)))
 	}
 	if l.Stale {
 		fmt.Fprintln(w, "  STALE beyond max-age")

@@ -204,6 +204,9 @@ func trustInstructions(t trustFiles, out string, hasRoot bool) string {
 	if t.Status.StaleBy != "" {
 		fmt.Fprintf(&b, "  STALE         its %s expired at %s, %s ago\n", t.Status.Expiring, t.Status.Expires.Format(time.RFC3339), t.Status.StaleBy)
 	}
+	if t.Status.Level != mirror.Fresh {
+		fmt.Fprintf(&b, "  %-13s older than this site allows\n", strings.ToUpper(string(t.Status.Level)))
+	}
 	fmt.Fprintf(&b, "\nThis folder decides what a client believes: hand it over by a way you trust.\n\n")
 	fmt.Fprintf(&b, "cosign, through TUF (the mirror signs a fresh timestamp; its upstream.json says how old the upstream is)\n  cosign initialize --mirror %s --root %s\n", url, filepath.Join(out, "root.json"))
 	if hasRoot {
@@ -243,6 +246,9 @@ func validFor(start, end time.Time) string {
 func printTUFStatus(w io.Writer, s mirror.TUFStatus) {
 	if s.Imported.IsZero() {
 		fmt.Fprintf(w, "trust %s: nothing was imported yet\n", s.Name)
+		if s.Level != mirror.Fresh {
+			fmt.Fprintf(w, "  %s: older than this site allows\n", strings.ToUpper(string(s.Level)))
+		}
 		return
 	}
 	fmt.Fprintf(w, "trust %s: %s, observed %s ago\n", s.Name, s.Versions, s.Age)

@@ -144,7 +144,7 @@ func signBundle(ctx context.Context, r signRequest) (*protobundle.Bundle, error)
 	if err != nil {
 		return nil, err
 	}
-	now := time.Now()
+	now := clock()
 	fulcio, err := root.SelectService(r.Services.FulcioCertificateAuthorityURLs(), []uint32{1}, now)
 	if err != nil {
 		return nil, fmt.Errorf("choosing the CA: %w", err)

@@ -126,7 +126,7 @@ func verifyArtifact(ctx context.Context, r verifyRequest) (*verify.Result, error
 		}
 		roots = append(roots, verify.Root{Name: path, JSON: data, AsOf: info.ModTime()})
 	}
-	verifier, err := verify.New(verify.Config{Roots: roots, Upstream: r.Upstream})
+	verifier, err := verify.New(verify.Config{Roots: roots, Upstream: r.Upstream, Now: clock})
 	if err != nil {
 		return nil, err
 	}

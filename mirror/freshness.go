@@ -40,7 +40,7 @@ type LogFreshness struct {
 	Scope    string    `json:"scope"`
 	Size     uint64    `json:"size"`
 	Root     string    `json:"root"`
-	Observed time.Time `json:"upstream_observed_at"`
+	Observed time.Time `json:"upstream_observed_at"`        // zero: nothing of it was imported
 	Exporter string    `json:"observed_by,omitempty"`       // whose word Observed is: the exporter of the parcel that brought it
 	Proven   time.Time `json:"observed_proven_by,omitzero"` // a quorum of the log's witnesses saw it there then or later
 	Frozen   bool      `json:"frozen,omitempty"`            // it showed two histories
@@ -97,6 +97,11 @@ func (m *Mirror) Freshness(ctx context.Context) (*Freshness, error) {
 			return nil, err
 		}
 		c.Logs = append(c.Logs, l)
+	}
+	for _, origin := range sortedKeys(m.logs) { // what is awaited and never came is not passed over
+		if l := m.logs[origin]; s.heads[origin].Note == nil && l.Stale != (Thresholds{}) {
+			c.Logs = append(c.Logs, LogFreshness{Origin: origin, Scope: l.Scope, Limits: limitsOf(l.Stale, l.MaxAge)})
+		}
 	}
 	heads, err := tufHeads(m.c.DB, keyTUF)
 	if err != nil {

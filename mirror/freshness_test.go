@@ -130,3 +130,30 @@ func TestJudgeFreshness(t *testing.T) {
 		}
 	}
 }
+
+// TestAwaitedIsSaid: a log that is configured with thresholds and was never imported stands in the claim and in the status as older than any.
+func TestAwaitedIsSaid(t *testing.T) {
+	c := tinyLog(t, 5)
+	c.Stale = Thresholds{DenyNew: time.Hour}
+	l := newLab(t, c)
+	f, err := l.in.Freshness(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f, err = OpenFreshness(f.Note, labFreshnessKey(t)); err != nil {
+		t.Fatal(err)
+	}
+	got := f.Find(c.Origin, "")
+	if got == nil || !got.Observed.IsZero() {
+		t.Fatalf("%+v", got)
+	}
+	if level, err := got.Judge(l.now, l.now, nil); level != DenyNew || !errors.Is(err, ErrStale) {
+		t.Fatal(level, err)
+	}
+	if st, err := l.in.Status(context.Background()); err != nil || st.Logs[0].Level != DenyNew {
+		t.Fatal(st.Logs, err)
+	}
+	if r, err := l.in.Reconcile(context.Background()); err != nil || ExitCode(r.Err()) != 50 || !strings.Contains(r.Err().Error(), "nothing of it was imported") {
+		t.Fatal(r.Err(), err)
+	}
+}

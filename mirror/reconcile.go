@@ -50,6 +50,14 @@ type Status struct {
 	Reconcile *Reconciled `json:"last_reconcile,omitempty"` // how the last one ended; left out before the first
 }
 
+// err says how old a log is that is too old.
+func (l LogStatus) err() error {
+	if l.Observed.IsZero() {
+		return fmt.Errorf("log %q: %w: nothing of it was imported", l.Origin, ErrStale)
+	}
+	return fmt.Errorf("log %q: %w: %s, age %s", l.Origin, ErrStale, l.Level, l.Age)
+}
+
 // Range is a run of sequence numbers, both ends included.
 type Range struct {
 	First uint64 `json:"first"`
@@ -102,8 +110,12 @@ func (m *Mirror) status(s *snapshot, incidents []Incident) Status {
 		l := LogStatus{Origin: origin, Scope: s.heads[origin].Scope, Level: Fresh}
 		var limit time.Duration
 		var thresholds Thresholds
-		if known := m.log(origin); known != nil {
-			l.Scope, limit, thresholds = known.Scope, known.MaxAge, known.Stale
+		log := m.log(origin)
+		if log == nil {
+			log = m.logs[origin] // its key is not known yet
+		}
+		if log != nil {
+			l.Scope, limit, thresholds = log.Scope, log.MaxAge, log.Stale
 		}
 		if h, ok := s.heads[origin]; ok {
 			age := now.Sub(h.Observed)
@@ -112,6 +124,7 @@ func (m *Mirror) status(s *snapshot, incidents []Incident) Status {
 			l.Stale, l.Level = limit > 0 && age > limit, thresholds.Of(age)
 		} else {
 			l.Stale = limit > 0
+			l.Level = thresholds.Of(never)
 		}
 		if f, ok := s.frozen[origin]; ok {
 			l.Frozen = &f
@@ -192,7 +205,7 @@ func (r *ReconcileReport) Err() error {
 			damaged = append(damaged, fmt.Errorf("log %q: %w: %s", l.Origin, ErrDamaged, strings.Join(l.Problems, "; ")))
 		}
 		if l.Stale || l.Level == DenyNew || l.Level == DenyAll {
-			stale = append(stale, fmt.Errorf("log %q: %w: age %s", l.Origin, ErrStale, l.Age))
+			stale = append(stale, l.err())
 		}
 	}
 	for _, t := range r.TUF {

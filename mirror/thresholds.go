@@ -2,6 +2,7 @@ package mirror
 
 import (
 	"fmt"
+	"math"
 	"time"
 )
 
@@ -23,6 +24,12 @@ const (
 	DenyNew Level = "deny-new"
 	DenyAll Level = "deny-all"
 )
+
+// Levels are all of them, ascending.
+var Levels = []Level{Fresh, Warn, DenyNew, DenyAll}
+
+// never is the age of what was never observed.
+const never = time.Duration(math.MaxInt64)
 
 // Of judges an age.
 func (t Thresholds) Of(age time.Duration) Level {
@@ -51,6 +58,8 @@ func (t Thresholds) check() error {
 // Allow says whether something signed at that time may be accepted by a state observed at another: ErrStale if not.
 func (l Level) Allow(signed, observed time.Time) error {
 	switch {
+	case observed.IsZero() && (l == DenyAll || l == DenyNew):
+		return fmt.Errorf("%w: nothing of it was imported yet", ErrStale)
 	case l == DenyAll:
 		return fmt.Errorf("%w: it was last observed at %s, nothing is accepted by it any more", ErrStale, observed.UTC().Format(time.RFC3339))
 	case l == DenyNew && signed.After(observed):

@@ -30,12 +30,20 @@ func (v *Verifier) judgeUpstream(out *report) error {
 	if v.upstream == nil {
 		return nil
 	}
-	now := v.now()
 	var signed time.Time
 	for _, t := range out.Times {
 		if t.Time.After(signed) {
 			signed = t.Time
 		}
+	}
+	now := v.now()
+	for _, t := range []time.Time{v.upstream.Time, signed} { // a clock that is behind what is signed makes nothing young
+		if t.After(now) {
+			now = t
+		}
+	}
+	if signed.IsZero() { // a key without bounds needs no signed time; then it may have been signed just now
+		signed = now
 	}
 	for i := range out.Log.Proven {
 		p := &out.Log.Proven[i]
@@ -44,20 +52,15 @@ func (v *Verifier) judgeUpstream(out *report) error {
 		if claim == nil {
 			continue
 		}
-		at := signed
-		if at.IsZero() { // a key without bounds needs no signed time; then it may have been signed just now
-			at = now
-		}
 		var index *uint64
 		if p.Index != nil && *p.Index >= 0 {
 			n := uint64(*p.Index)
 			index = &n
 		}
-		level, err := claim.Judge(now, at, index)
-		seen := claim.Observed.UTC()
-		*p.Upstream = Upstream{
-			Observed: &seen, By: claim.Exporter, Claimed: v.upstream.By, Size: claim.Size, Age: now.Sub(seen).Truncate(time.Second).String(),
-			Level: level, Frozen: claim.Frozen,
+		level, err := claim.Judge(now, signed, index)
+		*p.Upstream = Upstream{By: claim.Exporter, Claimed: v.upstream.By, Size: claim.Size, Level: level, Frozen: claim.Frozen}
+		if seen := claim.Observed.UTC(); !seen.IsZero() {
+			p.Upstream.Observed, p.Upstream.Age = &seen, now.Sub(seen).Truncate(time.Second).String()
 		}
 		if err != nil {
 			return fmt.Errorf("%w: %w", ErrStale, err)

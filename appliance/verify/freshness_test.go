@@ -168,3 +168,36 @@ func TestUpstreamUnknown(t *testing.T) {
 		t.Fatalf("the root's repository is too old: %v", err)
 	}
 }
+
+// TestClockPutBack: a verifier whose clock lies before what is signed goes by what is signed, and a log that is awaited and never came has no age
+// that is young.
+func TestClockPutBack(t *testing.T) {
+	d := newDeployment(t, "example.com")
+	s := d.sample(d.signMessage(1, "artifact"))
+	r, err := s.verify(t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signed := r.Times()[0].Time
+	known := knows(r, signed.Add(-48*time.Hour), mirror.Limits{DenyNew: 3600})
+	long := time.Date(2001, 1, 1, 0, 0, 0, 0, time.UTC)
+	if _, err := s.verifyWith(t, known, long); ExitCode(err) != 21 {
+		t.Fatalf("the bundle's own time: %v", err)
+	}
+	known = knows(r, signed.Add(time.Hour), mirror.Limits{DenyAll: 3600})
+	if _, err := s.verifyWith(t, known, long); err != nil {
+		t.Fatal(err)
+	}
+	known.Time = signed.Add(3 * time.Hour)
+	if _, err := s.verifyWith(t, known, long); ExitCode(err) != 21 || !strings.Contains(fmt.Sprint(err), "nothing is accepted") {
+		t.Fatalf("the mirror's own time: %v", err)
+	}
+	known = knows(r, time.Time{}, mirror.Limits{DenyAll: 3600})
+	if _, err := s.verifyWith(t, known, signed); ExitCode(err) != 21 || !strings.Contains(fmt.Sprint(err), "nothing of it was imported") {
+		t.Fatalf("a log that never came: %v", err)
+	}
+	known = knows(r, time.Time{}, mirror.Limits{Warn: 3600})
+	if r, err := s.verifyWith(t, known, signed); err != nil || len(r.Warnings()) != 1 {
+		t.Fatalf("a log that never came and whose age denies nothing: %v", err)
+	}
+}
