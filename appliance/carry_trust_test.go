@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -179,6 +180,13 @@ func TestMirroredTrustForClients(t *testing.T) {
 		if r.Code != status {
 			t.Errorf("%s: %d", path, r.Code)
 		}
+	}
+
+	keys, err := listKeys.run(t.Context(), in, "test", struct{}{})
+	if err != nil || !slices.ContainsFunc(keys, func(k keyEntry) bool {
+		return k.Name == "mirror-public-good" && k.Error == "" && k.UsedBy == "mirror: trust repository of public-good"
+	}) {
+		t.Fatalf("the key is not listed: %v, %+v", err, keys)
 	}
 
 	// What is served outlives the process, and is opened without any key.

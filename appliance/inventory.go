@@ -5,8 +5,10 @@ import (
 	"encoding/pem"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"redoubt.internal/ca/ceremony"
@@ -48,6 +50,9 @@ func usedBy(role string) string {
 	if shardNumber(role) > 0 {
 		return "rekor: heads, entry timestamps"
 	}
+	if isMirrorRole(role) {
+		return "mirror: trust repository of " + strings.TrimPrefix(role, roleMirrorPrefix)
+	}
 	return users[role]
 }
 
@@ -56,7 +61,7 @@ func usedBy(role string) string {
 var listKeys = verb[struct{}, []keyEntry]{"keys.list", func(ctx context.Context, in *instance, _ string, _ struct{}) (entries []keyEntry, err error) {
 	made, ends := in.ceremonyTimes(), in.endings()
 	h := in.onRecord()
-	for _, k := range in.instances() {
+	for _, k := range slices.Concat(in.instances(), in.mirroredInstances()) {
 		e := keyEntry{Name: k.Name, State: k.State, UsedBy: usedBy(k.Role), Since: k.Made, Until: k.End, keyRecord: keyRecord{Role: k.Role}}
 		if t, ok := made[k.Name]; ok {
 			e.Since = t
@@ -104,6 +109,19 @@ func (in *instance) instances() (all []keyInstance) {
 			state = stateRetired
 		}
 		all = append(all, keyInstance{Name: role, Role: role, State: state, URI: in.cfg.Keys.Roles[role]})
+	}
+	return all
+}
+
+// mirroredInstances are the keys that were made when a mirrored trust repository was first published.
+func (in *instance) mirroredInstances() (all []keyInstance) {
+	in.mirrored.mu.Lock()
+	defer in.mirrored.mu.Unlock()
+	for _, name := range slices.Sorted(maps.Keys(in.mirrored.open)) {
+		role := roleMirrorPrefix + name
+		if _, configured := in.cfg.Keys.Roles[role]; !configured {
+			all = append(all, keyInstance{Name: role, Role: role, State: stateActive, URI: keyURI(in.cfg.Keys.Token, role)})
+		}
 	}
 	return all
 }

@@ -56,7 +56,7 @@ var (
 var whyNot = map[string]string{
 	roleRoot:     "a new root is a ceremony of its own: `redoubt ceremony plan`, kind rotate-root, with cross-signing",
 	roleAudit:    "its tree is the record of this instance, and a second tree would part the record of what is recorded now from the intents before it; seal it by `redoubt audit verify` and start a new instance",
-	roleExporter: "parcels name their exporter's key and have no place for the next one; give the inside the new key's line (`redoubt mirror key`) under mirror.exporters, then change keys.roles.exporter",
+	roleExporter: "the next exporting host makes its own (`redoubt init`); this one announces that line (`redoubt mirror key`) in its last parcel, `redoubt mirror export --announce LINE`; for a host that is lost, `redoubt mirror exporter announce` inside",
 }
 
 // rotateKey gives a role a new key. Each step is durable before the next begins, and the same verb again goes on where one stopped:

@@ -152,7 +152,7 @@ func TestRotationRefuses(t *testing.T) {
 	}{
 		{rotateArgs{Role: "root"}, "ceremony"},
 		{rotateArgs{Role: "audit"}, "record of this instance"},
-		{rotateArgs{Role: "exporter"}, "mirror.exporters"},
+		{rotateArgs{Role: "exporter"}, "mirror export --announce"},
 		{rotateArgs{Role: "nosuch"}, "no such role"},
 		{rotateArgs{Role: "issuing", Key: "soft:tsa"}, "is the key of tsa"},
 		{rotateArgs{Role: "issuing", Key: "soft:issuing"}, "is the key of issuing"},

@@ -15,8 +15,14 @@ const maxIndex = 1 << 53
 
 // isRekor1 tells whether logs of that origin are Rekor v1's: "<host> - <tree id>", which is how every Sigstore client tells.
 func isRekor1(origin string) bool {
-	_, tree, ok := rekor1Origin(origin)
-	return ok && tree > 0
+	_, _, ok := RekorTree(origin)
+	return ok
+}
+
+// RekorTree reads the origin of a Rekor v1 tree: "<host> - <tree id>".
+func RekorTree(origin string) (host string, tree int64, ok bool) {
+	host, tree, ok = rekor1Origin(origin)
+	return host, tree, ok && tree > 0
 }
 
 func rekor1Origin(origin string) (host string, tree int64, ok bool) {

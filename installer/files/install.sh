@@ -65,4 +65,5 @@ Redoubt is installed. Next:
   redoubt demo                                    the whole job on this machine, in a minute
   redoubt init --dir /var/lib/redoubt --owner redoubt --domain DOMAIN --profile production ...
   systemctl enable --now redoubt.service redoubt-reconcile.timer
+  systemctl enable --now redoubt-inbox.timer      where parcels arrive in a folder
 NEXT

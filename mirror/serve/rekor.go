@@ -31,16 +31,6 @@ type shard struct {
 	ordered bool // first is known
 }
 
-// splitOrigin reads the origin of a Rekor v1 tree, "<host> - <tree id>".
-func splitOrigin(origin string) (host string, treeID int64, ok bool) {
-	host, id, found := strings.Cut(origin, " - ")
-	n, err := strconv.ParseInt(id, 10, 64)
-	if !found || err != nil || n <= 0 || strconv.FormatInt(n, 10) != id {
-		return origin, 0, false
-	}
-	return host, n, true
-}
-
 // face is one Rekor v1 server as clients know it: the mirrored logs "<name> - <tree id>" in the order of their entries, the last of them the
 // active one, or else the one log called name.
 type face struct {
@@ -56,8 +46,8 @@ func (s *server) face(name string) (*face, error) {
 	}
 	f := &face{s: s, name: name}
 	for _, o := range origins {
-		host, id, tree := splitOrigin(o)
-		if host != name && (tree || o != name) {
+		host, id, tree := mirror.RekorTree(o)
+		if tree && host != name || !tree && o != name {
 			continue
 		}
 		sh := shard{treeID: id}

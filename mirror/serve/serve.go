@@ -199,7 +199,7 @@ func (s *server) serveList(w http.ResponseWriter, r *http.Request, name string) 
 			return
 		}
 		e := entry{Origin: o, Path: "/" + url.PathEscape(o) + "/", Scope: h.Scope, Size: h.Size}
-		if host, _, ok := splitOrigin(o); ok {
+		if host, _, ok := mirror.RekorTree(o); ok {
 			e.Rekor = "/" + url.PathEscape(host) + "/api/v1/"
 		}
 		list = append(list, e)
