@@ -39,6 +39,7 @@ var oneRoom = []struct{ library, folder string }{
 	{"github.com/urfave/cli", "appliance"},
 	{"rsc.io/qr", "appliance"},
 	{"github.com/klauspost/reedsolomon", "mirror/diode"},
+	{"filippo.io/age", "installer/backup"},
 }
 
 // interfaces are all that the product declares. A new one needs two real implementations and an ADR.

@@ -16,6 +16,7 @@ import (
 	"redoubt.internal/ca/trust"
 	"redoubt.internal/ca/tsa"
 	"redoubt.internal/installer"
+	"redoubt.internal/installer/backup"
 	"redoubt.internal/log/audit"
 	"redoubt.internal/mirror"
 	"redoubt.internal/mirror/diode"
@@ -101,6 +102,9 @@ var resultDocs = []resultDoc{
 	{"approve list", reflect.TypeFor[[]waitingAct](), "", nil},
 	{"approve show", reflect.TypeFor[actResult](), "", nil},
 	{"approve drop", reflect.TypeFor[waitingAct](), "", nil},
+	{"backup create, backup verify", reflect.TypeFor[backup.Report](), "", nil},
+	{"backup key", reflect.TypeFor[custodianKey](), "", nil},
+	{"backup restore", reflect.TypeFor[restoreResult](), "", nil},
 	{"bundle build, bundle verify", reflect.TypeFor[*installer.Report](), "", nil},
 	{"config validate", reflect.TypeFor[configVerdict](), "", nil},
 	{"config show", reflect.TypeFor[map[string]any](), "redoubt.yaml as JSON; `redoubt docs config` has its keys", nil},

@@ -25,41 +25,62 @@ var ErrSnapshot = errors.New("this is not a whole snapshot")
 
 // WriteSnapshot writes everything tx sees to w. It is what engines build DB.Snapshot from.
 func WriteSnapshot(w io.Writer, tx Tx) error {
-	h := sha256.New()
-	bw := bufio.NewWriterSize(io.MultiWriter(w, h), 1<<18)
-	if _, err := bw.WriteString(snapshotMagic); err != nil {
-		return fmt.Errorf("writing snapshot: %w", err)
-	}
-	var n uint64
+	s := NewSnapshot(w)
 	var werr error
 	err := tx.Scan(nil, nil, func(k, v []byte) bool {
-		var hdr [8]byte
-		binary.BigEndian.PutUint32(hdr[:], uint32(len(k)))
-		binary.BigEndian.PutUint32(hdr[4:], uint32(len(v)))
-		for _, b := range [][]byte{hdr[:], k, v} {
-			if _, werr = bw.Write(b); werr != nil {
-				return false
-			}
-		}
-		n++
-		return true
+		werr = s.Put(k, v)
+		return werr == nil
 	})
 	if err == nil {
 		err = werr
 	}
+	if err == nil {
+		err = s.Close()
+	}
 	if err != nil {
 		return fmt.Errorf("writing snapshot: %w", err)
 	}
-	var end [12]byte
-	binary.BigEndian.PutUint64(end[4:], n)
-	bw.Write(end[:])
-	if err := bw.Flush(); err != nil {
-		return fmt.Errorf("writing snapshot: %w", err)
-	}
-	if _, err := w.Write(h.Sum(nil)); err != nil {
-		return fmt.Errorf("writing snapshot: %w", err)
-	}
 	return nil
+}
+
+// Snapshot writes one stream, record by record.
+type Snapshot struct {
+	to io.Writer
+	w  *bufio.Writer // hashed on the way
+	h  hash.Hash
+	n  uint64
+}
+
+// NewSnapshot begins a stream on w.
+func NewSnapshot(w io.Writer) *Snapshot {
+	h := sha256.New()
+	s := &Snapshot{to: w, w: bufio.NewWriterSize(io.MultiWriter(w, h), 1<<16), h: h}
+	s.w.WriteString(snapshotMagic) // an error stays with the writer until Flush
+	return s
+}
+
+// Put writes the next record. Keys ascend; the reader checks it.
+func (s *Snapshot) Put(k, v []byte) error {
+	var hdr [8]byte
+	binary.BigEndian.PutUint32(hdr[:], uint32(len(k)))
+	binary.BigEndian.PutUint32(hdr[4:], uint32(len(v)))
+	s.w.Write(hdr[:])
+	s.w.Write(k)
+	_, err := s.w.Write(v)
+	s.n++
+	return err
+}
+
+// Close writes the end of the stream.
+func (s *Snapshot) Close() error {
+	var end [12]byte
+	binary.BigEndian.PutUint64(end[4:], s.n)
+	s.w.Write(end[:])
+	if err := s.w.Flush(); err != nil {
+		return err
+	}
+	_, err := s.to.Write(s.h.Sum(nil))
+	return err
 }
 
 // ReadSnapshot reads a snapshot strictly and calls fn for each record. k and v are valid during the call. fn runs

@@ -92,6 +92,15 @@ func checkKey(key []byte) error {
 	return nil
 }
 
+// Stamp tells the state a transaction of this engine sees from all others, of this file and of others: it is drawn anew with each
+// commit. 0 is no stamp.
+func Stamp(tx store.Tx) uint64 {
+	if t, ok := tx.(*boltTx); ok {
+		return t.b.Sequence()
+	}
+	return 0
+}
+
 // Snapshot implements store.DB. It reads one consistent state while writers go on.
 func (d *DB) Snapshot(w io.Writer) error {
 	return d.View(func(tx store.Tx) error { return store.WriteSnapshot(w, tx) })

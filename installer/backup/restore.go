@@ -1,0 +1,234 @@
+package backup
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"redoubt.internal/log/store"
+	"redoubt.internal/log/store/bolt"
+)
+
+// batchBytes is what one transaction of a restore holds.
+const batchBytes = 32 << 20
+
+// Restore makes dir, which is empty or not there, the state directory of a run. Everything is checked on the way, as Verify does; the
+// databases get their names when all of them are whole, and the configuration file comes last, so that what was not restored to the
+// end is no state directory.
+func Restore(ctx context.Context, c ReadConfig, dir string) (Report, error) {
+	started := time.Now()
+	if c.Appliance == "" {
+		return Report{}, fmt.Errorf("%w: its fingerprint must be named", ErrForeign)
+	}
+	r, err := openChain(&c)
+	if err != nil {
+		return Report{}, failure(err)
+	}
+	defer r.repo.close()
+	if r.m.Encryption == EncryptionAge && len(c.Identities) == 0 {
+		return Report{}, failure(fmt.Errorf("%w: it is sealed for %s", ErrKey, strings.Join(r.m.Recipients, ", ")))
+	}
+	if r.c, err = r.repo.contentsOf(r.m, r.keys); err != nil {
+		return Report{}, failure(err)
+	}
+	w, err := newWriter(dir)
+	if err != nil {
+		return Report{}, failure(err)
+	}
+	defer w.close()
+	r.to = target{record: w.record, piece: w.piece, folder: w.folder}
+	if err = r.run(ctx); err == nil {
+		err = w.finish()
+	}
+	if err != nil {
+		return Report{}, failure(fmt.Errorf("restoring into %s, which is to be emptied before another try: %w", dir, writing(err)))
+	}
+	report := Report{Objects: r.objects, Bytes: r.bytes, Files: len(r.c.Files), Contents: true}
+	report.describe(r.repo, r.m)
+	report.Seconds = time.Since(started).Seconds()
+	return report, nil
+}
+
+// configFile is the file that makes a directory a state directory.
+const configFile = "redoubt.yaml"
+
+// writer is the directory being restored.
+type writer struct {
+	root   *os.Root
+	dir    string
+	dbs    map[string]*bolt.DB
+	batch  []pair
+	of     string // the database of the batch
+	bytes  int
+	open   *os.File // a file of several pieces
+	config []byte
+	mode   fs.FileMode
+	modes  []*file // of folders
+}
+
+type pair struct{ k, v []byte }
+
+func newWriter(dir string) (*writer, error) {
+	if err := os.MkdirAll(dir, 0o750); err != nil {
+		return nil, err
+	}
+	names, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range names {
+		if e.Name() != "lost+found" {
+			return nil, fmt.Errorf("%s: %w: it holds %s", dir, ErrNotEmpty, e.Name())
+		}
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := root.MkdirAll("db", 0o700); err != nil {
+		return nil, err
+	}
+	return &writer{root: root, dir: dir, dbs: map[string]*bolt.DB{}}, nil
+}
+
+// partName is what a database is called until all are whole.
+func partName(name string) string { return ".restored-" + name }
+
+func (w *writer) record(name string, k, v []byte) error {
+	if w.of != name || w.bytes >= batchBytes {
+		if err := w.commit(); err != nil {
+			return err
+		}
+		w.of = name
+	}
+	w.batch = append(w.batch, pair{bytes.Clone(k), append([]byte{}, v...)})
+	w.bytes += len(k) + len(v)
+	return nil
+}
+
+// commit writes the batch, in the order of its keys.
+func (w *writer) commit() error {
+	if w.of == "" {
+		return nil
+	}
+	db := w.dbs[w.of]
+	if db == nil {
+		var err error
+		if db, err = bolt.Create(filepath.Join(w.dir, "db", partName(w.of))); err != nil {
+			return err
+		}
+		w.dbs[w.of] = db
+	}
+	slices.SortFunc(w.batch, func(a, b pair) int { return bytes.Compare(a.k, b.k) })
+	err := db.Update(func(tx store.Tx) error {
+		for _, p := range w.batch {
+			if err := tx.Put(p.k, p.v); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	w.batch, w.bytes = w.batch[:0], 0
+	return err
+}
+
+func (w *writer) folder(f *file) error {
+	w.modes = append(w.modes, f)
+	return w.root.MkdirAll(f.Path, 0o700)
+}
+
+func (w *writer) piece(f *file, data []byte, first, last bool) (err error) {
+	if f.Path == configFile {
+		w.config, w.mode = append(w.config, data...), f.Mode
+		return nil
+	}
+	if first {
+		if folder := filepath.Dir(f.Path); folder != "." {
+			if err := w.root.MkdirAll(folder, 0o700); err != nil {
+				return err
+			}
+		}
+		if w.open, err = w.root.OpenFile(f.Path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, f.Mode.Perm()); err != nil {
+			return err
+		}
+	}
+	if _, err := w.open.Write(data); err != nil {
+		return err
+	}
+	if !last {
+		return nil
+	}
+	err = errors.Join(w.open.Chmod(f.Mode.Perm()), w.open.Close())
+	w.open = nil
+	return err
+}
+
+// finish makes everything durable, then gives the databases and last the configuration their names.
+func (w *writer) finish() error {
+	if err := w.commit(); err != nil {
+		return err
+	}
+	for name, db := range w.dbs {
+		err := db.Close()
+		delete(w.dbs, name)
+		if err == nil {
+			err = w.root.Remove("db/" + partName(name) + "-journal") // closing emptied it
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			err = nil
+		}
+		if err == nil {
+			err = w.root.Rename("db/"+partName(name), "db/"+name)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	slices.SortFunc(w.modes, func(a, b *file) int { return strings.Compare(b.Path, a.Path) }) // what is inside comes first
+	for _, f := range w.modes {
+		if err := w.root.Chmod(f.Path, f.Mode.Perm()); err != nil {
+			return err
+		}
+	}
+	if err := w.sync(); err != nil {
+		return err
+	}
+	if w.config == nil {
+		return fmt.Errorf("%w: it holds no %s", ErrDamaged, configFile)
+	}
+	if err := w.root.WriteFile(configFile, w.config, w.mode.Perm()); err != nil {
+		return err
+	}
+	return w.sync()
+}
+
+func (w *writer) sync() error {
+	d, err := w.root.Open(".")
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	if err := unix.Syncfs(int(d.Fd())); err != nil {
+		return fmt.Errorf("flushing %s: %w", w.dir, err)
+	}
+	return nil
+}
+
+func (w *writer) close() {
+	for _, db := range w.dbs {
+		db.Close()
+	}
+	if w.open != nil {
+		w.open.Close()
+	}
+	w.root.Close()
+}
