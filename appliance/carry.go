@@ -100,9 +100,13 @@ func (in *instance) exporter(ctx context.Context) (*mirror.Exporter, error) {
 	if err != nil {
 		return nil, err
 	}
+	images, err := in.mirrorImages()
+	if err != nil {
+		return nil, err
+	}
 	return mirror.OpenExporter(mirror.ExporterConfig{
 		DB: in.authorityDB, Dir: in.dir.path("mirror", "out"), Stream: in.cfg.exportStream(), Name: in.cfg.exporterName(), Signer: key,
-		Logs: logs, TUF: tuf, Follow: in.cfg.Mirror.follow(), Floors: in.cfg.Mirror.Floors, Receivers: in.cfg.Mirror.Receivers, WarnUnacknowledged: in.cfg.Mirror.UnacknowledgedWarn, Network: network, Progress: in.transfer.set, Now: in.now, Logger: in.logger,
+		Logs: logs, TUF: tuf, Images: images, Follow: in.cfg.Mirror.follow(), Floors: in.cfg.Mirror.Floors, Receivers: in.cfg.Mirror.Receivers, WarnUnacknowledged: in.cfg.Mirror.UnacknowledgedWarn, Network: network, Progress: in.transfer.set, Now: in.now, Logger: in.logger,
 	})
 }
 

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -23,8 +21,20 @@ func (m Mirror) selected(dir layout, logs []mirror.LogConfig) ([]mirror.LogConfi
 			return nil, fmt.Errorf("mirror.logs: %s: select: %w", l.Origin, err)
 		}
 	}
+	p, err := m.picklist(dir)
+	if err != nil || p == nil {
+		return logs, err
+	}
+	if logs, err = p.Apply(logs); err != nil {
+		return nil, hinted(fmt.Errorf("mirror.picklist: %w", err), "add the log to mirror.logs")
+	}
+	return logs, nil
+}
+
+// picklist reads the picklist, nil when none is configured.
+func (m Mirror) picklist(dir layout) (*mirror.Picklist, error) {
 	if m.Picklist == "" {
-		return logs, nil
+		return nil, nil
 	}
 	text, err := os.ReadFile(dir.resolve(m.Picklist))
 	if err != nil {
@@ -34,10 +44,17 @@ func (m Mirror) selected(dir layout, logs []mirror.LogConfig) ([]mirror.LogConfi
 	if err != nil {
 		return nil, hinted(fmt.Errorf("mirror.picklist: %w", err), "it is the file that `redoubt mirror picklist --out` wrote inside, octet by octet")
 	}
-	if logs, err = p.Apply(logs); err != nil {
-		return nil, hinted(fmt.Errorf("mirror.picklist: %w", err), "add the log to mirror.logs")
+	return p, nil
+}
+
+// listed are the lines of a text but for empty ones and those that begin with #.
+func listed(text []byte) (out []string) {
+	for line := range strings.Lines(string(text)) {
+		if line = strings.TrimSpace(line); line != "" && line[0] != '#' {
+			out = append(out, line)
+		}
 	}
-	return logs, nil
+	return out
 }
 
 // read makes one selector of all that is named.
@@ -48,11 +65,7 @@ func (s MirrorSelect) read(dir layout, origin string) (out mirror.Select, err er
 		if err != nil {
 			return out, err
 		}
-		for lines := bufio.NewScanner(bytes.NewReader(text)); lines.Scan(); {
-			if line := strings.TrimSpace(lines.Text()); line != "" && line[0] != '#' {
-				out.Digests = append(out.Digests, line)
-			}
-		}
+		out.Digests = append(out.Digests, listed(text)...)
 	}
 	for _, p := range s.Purls {
 		if err := out.AddPurl(p); err != nil {
@@ -88,6 +101,7 @@ type picklistResult struct {
 	Text     string   `json:"text"`               // what leaves, octet by octet
 	SHA256   string   `json:"sha256"`             // of the text
 	Logs     int      `json:"logs"`               // it selects something of so many logs
+	Images   int      `json:"images"`             // and names so many images
 	Approved []string `json:"approved,omitempty"` // who let it out
 }
 
@@ -99,11 +113,15 @@ var mirrorPicklist = verb[outboundArgs, picklistResult]{"mirror.picklist", func(
 	if logs, err = in.cfg.Mirror.selected(in.dir, logs); err != nil {
 		return picklistResult{}, err
 	}
-	p, err := mirror.NewPicklist(in.cfg.Domain, logs)
+	refs, err := in.cfg.Mirror.references(in.dir)
 	if err != nil {
-		return picklistResult{}, hinted(withCode(mirror.ExitCode(err), err), "mirror.logs[].select says what is wanted of a log; `redoubt docs config` explains it")
+		return picklistResult{}, err
 	}
-	r := picklistResult{Text: string(p.Text()), SHA256: p.Digest(), Logs: len(p.Logs)}
+	p, err := mirror.NewPicklist(in.cfg.Domain, logs, refs)
+	if err != nil {
+		return picklistResult{}, hinted(withCode(mirror.ExitCode(err), err), "mirror.logs[].select says what is wanted of a log, mirror.images of what images; `redoubt docs config` explains them")
+	}
+	r := picklistResult{Text: string(p.Text()), SHA256: p.Digest(), Logs: len(p.Logs), Images: len(p.Images)}
 	if a.Preview {
 		return r, nil
 	}
@@ -118,7 +136,7 @@ var mirrorPicklist = verb[outboundArgs, picklistResult]{"mirror.picklist", func(
 		}
 		r.Approved = c.by
 	}
-	if err := in.record(ctx, actor, "mirror.picklist", r.SHA256, map[string]string{"logs": fmt.Sprint(r.Logs), "approved": strings.Join(c.by, " ")}); err != nil {
+	if err := in.record(ctx, actor, "mirror.picklist", r.SHA256, map[string]string{"logs": fmt.Sprint(r.Logs), "images": fmt.Sprint(r.Images), "approved": strings.Join(c.by, " ")}); err != nil {
 		return picklistResult{}, err
 	}
 	return r, c.released()

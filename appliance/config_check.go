@@ -156,6 +156,11 @@ func (c *Config) check() error {
 	if c.Mirror.Inbox != nil && c.Mirror.Stream == "" {
 		bad("mirror.inbox: set mirror.stream, mirror.exporters and mirror.logs, too")
 	}
+	for i, m := range c.Mirror.Images {
+		if err := m.check(); err != nil {
+			bad("mirror.images[%d]: %w", i, err)
+		}
+	}
 	if _, err := mirror.NewNetwork(c.Mirror.access()); err != nil {
 		bad("mirror: %w", err)
 	}

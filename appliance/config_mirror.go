@@ -17,8 +17,11 @@ type Mirror struct {
 	// Floors are the smallest sizes at which logs may begin here, by origin, in place of those shipped for public logs that are known. A first
 	// state below its floor is refused, so that a new installation cannot be begun in the past. Outside and inside.
 	Floors map[string]uint64 `yaml:"floors,omitempty"`
+	// Images are those of which what vouches for them is carried: signatures, attestations, bills of materials, and the log entries that
+	// these name, picked from the logs at scope sparse. The images themselves go another way.
+	Images []MirrorImages `yaml:"images,omitempty"`
 	// Picklist is a file that `redoubt mirror picklist` wrote inside (relative to the state directory): what it selects of a log takes the
-	// place of that log's select. Outside only.
+	// place of that log's select, and the images it names that of images[].references of their registry. Outside only.
 	Picklist string `yaml:"picklist,omitempty"`
 	// Proxy is the URL of the proxy that logs on the network are read through; left out, the environment's HTTPS_PROXY, HTTP_PROXY and
 	// NO_PROXY say, and "direct" says none. Without user and password: where the proxy wants them, set the environment. Outside only.
@@ -40,7 +43,7 @@ type Mirror struct {
 	// Peers are the keys of other enclaves whose receipts and heads are compared with ours, as `redoubt mirror key --reports` prints
 	// them there. Inside only.
 	Peers []string `yaml:"peers,omitempty"`
-	// OutboundApprovals is how many of the approvers have to agree to every receipt and file of heads before it is signed and leaves (0:
+	// OutboundApprovals is how many of the approvers have to agree to every receipt, file of heads and picklist before it leaves (0:
 	// nobody is asked); no more than approvers.threshold, which is what is demanded then. Inside only.
 	OutboundApprovals int `yaml:"outbound-approvals,omitempty"`
 	// Watch names entries that must not appear in a mirrored log unnoticed: who signs as us outside. Inside only.
@@ -115,6 +118,29 @@ type MirrorLog struct {
 	// WitnessPolicy says which witnesses must have cosigned a checkpoint of this log before it is believed, outside and inside: a
 	// C2SP tlog-policy as a file (relative to the state directory), or as text here. Left out, the log's own signature is enough.
 	WitnessPolicy string `yaml:"witness-policy,omitempty"`
+}
+
+// MirrorImages names images, and outside the one place where they are looked up. Inside the references are what `redoubt mirror picklist`
+// asks the outside for.
+type MirrorImages struct {
+	// References are HOST/NAME:TAG, HOST/NAME@sha256:HEX or both in one. A tag is resolved at each pull, which says to what.
+	References []string `yaml:"references,omitempty"`
+	// ReferencesFile holds more of them, one a line (relative to the state directory).
+	ReferencesFile string `yaml:"references-file,omitempty"`
+	// Registry is the one registry that is read, as HOST or HOST:PORT. Outside only.
+	Registry string `yaml:"registry,omitempty"`
+	// Also are other hosts the registry may send us to: its token server, the store of its blobs. Any other is refused. Outside only.
+	Also []string `yaml:"also,omitempty"`
+	// PlainHTTP allows http to them; to loopback it is always allowed. Outside only.
+	PlainHTTP bool `yaml:"plain-http,omitempty"`
+	// CAFile holds the roots, in PEM, that the registry is believed by, instead of those of the logs' servers. Outside only.
+	CAFile string `yaml:"ca-file,omitempty"`
+	// DockerConfig is a folder with docker's config.json, whose credentials for the registry (or the helper it names) are used (relative to
+	// the state directory); left out, it is read without. Outside only.
+	DockerConfig string `yaml:"docker-config,omitempty"`
+	// Layout is a folder with an OCI layout that is read in place of a registry (relative to the state directory); without references every
+	// image in it is meant. Outside only.
+	Layout string `yaml:"layout,omitempty"`
 }
 
 // MirrorFrozen is where a shard stopped.

@@ -40,6 +40,10 @@ var oneRoom = []struct{ library, folder string }{
 	{"rsc.io/qr", "appliance"},
 	{"github.com/klauspost/reedsolomon", "mirror/diode"},
 	{"filippo.io/age", "installer/backup"},
+	{"github.com/google/go-containerregistry/pkg/v1", "mirror/images"},
+	{"github.com/google/go-containerregistry/pkg/name", "mirror/images"},
+	{"github.com/google/go-containerregistry/pkg/authn", "mirror/images"},
+	{"github.com/docker/cli", "mirror/images"},
 }
 
 // interfaces are all that the product declares. A new one needs two real implementations and an ADR.

@@ -20,6 +20,7 @@ import (
 	"redoubt.internal/log/audit"
 	"redoubt.internal/mirror"
 	"redoubt.internal/mirror/diode"
+	"redoubt.internal/mirror/images"
 )
 
 // resultDoc says what one verb prints under -o json.
@@ -81,6 +82,10 @@ var resultDocs = []resultDoc{
 	{"mirror quarantine release", reflect.TypeFor[releaseResult](), "", nil},
 	{"mirror inspect", reflect.TypeFor[[]mirror.Inspection](), "", nil},
 	{"mirror import", reflect.TypeFor[mirror.Report](), "", nil},
+	{"mirror artifacts list", reflect.TypeFor[[]mirror.MirroredImage](), "", nil},
+	{"mirror artifacts get", reflect.TypeFor[artifactsResult](), "", nil},
+	{"mirror artifacts push", reflect.TypeFor[images.Pushed](), "", nil},
+	{"mirror artifacts check", reflect.TypeFor[mirror.ImageReport](), "", nil},
 	{"mirror fsck", reflect.TypeFor[[]mirror.FsckReport](), "", nil},
 	{"mirror import, mirror receive", reflect.TypeFor[mirror.InboxReport](), "with --inbox, and of shards", nil},
 	{"mirror send", reflect.TypeFor[[]diode.Sent](), "", nil},

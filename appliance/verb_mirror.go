@@ -16,7 +16,7 @@ import (
 func mirrorCommand() *cli.Command {
 	return &cli.Command{
 		Name: "mirror", Usage: "carry public logs across the gap, prove them again inside, reconcile",
-		Subcommands: slices.Concat(mirrorOutside(), []*cli.Command{importCommand(), mirrorFsckCommand(), evidenceCommand(), mirrorTrustCommand(), claimsCommand()}, mirrorTransfers(), mirrorInside(), mirrorReceipts(), mirrorPlans(), mirrorDecisions()),
+		Subcommands: slices.Concat(mirrorOutside(), []*cli.Command{importCommand(), artifactsCommand(), mirrorFsckCommand(), evidenceCommand(), mirrorTrustCommand(), claimsCommand()}, mirrorTransfers(), mirrorInside(), mirrorReceipts(), mirrorPlans(), mirrorDecisions()),
 	}
 }
 
@@ -41,7 +41,11 @@ func mirrorOutside() []*cli.Command {
 			if err != nil {
 				return err
 			}
-			return printResult(c, report, func(w io.Writer) { printTUFSteps(w, report.TUF); printSteps(w, report.Logs) })
+			return printResult(c, report, func(w io.Writer) {
+				printTUFSteps(w, report.TUF)
+				printImageSteps(w, report.Images)
+				printSteps(w, report.Logs)
+			})
 		}},
 		{Name: "export", Usage: "outside: pack what is new into a signed parcel", Flags: mirrorFlags(
 			&cli.StringFlag{Name: "out", Required: true, Usage: "folder for the volumes; exists", EnvVars: []string{"REDOUBT_OUT"}},
@@ -70,6 +74,9 @@ func mirrorOutside() []*cli.Command {
 				}
 				fmt.Fprintf(w, "parcel %d of %s, digest %s, %d bytes\n", packed.Sequence, packed.Stream, packed.Digest, packed.Bytes)
 				printTUFSteps(w, packed.TUF)
+				if packed.Images > 0 {
+					fmt.Fprintf(w, "of %d images, %d files that vouch for them\n", packed.Images, packed.Blobs)
+				}
 				for _, f := range packed.Files {
 					fmt.Fprintln(w, f)
 				}
@@ -111,6 +118,9 @@ func mirrorInside() []*cli.Command {
 				for _, t := range r.Report.TUF {
 					printTUFStatus(w, t.TUFStatus)
 					fmt.Fprintf(w, "  %d files verified again\n", t.Verified)
+				}
+				if i := r.Report.Images; i != nil {
+					fmt.Fprintf(w, "images: %d files that vouch for them hashed anew\n", i.Files)
 				}
 				for _, m := range r.Report.Missing {
 					fmt.Fprintf(w, "MISSING parcels %d to %d\n", m.First, m.Last)

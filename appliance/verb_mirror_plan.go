@@ -19,7 +19,7 @@ func mirrorPlans() []*cli.Command {
 			if err != nil {
 				return err
 			}
-			return printResult(c, report, func(w io.Writer) { printPlan(w, report) })
+			return printResult(c, report, func(w io.Writer) { printPlan(w, report); printPlannedImages(w, report.Images) })
 		}},
 		{Name: "picklist", Usage: "inside: write what the outside is asked to pick, as text to read before it leaves", Flags: mirrorFlags(append(approvalFlags(),
 			&cli.BoolFlag{Name: "preview", Usage: "show the text and its digest; nothing leaves and nobody is asked", EnvVars: []string{"REDOUBT_PREVIEW"}},
@@ -50,6 +50,23 @@ func printPlan(w io.Writer, r mirror.PlanReport) {
 				continue
 			}
 			fmt.Fprintf(w, "  %-6s about %d entries, %d requests, %s read, %s carried\n", e.Scope, e.Entries, e.Requests, megabytes(e.Fetched), megabytes(e.Carried))
+		}
+	}
+}
+
+func printPlannedImages(w io.Writer, all []mirror.PlanImage) {
+	for _, i := range all {
+		fmt.Fprintf(w, "%s\n", i.Reference)
+		if i.Error != "" {
+			fmt.Fprintf(w, "  FAILED: %s\n", i.Error)
+			continue
+		}
+		fmt.Fprintf(w, "  stands for %s\n  asks for what vouches for it and for each of its platforms\n", i.Digest)
+		if i.Host != "" {
+			fmt.Fprintf(w, "  REVEALS to %s: the image\n", i.Host)
+		}
+		if i.Known {
+			fmt.Fprintf(w, "  gathered before; it named %d log entries\n", i.Entries)
 		}
 	}
 }

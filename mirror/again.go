@@ -62,7 +62,7 @@ func (e *Exporter) ExportAgain(ctx context.Context, n uint64, out string) (made 
 	if err := e.c.DB.View(func(tx store.Tx) error { found, err = get(tx, packedKey(n), &s); return err }); err != nil {
 		return made, err
 	}
-	if !found || len(s.Heads)+len(s.TUF) == 0 {
+	if !found || len(s.Note) == 0 {
 		return made, fmt.Errorf("%w: parcel %d, or what it was made from", ErrNotFound, n)
 	}
 	text, _, _ := bytes.Cut(s.Note, []byte("\n\n"))
@@ -91,6 +91,10 @@ func (e *Exporter) ExportAgain(ctx context.Context, n uint64, out string) (made 
 			return made, full(fmt.Errorf("packing %q: %w", l.Origin, err))
 		}
 		made.Logs = append(made.Logs, step)
+	}
+	if err := e.packBlobs(w, m.Blobs); err != nil {
+		w.Abandon()
+		return made, full(err)
 	}
 	p, err := w.FinishAs(s.Exporter, s.Note)
 	if err != nil {

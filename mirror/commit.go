@@ -2,6 +2,7 @@ package mirror
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path"
 	"slices"
@@ -34,7 +35,7 @@ func (m *Mirror) commit(ctx context.Context, p *pendingState) error {
 			return fmt.Errorf("putting %q into quarantine: %w", q.Origin, err)
 		}
 	}
-	if err := m.moveTUF(p); err != nil {
+	if err := errors.Join(m.moveTUF(p), m.moveBlobs(p)); err != nil {
 		return err
 	}
 	if err := syncfs(m.root); err != nil {
@@ -72,6 +73,9 @@ func (p *pendingState) event() Event {
 	for i, l := range p.Transfer.Logs[:min(len(p.Transfer.Logs), 32)] { // an event holds so many details; the transfer holds all
 		detail[fmt.Sprintf("log.%d", i)] = fmt.Sprintf("%s: %d to %d, root %s", l.Origin, l.From, l.To, l.Root)
 	}
+	if n := len(p.Transfer.Images); n > 0 {
+		detail["images"], detail["blobs"] = fmt.Sprint(n), fmt.Sprint(p.Transfer.Blobs)
+	}
 	action := "mirror.import"
 	if p.Release != "" {
 		action = "mirror.release"
@@ -108,7 +112,7 @@ func (m *Mirror) commitTx(tx store.Tx, p *pendingState) error {
 			return err
 		}
 	}
-	if err := commitTUF(tx, p); err != nil {
+	if err := errors.Join(commitTUF(tx, p), m.commitBlobs(tx, p)); err != nil {
 		return err
 	}
 	if p.Release != "" {

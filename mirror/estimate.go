@@ -7,13 +7,26 @@ import (
 	"math/bits"
 	"net/url"
 
+	"redoubt.internal/log/store"
+	"redoubt.internal/mirror/images"
 	"redoubt.internal/mirror/parcel"
 	"redoubt.internal/mirror/tiles"
 )
 
 // PlanReport says what the next pull would ask of whom, and what other scopes would. Its JSON form is stable.
 type PlanReport struct {
-	Logs []PlanStep `json:"logs"`
+	Logs   []PlanStep  `json:"logs"`
+	Images []PlanImage `json:"images,omitempty"`
+}
+
+// PlanImage is an image of which the next pull would gather what vouches for it.
+type PlanImage struct {
+	Reference string `json:"reference"`
+	Digest    string `json:"digest,omitempty"` // what it stands for now
+	Host      string `json:"host"`             // who is asked, and learns the name; empty for a layout
+	Known     bool   `json:"known"`            // something of it was gathered before
+	Entries   int    `json:"entries"`          // log entries that what was gathered before names
+	Error     string `json:"error,omitempty"`
 }
 
 // PlanStep is what the next pull would do for one log.
@@ -45,8 +58,8 @@ const (
 	meanExtra = 300
 )
 
-// Plan asks every log for its head and nothing else, and says what a pull would take. A log that does not answer is named in its
-// step; nothing is kept.
+// Plan asks every log for its head, and the registries what digests tags stand for, and nothing else, and says what a pull would take.
+// Who does not answer is named in its step; nothing is kept.
 func (e *Exporter) Plan(ctx context.Context) (PlanReport, error) {
 	report := PlanReport{Logs: []PlanStep{}}
 	s, err := e.state()
@@ -73,7 +86,41 @@ func (e *Exporter) Plan(ctx context.Context) (PlanReport, error) {
 		}
 		report.Logs = append(report.Logs, step)
 	}
-	return report, errors.Join(errs...)
+	report.Images, err = e.planImages(ctx)
+	return report, errors.Join(append(errs, err)...)
+}
+
+// planImages resolves the images.
+func (e *Exporter) planImages(ctx context.Context) (out []PlanImage, err error) {
+	var errs []error
+	for _, c := range e.c.Images {
+		src, refs, err := c.open(e.c.Network)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		for _, ref := range refs {
+			p := PlanImage{Reference: ref.String()}
+			if c.Layout == "" {
+				p.Host = c.Registry.Host
+			}
+			if p.Digest, err = src.Resolve(ctx, ref); err == nil {
+				var held imageState
+				err = e.c.DB.View(func(tx store.Tx) error {
+					p.Known, err = get(tx, imageKey(keyImageOut, images.Image{Reference: p.Reference, Digest: p.Digest}), &held)
+					return err
+				})
+				p.Entries = len(held.Image.Entries)
+			}
+			if err = imageErr(err); err != nil {
+				p.Error = oneLine(err)
+				errs = append(errs, err)
+			}
+			out = append(out, p)
+		}
+		src.Close()
+	}
+	return out, errors.Join(errs...)
 }
 
 // newest reads and verifies the log's newest checkpoint.

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"redoubt.internal/log/store"
+	"redoubt.internal/mirror/images"
 	"redoubt.internal/mirror/parcel"
 	"redoubt.internal/mirror/tiles"
 )
@@ -31,6 +32,8 @@ type ExporterConfig struct {
 	Logs []LogConfig
 	// TUF are the TUF repositories to collect, each with its Source.
 	TUF []TUFConfig
+	// Images are looked up for what vouches for them.
+	Images []ImageConfig
 	// Follow has the logs collected that the trusted roots of repositories name.
 	Follow []Follow
 	// Floors are the smallest sizes at which logs may begin here, by origin, in place of ShippedSizes.
@@ -56,7 +59,8 @@ type Exporter struct {
 	tuf  map[string]*tufRepo
 	root *os.Root
 
-	waiting   []LogConfig // logs whose key no collected trusted root names yet
+	named     map[string]*namedEntries // by origin: what images name of a log, while it is pulled
+	waiting   []LogConfig              // logs whose key no collected trusted root names yet
 	receivers []*parcel.Verifier
 }
 
@@ -182,6 +186,8 @@ type Packed struct {
 	Bytes    int64          `json:"bytes"`
 	Logs     []TransferStep `json:"logs"`
 	TUF      []TUFStep      `json:"tuf,omitempty"`
+	Images   int            `json:"images,omitempty"` // of which something is carried
+	Blobs    int            `json:"blobs,omitempty"`  // files of theirs
 
 	Again          []Again `json:"again,omitempty"` // parcels made once more because no receipt acknowledged them
 	Unacknowledged uint64  `json:"unacknowledged"`  // parcels that not every receiver acknowledged, this one among them
@@ -261,7 +267,12 @@ func (e *Exporter) Export(ctx context.Context, o ExportOptions) (Packed, error) 
 		return out, err
 	}
 	out.TUF, grew = tuf.steps, grew || tuf.moved
-	if len(m.Logs)+len(m.TUF) == 0 || !grew && !o.Refresh {
+	carried, err := e.blobSteps(&m)
+	if err != nil {
+		return out, err
+	}
+	grew = grew || len(m.Blobs) > 0
+	if len(m.Logs)+len(m.TUF)+len(m.Blobs) == 0 || !grew && !o.Refresh {
 		if err := tuf.left(); err != nil {
 			return out, err
 		}
@@ -270,10 +281,10 @@ func (e *Exporter) Export(ctx context.Context, o ExportOptions) (Packed, error) 
 	if o.Name == "" {
 		o.Name = fmt.Sprintf("%s-%06d", e.c.Stream, m.Sequence)
 	}
-	return e.pack(ctx, s, m, o, tuf)
+	return e.pack(ctx, s, m, o, tuf, carried)
 }
 
-func (e *Exporter) pack(ctx context.Context, s *exporterState, m parcel.Manifest, o ExportOptions, tuf tufExport) (out Packed, err error) {
+func (e *Exporter) pack(ctx context.Context, s *exporterState, m parcel.Manifest, o ExportOptions, tuf tufExport, carried []images.Image) (out Packed, err error) {
 	out.TUF = tuf.steps
 	w, err := parcel.NewWriter(o.Out, o.Name, m, o.VolumeSize)
 	if err != nil {
@@ -292,6 +303,10 @@ func (e *Exporter) pack(ctx context.Context, s *exporterState, m parcel.Manifest
 			return out, full(fmt.Errorf("packing %q: %w", l.Origin, err))
 		}
 		out.Logs = append(out.Logs, step)
+	}
+	if err := e.packBlobs(w, m.Blobs); err != nil {
+		w.Abandon()
+		return out, full(err)
 	}
 	p, err := w.Finish(e.c.Name, e.c.Signer)
 	if err != nil {
@@ -318,6 +333,9 @@ func (e *Exporter) pack(ctx context.Context, s *exporterState, m parcel.Manifest
 				return err
 			}
 		}
+		if err := blobsSent(tx, &m, carried); err != nil {
+			return err
+		}
 		for _, l := range m.Logs {
 			if err := put(tx, keySent+l.Origin, s.collected[l.Origin]); err != nil {
 				return err
@@ -334,6 +352,7 @@ func (e *Exporter) pack(ctx context.Context, s *exporterState, m parcel.Manifest
 		return out, full(err)
 	}
 	out.add(p)
+	out.Images, out.Blobs = len(carried), len(m.Blobs)
 	if err := e.publish(p, state); err != nil {
 		return out, err
 	}

@@ -136,7 +136,7 @@ func full(err error) error {
 func (in *importing) transfer() *Transfer {
 	return &Transfer{
 		Sequence: in.sequence, Digest: in.digest, Exporter: in.exporter, Created: in.created,
-		Imported: in.m.c.Now().UTC(), Outcome: "committed", Logs: in.steps, TUF: in.tufSteps,
+		Imported: in.m.c.Now().UTC(), Outcome: "committed", Logs: in.steps, TUF: in.tufSteps, Images: in.vouched, Blobs: len(in.blobs),
 		Announced: in.announced, Retired: in.retired,
 	}
 }
@@ -145,6 +145,7 @@ func (in *importing) transfer() *Transfer {
 func (in *importing) publish(ctx context.Context) error {
 	m, p := in.m, in.pending
 	p.Publish, p.Heads, p.TUF, p.Trust, p.Transfer = true, in.heads, in.tuf, in.trust, in.transfer()
+	p.Blobs, p.Images = in.blobs, in.images
 	if err := in.savePending(); err != nil {
 		return err
 	}

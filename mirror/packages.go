@@ -44,6 +44,9 @@ type importing struct {
 	tuf      []TUFHead
 	trust    []TrustChange // of each of tuf
 	tufSteps []TUFStep
+	blobs    []parcel.Blob // what vouches for images, and which of it is the list of them
+	images   parcel.Digest
+	vouched  []TransferImage
 	blocked  []error // logs that are not moved: they showed two histories, or they or their key are not known
 	pool     sync.Pool
 }
@@ -64,12 +67,18 @@ func (in *importing) next(want parcel.Name, buf []byte) ([]byte, error) {
 	return b, nil
 }
 
-// readAll takes the TUF repositories of the parcel, whose word decides which logs are known, and then the logs.
+// readAll takes the TUF repositories of the parcel, whose word decides which logs are known, then the logs, then what vouches for images.
 func (in *importing) readAll(ctx context.Context, n *parcel.Manifest) error {
 	if err := in.readTUFs(ctx, n); err != nil {
 		return err
 	}
-	return in.readLogs(ctx, n.Logs)
+	if err := in.readLogs(ctx, n.Logs); err != nil {
+		return err
+	}
+	if err := in.readBlobs(ctx, n); err != nil {
+		return err
+	}
+	return in.end()
 }
 
 // readLogs takes the logs of the parcel one after the other.
@@ -79,6 +88,11 @@ func (in *importing) readLogs(ctx context.Context, logs []parcel.Log) error {
 			return err
 		}
 	}
+	return nil
+}
+
+// end requires that nothing follows.
+func (in *importing) end() error {
 	if got, _, err := in.files(nil); err == nil {
 		return fmt.Errorf("%w: %s is more than the manifest calls for", parcel.ErrManifest, got)
 	} else if err != io.EOF {

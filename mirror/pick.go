@@ -43,9 +43,9 @@ func (e *Exporter) wanted(ctx context.Context, log *knownLog, size uint64, find 
 	if err != nil {
 		return nil, err
 	}
-	list := slices.Concat(log.Records, log.selected.Indexes)
-	if log.selected.byContent() {
-		found, err := find(ctx, log.selected)
+	list := slices.Concat(log.Records, log.selected.Indexes, e.namedIndexes(log.Origin))
+	if sel := e.asked(log); sel.byContent() {
+		found, err := find(ctx, sel)
 		if err != nil {
 			return nil, err
 		}

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 
+	"redoubt.internal/mirror/images"
 	"redoubt.internal/mirror/parcel"
 )
 
@@ -13,11 +14,14 @@ import (
 // whoever holds them what the enclave is interested in.
 //
 //	redoubt.mirror.picklist/v1 <domain>
+//	image <reference>
+//	...
 //	log <origin>
 //	digest <digest>  |  identity <expression>  |  issuer <expression>  |  module <module@version>  |  index <number>  |  pad <number>
 //	...
 type Picklist struct {
 	Domain string
+	Images []string    // references of images that what vouches for is wanted of, ascending
 	Logs   []PickedLog // ascending by origin
 }
 
@@ -33,9 +37,9 @@ const (
 	MaxPicklist = 1 << 20
 )
 
-// NewPicklist returns what the configured logs select, in order. ErrNothing when that is nothing.
-func NewPicklist(domain string, logs []LogConfig) (*Picklist, error) {
-	p := &Picklist{Domain: domain}
+// NewPicklist returns what the configured logs select, in order, and the images. ErrNothing when that is nothing.
+func NewPicklist(domain string, logs []LogConfig, refs []string) (*Picklist, error) {
+	p := &Picklist{Domain: domain, Images: slices.Compact(slices.Sorted(slices.Values(refs)))}
 	for _, l := range logs {
 		s, err := l.Select.check()
 		if err != nil {
@@ -45,8 +49,8 @@ func NewPicklist(domain string, logs []LogConfig) (*Picklist, error) {
 			p.Logs = append(p.Logs, PickedLog{l.Origin, s.Select})
 		}
 	}
-	if len(p.Logs) == 0 {
-		return nil, fmt.Errorf("%w: no log has a selector", ErrNothing)
+	if len(p.Logs)+len(p.Images) == 0 {
+		return nil, fmt.Errorf("%w: no log has a selector and no image is named", ErrNothing)
 	}
 	slices.SortFunc(p.Logs, func(a, b PickedLog) int { return strings.Compare(a.Origin, b.Origin) })
 	again, err := ParsePicklist(p.Text())
@@ -60,6 +64,9 @@ func NewPicklist(domain string, logs []LogConfig) (*Picklist, error) {
 func (p *Picklist) Text() []byte {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s%s\n", picklistHeader, p.Domain)
+	for _, i := range p.Images {
+		fmt.Fprintf(&b, "image %s\n", i)
+	}
 	for _, l := range p.Logs {
 		fmt.Fprintf(&b, "log %s\n", l.Origin)
 		for _, kind := range []struct {
@@ -98,11 +105,20 @@ func ParsePicklist(text []byte) (*Picklist, error) {
 			p.Logs = append(p.Logs, PickedLog{Origin: value})
 			continue
 		}
+		if kind == "image" && len(p.Logs) == 0 {
+			p.Images = append(p.Images, value)
+			continue
+		}
 		if len(p.Logs) == 0 || value == "" {
 			return nil, bad(i+2, "a selector of no log, or an empty one")
 		}
 		if err := p.Logs[len(p.Logs)-1].Select.addLine(kind, value); err != nil {
 			return nil, bad(i+2, err.Error())
+		}
+	}
+	for i, text := range p.Images {
+		if _, err := images.ParseReference(text); err != nil || len(p.Images) > images.MaxImages || i > 0 && p.Images[i-1] >= text {
+			return nil, fmt.Errorf("%w: picklist: image %.200q stands in the wrong place, or is none", ErrConfig, text)
 		}
 	}
 	for i, l := range p.Logs {
@@ -115,7 +131,7 @@ func ParsePicklist(text []byte) (*Picklist, error) {
 			return nil, fmt.Errorf("%w: picklist: log %.100q selects nothing, or stands in the wrong place", ErrConfig, l.Origin)
 		}
 	}
-	if len(p.Logs) == 0 || len(p.Logs) > parcel.MaxLogs || string(p.Text()) != string(text) {
+	if len(p.Logs)+len(p.Images) == 0 || len(p.Logs) > parcel.MaxLogs || string(p.Text()) != string(text) {
 		return nil, fmt.Errorf("%w: this picklist is not written as it has to be", ErrConfig)
 	}
 	return p, nil

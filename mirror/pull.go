@@ -17,6 +17,8 @@ import (
 type PullReport struct {
 	Logs []PullStep `json:"logs"`
 	TUF  []TUFStep  `json:"tuf,omitempty"`
+	// Images are what vouches for the configured images.
+	Images []ImageStep `json:"images,omitempty"`
 }
 
 // PullStep is what a pull did for one log.
@@ -46,6 +48,11 @@ func (e *Exporter) Pull(ctx context.Context) (PullReport, error) {
 	if err := e.refreshLogs(); err != nil {
 		return report, errors.Join(append(errs, err)...)
 	}
+	var gathered bool
+	if report.Images, gathered, err = e.pullImages(ctx); err != nil {
+		errs = append(errs, err)
+	}
+	moved = moved || gathered
 	s, err := e.state()
 	if err != nil {
 		return report, errors.Join(append(errs, err)...)

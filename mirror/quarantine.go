@@ -214,7 +214,11 @@ func (m *Mirror) releaseOne(ctx context.Context, q Quarantined) ([]TransferStep,
 	if err := in.begin(&pendingState{Digest: q.Parcel, Sequence: q.Sequence, Done: make([]uint64, 1), Release: q.Origin}); err != nil {
 		return nil, err
 	}
-	if err := in.readLogs(ctx, []parcel.Log{q.Log}); err != nil {
+	err = in.readLogs(ctx, []parcel.Log{q.Log})
+	if err == nil {
+		err = in.end()
+	}
+	if err != nil {
 		return nil, errors.Join(err, in.m.c.DB.Update(func(tx store.Tx) error { return tx.Delete([]byte(keyPending)) }), m.root.RemoveAll("staging"))
 	}
 	if err := in.publish(ctx); err != nil {

@@ -178,6 +178,7 @@ type ReconcileReport struct {
 	Digest   parcel.Digest `json:"digest"`
 	Logs     []LogReport   `json:"logs"`
 	TUF      []TUFReport   `json:"tuf,omitempty"`
+	Images   *ImageReport  `json:"images,omitempty"` // of what vouches for images, where there is any
 	Watched  *WatchReport  `json:"watched,omitempty"`
 	Claims   *ClaimsReport `json:"claims,omitempty"` // do bundles seen inside stand in the mirror
 	Waiting  int           `json:"quarantined"`      // parts of parcels in quarantine
@@ -218,6 +219,9 @@ func (r *ReconcileReport) Err() error {
 	}
 	if err := r.Claims.err(); err != nil {
 		damaged = append(damaged, err)
+	}
+	if r.Images != nil && r.Images.Err() != nil {
+		damaged = append(damaged, r.Images.Err())
 	}
 	all := append(forks, damaged...)
 	for _, g := range r.Missing {
@@ -265,6 +269,14 @@ func (m *Mirror) Reconcile(ctx context.Context) (r *ReconcileReport, err error) 
 	}
 	if r.TUF, err = m.recheckTUF(ctx); err != nil {
 		return nil, err
+	}
+	images, err := m.FsckImages(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if images.Files+len(images.Problems) > 0 {
+		images.Problems = images.Problems[:min(len(images.Problems), maxProblems)]
+		r.Images = &images
 	}
 	if err := m.lookAround(ctx, r); err != nil {
 		return nil, err

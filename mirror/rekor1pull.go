@@ -75,6 +75,7 @@ func (k known) close() {
 
 // pullRekor1Sparse collects the step to the newest of the checkpoints that the head and the records came with.
 func (e *Exporter) pullRekor1Sparse(ctx context.Context, s *rekor1, from Head, note []byte, to Checkpoint, sh *shelf, out *PullStep) error {
+	e.numbered(s.log.Origin, s.first)
 	want, err := e.wanted(ctx, s.log, to.Size, s.find)
 	if err != nil {
 		return err

@@ -260,7 +260,7 @@ func TestPicklist(t *testing.T) {
 		{Origin: "a.example", Select: Select{Modules: []string{"golang.org/x/mod@v0.42.0"}}},
 		{Origin: "none.example"},
 	}
-	p, err := NewPicklist("corp.internal", logs)
+	p, err := NewPicklist("corp.internal", logs, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -276,7 +276,7 @@ func TestPicklist(t *testing.T) {
 	if _, err := p.Apply(logs[:1]); !errors.Is(err, ErrUnknownOrigin) {
 		t.Fatal(err)
 	}
-	if _, err := NewPicklist("corp.internal", logs[2:]); !errors.Is(err, ErrNothing) {
+	if _, err := NewPicklist("corp.internal", logs[2:], nil); !errors.Is(err, ErrNothing) {
 		t.Fatal(err)
 	}
 	for _, change := range [][2]string{

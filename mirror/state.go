@@ -111,6 +111,9 @@ type Transfer struct {
 	Retired   []string       `json:"retired_keys,omitempty"`   // keys that may not sign any more
 	Logs      []TransferStep `json:"logs"`
 	TUF       []TUFStep      `json:"tuf,omitempty"`
+	// Images are those of which the parcel brought something, in so many files.
+	Images []TransferImage `json:"images,omitempty"`
+	Blobs  int             `json:"blobs,omitempty"`
 }
 
 // TransferStep is what a parcel did to a log.
@@ -148,7 +151,9 @@ type pendingState struct {
 	Heads    []Head        `json:"heads,omitempty"`
 	Transfer *Transfer     `json:"transfer,omitempty"`
 	TUF      []TUFHead     `json:"tuf,omitempty"`
-	Trust    []TrustChange `json:"trust,omitempty"` // what each of TUF changes
+	Trust    []TrustChange `json:"trust,omitempty"`  // what each of TUF changes
+	Blobs    []parcel.Blob `json:"blobs,omitempty"`  // what vouches for images
+	Images   parcel.Digest `json:"images,omitempty"` // the one of Blobs that lists them
 	// Quarantined are the parts that wait for their log to be known; Release is the log whose waiting part this takes in.
 	Quarantined []Quarantined `json:"quarantined,omitempty"`
 	Release     string        `json:"release,omitempty"`

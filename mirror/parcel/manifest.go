@@ -36,8 +36,10 @@ type Manifest struct {
 	Sequence uint64 `json:"-"` // number of the parcel in its stream, from 1, in the second line
 
 	Announce    []string `json:"announce,omitempty"` // verifier keys that may sign from the next parcel on, ascending
+	Blobs       []Blob   `json:"blobs,omitempty"`    // what vouches for images and is new, ascending by digest
 	Created     Time     `json:"created"`            // when the exporter says it packed the parcel; unproven
 	Exporter    string   `json:"exporter"`           // NAME+HASH of the key that signs
+	Images      Digest   `json:"images,omitempty"`   // of the blob that lists the images the blobs belong to
 	Logs        []Log    `json:"logs"`               // what moves, in the order of the files
 	MinImporter int      `json:"min_importer"`       // lowest Format an importer must know
 	Previous    Digest   `json:"previous"`           // digest of the parcel before, empty for the first
@@ -195,7 +197,7 @@ func (m *Manifest) check() error {
 		return bad("exporter %.80q", m.Exporter)
 	case m.Created.Year() < 2000 || m.Created.Year() > 9999:
 		return bad("created %v", m.Created)
-	case m.Logs == nil || len(m.Logs)+len(m.TUF) == 0 || len(m.Logs) > MaxLogs || len(m.TUF) > MaxTUF:
+	case m.Logs == nil || len(m.Logs)+len(m.TUF)+len(m.Blobs) == 0 || len(m.Logs) > MaxLogs || len(m.TUF) > MaxTUF:
 		return bad("%d logs and %d TUF repositories", len(m.Logs), len(m.TUF))
 	case len(m.Volumes) == 0 || len(m.Volumes) > MaxVolumes:
 		return bad("%d volumes", len(m.Volumes))
@@ -209,6 +211,9 @@ func (m *Manifest) check() error {
 		}
 	}
 	if err := m.checkKeys(); err != nil {
+		return err
+	}
+	if err := m.checkBlobs(); err != nil {
 		return err
 	}
 	for i, l := range m.Logs {

@@ -1,6 +1,7 @@
 package parcel
 
 import (
+	"bytes"
 	"cmp"
 	"fmt"
 	"strconv"
@@ -9,10 +10,11 @@ import (
 	"redoubt.internal/mirror/tiles"
 )
 
-// Name is the name of a file in a parcel: a file of a TUF repository, or one file of the log at index Log of the
+// Name is the name of a file in a parcel: a file of a TUF repository, a blob, or one file of the log at index Log of the
 // manifest: the checkpoint, the nodes, a record or, with none of those set, a tile.
 type Name struct {
-	TUF        TUFName // unless its Kind is 0; then nothing else is set
+	TUF        TUFName  // unless its Kind is 0; then nothing else is set
+	Blob       BlobName // where it is Set nothing else is
 	Log        int
 	Checkpoint bool
 	Nodes      bool       // hashes of the subtrees that prove the records (ScopeSparse)
@@ -27,6 +29,8 @@ func (n Name) String() string {
 		return n.TUF.String()
 	}
 	switch {
+	case n.Blob.Set:
+		return n.Blob.String()
 	case n.Checkpoint:
 		return fmt.Sprintf("logs/%d/checkpoint", n.Log)
 	case n.Nodes:
@@ -42,6 +46,9 @@ func ParseName(s string) (Name, error) {
 	bad := fmt.Errorf("%w: %.100q is not on the list of names", ErrManifest, s)
 	if n, ok := parseTUFName(s); ok {
 		return Name{TUF: n}, nil
+	}
+	if n, ok := parseBlobName(s); ok {
+		return Name{Blob: n}, nil
 	}
 	rest, ok := strings.CutPrefix(s, "logs/")
 	if !ok {
@@ -74,7 +81,10 @@ func (n Name) within(m *Manifest) bool {
 	if n.TUF.Kind != 0 {
 		return n.TUF.in(m)
 	}
-	if n.Log >= len(m.Logs) {
+	if n.Blob.Set {
+		return n.Blob.in(m)
+	}
+	if n.Log < 0 || n.Log >= len(m.Logs) {
 		return false
 	}
 	size := m.Logs[n.Log].To.Size
@@ -92,6 +102,8 @@ func (n Name) Limit() int64 {
 	switch {
 	case n.TUF.Kind != 0:
 		return n.TUF.limit()
+	case n.Blob.Set:
+		return MaxBlob
 	case n.Checkpoint:
 		return MaxCheckpoint
 	case n.Nodes:
@@ -111,10 +123,19 @@ const MaxCheckpoint = 64 << 10
 const maxNodes = (MaxRecords + 2) * 45 * tiles.HashSize
 
 // Compare orders names as they stand in a parcel: those of TUF repositories first; by log; its checkpoint, its nodes, its records, its hash tiles from the top level
-// down, its bundles of entries and then of extras. Two widths of one tile are the same name: only one may be there.
+// down, its bundles of entries and then of extras; blobs last, by digest. Two widths of one tile are the same name: only one may be there.
 func Compare(a, b Name) int {
 	if a.TUF.Kind != 0 || b.TUF.Kind != 0 {
 		return cmp.Or(cmp.Compare(min(b.TUF.Kind, 1), min(a.TUF.Kind, 1)), compareTUF(a.TUF, b.TUF))
+	}
+	if a.Blob.Set || b.Blob.Set {
+		if !b.Blob.Set {
+			return 1
+		}
+		if !a.Blob.Set {
+			return -1
+		}
+		return bytes.Compare(a.Blob.Digest[:], b.Blob.Digest[:])
 	}
 	rank := func(n Name) int {
 		switch {

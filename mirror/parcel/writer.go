@@ -84,7 +84,14 @@ func (w *Writer) Add(n Name, data []byte) error {
 	if w.last != nil && Compare(*w.last, n) >= 0 {
 		return fmt.Errorf("%w: %s does not come after %s", ErrManifest, n, *w.last)
 	}
-	if n.TUF.Kind != 0 && !n.TUF.in(&w.m) || n.TUF.Kind == 0 && (n.Log < 0 || n.Log >= len(w.m.Logs)) || int64(len(data)) > n.Limit() {
+	called := n.Log >= 0 && n.Log < len(w.m.Logs)
+	switch {
+	case n.TUF.Kind != 0:
+		called = n.TUF.in(&w.m)
+	case n.Blob.Set:
+		called = n.Blob.in(&w.m)
+	}
+	if !called || int64(len(data)) > n.Limit() {
 		return fmt.Errorf("%w: %s of %d bytes", ErrManifest, n, len(data))
 	}
 	w.last = &n
