@@ -50,6 +50,8 @@ type Mirror struct {
 	Watch []MirrorWatch `yaml:"watch,omitempty"`
 	// Interval is how often the running server reconciles (0: only by verb or timer).
 	Interval Duration `yaml:"interval,omitempty"`
+	// Reconcile says what reconcile looks at beside what is stored. Inside only.
+	Reconcile MirrorReconcile `yaml:"reconcile,omitempty"`
 	// Hosts give mirrored logs host names of their own, besides <name>.<host of the mirror service>: host name to the log's origin, or to
 	// the host of a Rekor v1 server, all trees of which are read there. The listener's certificate must name them. Inside only.
 	Hosts map[string]string `yaml:"hosts,omitempty"`

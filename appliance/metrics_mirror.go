@@ -19,6 +19,8 @@ var (
 	mirrorOutcome     = prometheus.NewDesc("redoubt_mirror_last_reconcile_outcome", "1 for how the last reconcile ended: clean, findings, or failed where no report could be made.", []string{"outcome"}, nil)
 	mirrorCode        = prometheus.NewDesc("redoubt_mirror_last_reconcile_code", "Exit code of the gravest finding of the last report, 0 without one.", nil, nil)
 	mirrorClaims      = prometheus.NewDesc("redoubt_mirror_claims", "Entries of mirrored logs that bundles seen inside claim, by how they stood at the last reconcile.", []string{"stands"}, nil)
+	mirrorCoverRatio  = prometheus.NewDesc("redoubt_mirror_coverage_ratio", "Share of the running image digests that an entry of a log held here says are signed, at the last reconcile; absent where an inventory could not be read.", nil, nil)
+	mirrorCoverImages = prometheus.NewDesc("redoubt_mirror_coverage_images", "Running image digests at the last reconcile, and containers that have none, by how they stand.", []string{"state"}, nil)
 	mirrorProblems    = prometheus.NewDesc("redoubt_mirror_damaged", "Problems of stored bytes in the last report.", nil, nil)
 	mirrorLevel       = prometheus.NewDesc("redoubt_mirror_stale_level", "What the thresholds make of that age: 0 fresh, 1 warn, 2 deny-new, 3 deny-all.", []string{"origin"}, nil)
 	mirrorTrustAge    = prometheus.NewDesc("redoubt_mirror_trust_age_seconds", "Since the TUF repository was last observed at its mirrored state, by the exporter's clock.", []string{"repository"}, nil)
@@ -32,7 +34,7 @@ var (
 )
 
 func (g mirrorGauges) Describe(to chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{mirrorAge, mirrorLevel, mirrorTrustAge, mirrorTrustLevel, mirrorLag, mirrorOutcome, mirrorCode, mirrorClaims, mirrorProblems, mirrorSize, mirrorReconciled, mirrorConflicts, mirrorWatchHits, mirrorMissing, mirrorQuarantined} {
+	for _, d := range []*prometheus.Desc{mirrorAge, mirrorLevel, mirrorTrustAge, mirrorTrustLevel, mirrorLag, mirrorOutcome, mirrorCode, mirrorClaims, mirrorCoverRatio, mirrorCoverImages, mirrorProblems, mirrorSize, mirrorReconciled, mirrorConflicts, mirrorWatchHits, mirrorMissing, mirrorQuarantined} {
 		to <- d
 	}
 }
@@ -79,6 +81,14 @@ func (g mirrorGauges) Collect(to chan<- prometheus.Metric) {
 	}
 	for _, stands := range mirror.ClaimStands {
 		send(mirrorClaims, float64(now.Claims[stands]), stands)
+	}
+	if c := now.Coverage; c != nil {
+		if share, ok := c.Ratio(); ok {
+			send(mirrorCoverRatio, share)
+		}
+		for state, n := range map[string]int{mirror.CoverSigned: c.Signed, mirror.CoverUnsigned: c.Unsigned, mirror.CoverNotCarried: c.NotCarried, mirror.CoverUnresolved: c.Unresolved} {
+			send(mirrorCoverImages, float64(n), state)
+		}
 	}
 	send(mirrorConflicts, float64(now.Status.Conflicts))
 	send(mirrorMissing, float64(now.Missing))

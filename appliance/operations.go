@@ -14,7 +14,7 @@ func operations() []operation {
 		mirrorTrustShow.operation(), mirrorTrustHistory.operation(), mirrorTrustExport.operation(),
 		mirrorProgress.operation(), mirrorPlan.operation(), mirrorPicklist.operation(), approveList.operation(), approveDrop.operation(),
 		mirrorProgress.operation(), approveList.operation(), approveDrop.operation(),
-		mirrorHits.operation(), mirrorWatchScan.operation(), mirrorWatchAck.operation(), mirrorClaimsOf.operation(),
+		mirrorHits.operation(), mirrorWatchScan.operation(), mirrorWatchAck.operation(), mirrorClaimsOf.operation(), mirrorCoverage.operation(),
 		mirrorUnfreeze.operation(), mirrorRelease.operation(), mirrorQuarantine.operation(), mirrorQuarantineOf.operation(), mirrorEvidence.operation(), mirrorEvidenceShow.operation(),
 		mirrorMedia.operation(), mirrorLook.operation(), mirrorExporters.operation(), mirrorAnnounce.operation(), mirrorAcceptExporter.operation(), mirrorContinue.operation(),
 		createBackup.operation(), readStatus.operation(),

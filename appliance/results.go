@@ -72,6 +72,7 @@ var resultDocs = []resultDoc{
 	{"mirror evidence, mirror evidence verify", reflect.TypeFor[*mirror.Evidence](), "", nil},
 	{"mirror evidence list", reflect.TypeFor[evidenceResult](), "", nil},
 	{"mirror evidence show", reflect.TypeFor[evidenceText](), "", nil},
+	{"mirror coverage", reflect.TypeFor[*mirror.CoverageReport](), "", nil},
 	{"mirror claims", reflect.TypeFor[[]mirror.EntryClaim](), "", nil},
 	{"mirror watch list", reflect.TypeFor[[]mirror.Hit](), "", nil},
 	{"mirror watch scan", reflect.TypeFor[mirror.WatchReport](), "", nil},

@@ -83,3 +83,9 @@ func forge(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	ts.Check(os.WriteFile(ts.MkAbs(args[3]), signed, 0o644))
 }
+
+// inventory DIR FILE sets mirror.reconcile.inventory.
+func runs(ts *testscript.TestScript, neg bool, args []string) {
+	arguments(ts, neg, args, 2, "inventory DIR FILE")
+	reconfigure(ts, args[0], func(c *Config) { c.Mirror.Reconcile.Inventory = []string{ts.MkAbs(args[1])} })
+}

@@ -16,7 +16,7 @@ import (
 func mirrorCommand() *cli.Command {
 	return &cli.Command{
 		Name: "mirror", Usage: "carry public logs across the gap, prove them again inside, reconcile",
-		Subcommands: slices.Concat(mirrorOutside(), []*cli.Command{importCommand(), artifactsCommand(), mirrorFsckCommand(), evidenceCommand(), mirrorTrustCommand(), claimsCommand()}, mirrorTransfers(), mirrorInside(), mirrorReceipts(), mirrorPlans(), mirrorDecisions()),
+		Subcommands: slices.Concat(mirrorOutside(), []*cli.Command{importCommand(), artifactsCommand(), mirrorFsckCommand(), evidenceCommand(), mirrorTrustCommand(), claimsCommand(), coverageCommand()}, mirrorTransfers(), mirrorInside(), mirrorReceipts(), mirrorPlans(), mirrorDecisions()),
 	}
 }
 
@@ -126,6 +126,7 @@ func mirrorInside() []*cli.Command {
 					fmt.Fprintf(w, "MISSING parcels %d to %d\n", m.First, m.Last)
 				}
 				printClaims(w, r.Report.Claims)
+				printCoverage(w, r.Report.Coverage)
 				printWatched(w, r.Report.Watched)
 				if n := r.Report.Waiting; n > 0 {
 					fmt.Fprintf(w, "QUARANTINE %d parts of parcels wait: redoubt mirror quarantine list\n", n)

@@ -2,6 +2,7 @@ package mirror
 
 import (
 	"context"
+	"fmt"
 
 	"redoubt.internal/log/store"
 )
@@ -16,6 +17,15 @@ func (m *Mirror) lookAround(ctx context.Context, r *ReconcileReport) error {
 	if r.Claims, err = m.reclaim(ctx); err != nil {
 		return err
 	}
+	if m.c.Cover != nil {
+		covered, err := m.c.Cover(ctx)
+		if err != nil {
+			return fmt.Errorf("asking what covers the running images: %w", err)
+		}
+		if r.Coverage, err = m.cover(covered); err != nil {
+			return err
+		}
+	}
 	r.Watched, err = m.Watch(ctx)
 	return err
 }
@@ -26,7 +36,8 @@ type Gauges struct {
 	Missing     uint64 // parcels known to be missing
 	Quarantined int    // parts of parcels that wait
 	Hits        map[string]int
-	Claims      map[string]int // entries that bundles seen inside claim, by how they stood at the last reconcile
+	Coverage    *CoverageReport // of the last reconcile, without images; nil where none was asked for
+	Claims      map[string]int  // entries that bundles seen inside claim, by how they stood at the last reconcile
 }
 
 // Gauges reads them. It proves nothing.
@@ -55,7 +66,17 @@ func (m *Mirror) Gauges(ctx context.Context) (g Gauges, err error) {
 		}
 	}
 	var claims claimTotals
-	err = m.c.DB.View(func(tx store.Tx) error { _, err := get(tx, keyClaims, &claims); return err })
+	err = m.c.DB.View(func(tx store.Tx) error {
+		var covered CoverageReport
+		ok, err := get(tx, keyCoverage, &covered)
+		if err == nil && ok && m.c.Cover != nil {
+			g.Coverage = &covered
+		}
+		if err == nil {
+			_, err = get(tx, keyClaims, &claims)
+		}
+		return err
+	})
 	g.Claims = claims.Stands
 	return g, err
 }

@@ -63,6 +63,8 @@ type Config struct {
 	Peers []string
 	// Watch names entries that must not appear in a mirrored log unnoticed.
 	Watch []WatchConfig
+	// Cover says at every reconcile how what runs is covered by signatures in the logs; nil asks nobody.
+	Cover func(context.Context) (*CoverageReport, error)
 	// Quota is the largest number of bytes a parcel may unpack to; 0 leaves it to the free space of the disk.
 	Quota int64
 	// Signer and Name sign reconcile reports as C2SP notes. Without a Signer reports are not signed.

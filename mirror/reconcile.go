@@ -180,13 +180,15 @@ type ReconcileReport struct {
 	TUF      []TUFReport   `json:"tuf,omitempty"`
 	Images   *ImageReport  `json:"images,omitempty"` // of what vouches for images, where there is any
 	Watched  *WatchReport  `json:"watched,omitempty"`
-	Claims   *ClaimsReport `json:"claims,omitempty"` // do bundles seen inside stand in the mirror
-	Waiting  int           `json:"quarantined"`      // parts of parcels in quarantine
+	Waiting  int           `json:"quarantined"` // parts of parcels in quarantine
 	Missing  []Range       `json:"missing"`
 	Refused  []Incident    `json:"refused"`           // the newest of them
 	Refusals int           `json:"refused_total"`     // how many are remembered
 	Scrubbed time.Time     `json:"scrubbed,omitzero"` // everything that is stored was hashed at this time or later
 	Note     []byte        `json:"-"`                 // the report as a C2SP note signed by this mirror, nil without a key
+
+	Claims   *ClaimsReport   `json:"claims,omitempty"`   // do bundles seen inside stand in the mirror
+	Coverage *CoverageReport `json:"coverage,omitempty"` // is what runs signed
 }
 
 // A report is a note, and a note has at most a million bytes.

@@ -222,6 +222,27 @@ func (x *Index) Find(ctx context.Context, origin, term string) ([]uint64, error)
 	return slices.Compact(out), nil
 }
 
+// Some returns entries of a log that have a term, ascending and at most limit of them.
+func (x *Index) Some(ctx context.Context, origin, term string, limit int) ([]mirror.Record, error) {
+	l, err := x.of(ctx, origin)
+	if err != nil {
+		return nil, err
+	}
+	found := l.candidates(term, 4*limit) // some may only share the hash
+	slices.Sort(found)
+	var out []mirror.Record
+	for _, i := range slices.Compact(found) {
+		r, err := x.m.Record(origin, i)
+		if err != nil {
+			return nil, err
+		}
+		if hit(r, term) && len(out) < limit {
+			out = append(out, r)
+		}
+	}
+	return out, nil
+}
+
 // hit tells whether an entry really has a term.
 func hit(r mirror.Record, term string) bool {
 	if strings.EqualFold(term, leafTerm(tiles.LeafHash(r.Leaf))) {
