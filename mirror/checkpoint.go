@@ -63,7 +63,8 @@ type knownLog struct {
 	key      *parcel.Verifier
 	former   []*parcel.Verifier
 	selected *selection
-	policy   *Policy // nil: no witnesses are asked for
+	policy   *Policy      // nil: no witnesses are asked for
+	signed   *signedTimes // told what was signed when, while a parcel is proven
 }
 
 func knownLogs(configs []LogConfig) (map[string]*knownLog, error) {

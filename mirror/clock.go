@@ -62,6 +62,9 @@ func (m *Mirror) AcceptClock(ctx context.Context) (was, now time.Time, err error
 	was, now = s.stream.Floor, m.c.Now().UTC()
 	detail := map[string]string{"was": was.Format(time.RFC3339), "now": now.Format(time.RFC3339)}
 	s.stream.Floor = now
+	if s.stream.Signed.Time.After(now.Add(clockAhead)) { // taken under the clock that was ahead, of a log whose clock is
+		s.stream.Signed = signedAt{}
+	}
 	return was, now, m.record(ctx, Event{Action: "mirror.clock", Object: m.c.Stream, Outcome: "success", Detail: detail}, func(tx store.Tx) error {
 		return put(tx, keyStream, s.stream)
 	})

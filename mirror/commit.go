@@ -132,7 +132,7 @@ func commitStream(tx store.Tx, p *pendingState) error {
 	if last.Sequence+1 != p.Sequence {
 		return fmt.Errorf("committing parcel %d after %d: %w", p.Sequence, last.Sequence, store.ErrConflict)
 	}
-	last = streamState{Sequence: p.Sequence, Digest: p.Digest, Floor: laterOf(last.Floor, p.Transfer.Imported)}
+	last = streamState{Sequence: p.Sequence, Digest: p.Digest, Floor: laterOf(last.Floor, p.Transfer.Imported), Signed: last.Signed.later(p.Signed)}
 	if err := put(tx, keyStream, last); err != nil {
 		return err
 	}

@@ -64,6 +64,7 @@ func (l *knownLog) checkRekor(r Record, x entry.Extra) error {
 		}
 		err := x.Verify(r.Leaf, k.Public())
 		if err == nil {
+			l.signed.saw(x.Time(), "an entry of log "+strconv.Quote(l.Origin))
 			return nil
 		}
 		errs = append(errs, err)

@@ -41,6 +41,13 @@ func (m *Mirror) judge(p *parcel.Parcel, s *snapshot, newerFollows bool) (*Trans
 	if err := m.judgeTUF(n); err != nil {
 		return nil, err
 	}
+	signed, err := m.heldSigned(s)
+	if err != nil {
+		return nil, err
+	}
+	if err := judgeMade(n, signed); err != nil {
+		return nil, err
+	}
 	for _, l := range n.Logs {
 		if err := m.judgeLog(s, l); err != nil {
 			return nil, err

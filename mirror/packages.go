@@ -37,6 +37,8 @@ type importing struct {
 
 	announced, retired []string // exporter keys the parcel announces and retires
 
+	signed signedTimes // what logs and witnesses signed, of what was proven
+
 	rehearsal bool // nothing is recorded and nothing is committed
 
 	heads    []Head
@@ -78,7 +80,10 @@ func (in *importing) readAll(ctx context.Context, n *parcel.Manifest) error {
 	if err := in.readBlobs(ctx, n); err != nil {
 		return err
 	}
-	return in.end()
+	if err := in.end(); err != nil {
+		return err
+	}
+	return in.judgeSigned(n)
 }
 
 // readLogs takes the logs of the parcel one after the other.
@@ -170,12 +175,14 @@ func (in *importing) reaches(l parcel.Log, to Checkpoint, seen Cosigned, head *H
 		return fmt.Errorf("log %q: %w", l.Origin, err)
 	}
 	head.Size, head.Root, head.Proven = to.Size, to.Root, seen.Time
+	in.signed.saw(seen.Time, fmt.Sprintf("what a quorum of witnesses saw of log %q", l.Origin))
+	in.signed.saw(in.m.log(l.Origin).key.TreeHeadTime(head.Note), fmt.Sprintf("the tree head of log %q", l.Origin))
 	return nil
 }
 
 // takeTiles takes a log at the scopes that carry tiles.
 func (in *importing) takeTiles(ctx context.Context, i int, l parcel.Log, own Head, head *Head, stage *shelf) error {
-	m, log := in.m, in.m.log(l.Origin)
+	m, log := in.m, in.m.log(l.Origin).watched(&in.signed)
 	// Tiles that come before what proves them go to the staging folder unproven, and are read from there to be proven.
 	carried, plan := make(map[tiles.Tile][]byte), planStep(l.Scope, l.From.Size, l.To.Size, l.Extras)
 	for _, t := range plan.spine {
@@ -242,7 +249,7 @@ func (in *importing) takeRecords(ctx context.Context, i int, l parcel.Log, own H
 	if err != nil {
 		return err
 	}
-	s, err := openSparse(m.log(l.Origin), own, head.Note, l.Records)
+	s, err := openSparse(m.log(l.Origin).watched(&in.signed), own, head.Note, l.Records)
 	if err != nil {
 		return err
 	}
@@ -360,6 +367,7 @@ func (in *importing) advance(stage *shelf, i int, done uint64) error {
 		return err
 	}
 	in.pending.Done[i] = done
+	in.pending.Signed = in.pending.Signed.later(in.signed.get())
 	return in.savePending()
 }
 

@@ -19,6 +19,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"redoubt.internal/log"
 	"redoubt.internal/log/rekor"
@@ -38,12 +39,13 @@ type v1Shard struct {
 	merkle *log.Log
 	log    *rekor.Log
 	n      int
+	now    time.Time
 }
 
 // newShard starts a shard after those before it, which must take no more entries.
 func newShard(t testing.TB, tree int64, before ...*v1Shard) *v1Shard {
 	t.Helper()
-	s := &v1Shard{t: t, tree: tree}
+	s := &v1Shard{t: t, tree: tree, now: time.Date(2026, 11, 20, 11, 0, 0, 0, time.UTC)}
 	var err error
 	if s.key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
 		t.Fatal(err)
@@ -68,9 +70,10 @@ func newShard(t testing.TB, tree int64, before ...*v1Shard) *v1Shard {
 }
 
 func (s *v1Shard) serve(before ...*v1Shard) {
-	c := rekor.Config{Log: s.merkle, Signer: s.key, Hostname: site1, TreeID: s.tree, Serves: []rekor.Generation{rekor.V1}}
+	now := func() time.Time { return s.now }
+	c := rekor.Config{Log: s.merkle, Signer: s.key, Hostname: site1, TreeID: s.tree, Serves: []rekor.Generation{rekor.V1}, Now: now}
 	for _, b := range before {
-		frozen := rekor.Config{Log: b.merkle, Signer: b.key, Hostname: site1, TreeID: b.tree, Serves: c.Serves, Frozen: true, FirstIndex: c.FirstIndex}
+		frozen := rekor.Config{Log: b.merkle, Signer: b.key, Hostname: site1, TreeID: b.tree, Serves: c.Serves, Frozen: true, FirstIndex: c.FirstIndex, Now: now}
 		l, err := rekor.New(frozen)
 		if err != nil {
 			s.t.Fatal(err)

@@ -46,7 +46,8 @@ const maxIncidents = 1000
 type streamState struct {
 	Sequence uint64        `json:"sequence"`
 	Digest   parcel.Digest `json:"digest"`
-	Floor    time.Time     `json:"floor"` // latest local time at which anything was committed
+	Floor    time.Time     `json:"floor"`           // latest local time at which anything was committed
+	Signed   signedAt      `json:"signed,omitzero"` // latest time that logs and witnesses signed, of all that was committed
 }
 
 // Head is the last good head of a log.
@@ -154,6 +155,7 @@ type pendingState struct {
 	Trust    []TrustChange `json:"trust,omitempty"`  // what each of TUF changes
 	Blobs    []parcel.Blob `json:"blobs,omitempty"`  // what vouches for images
 	Images   parcel.Digest `json:"images,omitempty"` // the one of Blobs that lists them
+	Signed   signedAt      `json:"signed,omitzero"`  // latest time that logs and witnesses signed, of what is staged
 	// Quarantined are the parts that wait for their log to be known; Release is the log whose waiting part this takes in.
 	Quarantined []Quarantined `json:"quarantined,omitempty"`
 	Release     string        `json:"release,omitempty"`

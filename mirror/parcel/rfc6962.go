@@ -10,8 +10,12 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
+	"time"
+
+	"golang.org/x/mod/sumdb/note"
 )
 
 // typeRFC6962 is the signature of a Certificate Transparency log under a checkpoint (C2SP static-ct-api, "Checkpoints").
@@ -52,6 +56,22 @@ func ctVerifierOf(name string, pub crypto.PublicKey) (*Verifier, error) {
 	id := sha256.Sum256(spki)
 	sum := sha256.Sum256(append([]byte(name+"\n\x05"), id[:]...))
 	return &Verifier{name: name, kind: typeRFC6962, hash: binary.BigEndian.Uint32(sum[:]), key: pub}, nil
+}
+
+// TreeHeadTime is the time in a tree head that this key signed, of a Certificate Transparency log; zero of any other note.
+func (v *Verifier) TreeHeadTime(signed []byte) time.Time {
+	if v.kind != typeRFC6962 {
+		return time.Time{}
+	}
+	n, err := note.Open(signed, note.VerifierList(v))
+	if err != nil {
+		return time.Time{}
+	}
+	sig, err := base64.StdEncoding.DecodeString(n.Sigs[0].Base64)
+	if err != nil || len(sig) < 12 { // of the key hash and the timestamp
+		return time.Time{}
+	}
+	return time.UnixMilli(int64(binary.BigEndian.Uint64(sig[4:]) & math.MaxInt64)).UTC()
 }
 
 // verifyTreeHead verifies an RFC6962NoteSignature over the text of a checkpoint:
