@@ -18,13 +18,13 @@ import (
 
 // build fills the new state directory dir: configuration, keys and certificates by a ceremony, the logs with their
 // high-water marks, the first audit record, the trust repository. A failure leaves nothing but keys made inside a token.
-func build(ctx context.Context, cfg *Config, dir layout, request initRequest, logger *slog.Logger, out io.Writer) (*initResult, error) {
+func build(ctx context.Context, cfg *Config, dir layout, request initRequest, logger *slog.Logger, out io.Writer) (result *initResult, err error) {
 	for _, sub := range []string{"keys", "pki", "db", "mirror", "inbox", "run"} {
 		if err := os.MkdirAll(dir.path(sub), 0o700); err != nil {
 			return nil, err
 		}
 	}
-	result := &initResult{URLs: cfg.urls(), OneTree: cfg.Log.oneTree()}
+	result = &initResult{URLs: cfg.urls(), OneTree: cfg.Log.oneTree()}
 	if path := cfg.Keys.PassphraseFile; path != "" {
 		result.PassphraseFile = path
 		if request.PassphraseFile == "" {
@@ -49,6 +49,14 @@ func build(ctx context.Context, cfg *Config, dir layout, request initRequest, lo
 	if err := request.makeKeys(ctx, cfg, dir, keys, out); err != nil {
 		return nil, err
 	}
+	details := map[string]string{"profile": cfg.Profile}
+	if cfg.issued() {
+		fmt.Fprintln(out, "making the root of the listeners' certificates")
+		if result.TLSFingerprint, err = makeTLSRoot(ctx, cfg, dir, keys); err != nil {
+			return nil, err
+		}
+		details["tls-root"] = result.TLSFingerprint
+	}
 	fmt.Fprintln(out, "making logs and trust repository")
 	if err := createState(ctx, cfg, dir, keys, logger); err != nil {
 		return nil, err
@@ -60,7 +68,8 @@ func build(ctx context.Context, cfg *Config, dir layout, request initRequest, lo
 	defer in.close()
 	root := sha256.Sum256(in.caChain[len(in.caChain)-1].Raw)
 	result.RootFingerprint = hex.EncodeToString(root[:])
-	if err := in.record(ctx, request.Actor, "init", cfg.Domain, map[string]string{"root": result.RootFingerprint, "profile": cfg.Profile}); err != nil {
+	details["root"] = result.RootFingerprint
+	if err := in.record(ctx, request.Actor, "init", cfg.Domain, details); err != nil {
 		return nil, err
 	}
 	entries, err := listKeys.run(ctx, in, request.Actor, struct{}{})

@@ -88,10 +88,13 @@ type Service struct {
 type TLS struct {
 	// Cert is a PEM file: the certificate, then its intermediates.
 	Cert string `yaml:"cert,omitempty"`
-	// Key is its PEM private key.
+	// Key is its PEM private key, or the URI of a key in a token.
 	Key string `yaml:"key,omitempty"`
 	// CA is the PEM file clients need to trust the certificate; handed out by `client setup` as ca-bundle.pem.
 	CA string `yaml:"ca,omitempty"`
+	// Life of the certificates that are made here, below the site's own TLS root, where cert is left out and keys.roles.tls is set:
+	// 1h to 397 days (default 90 days). They are renewed at two thirds of it.
+	Life Duration `yaml:"life,omitempty"`
 }
 
 // Keys locates the private keys. URIs name keys; what a key is for is said in roles.

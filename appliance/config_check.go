@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"redoubt.internal/ca/frontend"
 	"redoubt.internal/log/rekor"
 	"redoubt.internal/mirror"
 )
@@ -57,7 +58,7 @@ const maxShard = 9999 // keeps file names and origins short
 func (k *Keys) roles() (roles []string) {
 	shards := slices.DeleteFunc(slices.Collect(maps.Keys(k.Roles)), func(role string) bool { return shardNumber(role) < 2 })
 	slices.SortFunc(shards, func(a, b string) int { return shardNumber(a) - shardNumber(b) })
-	for _, role := range allRoles {
+	for _, role := range slices.Concat(allRoles, []string{roleTLS}) {
 		if role == roleRekor2 {
 			roles = append(roles, shards...)
 		} else if _, ok := k.Roles[role]; ok {
@@ -99,8 +100,8 @@ func (c *Config) check() error {
 	owner := map[string]string{}
 	for _, role := range slices.Sorted(maps.Keys(c.Keys.Roles)) {
 		uri := c.Keys.Roles[role]
-		if !slices.Contains(allRoles, role) && shardNumber(role) == 0 && !isMirrorRole(role) {
-			bad("keys.roles.%s: no such role; roles are %s, rekor-<n> of further artifact logs, and mirror-<name> of mirrored trust repositories", role, strings.Join(allRoles, ", "))
+		if !slices.Contains(allRoles, role) && role != roleTLS && shardNumber(role) == 0 && !isMirrorRole(role) {
+			bad("keys.roles.%s: no such role; roles are %s, tls, rekor-<n> of further artifact logs, and mirror-<name> of mirrored trust repositories", role, strings.Join(allRoles, ", "))
 		}
 		if err := checkKeyURI(uri); err != nil {
 			bad("keys.roles.%s: %w", role, err)
@@ -126,7 +127,7 @@ func (c *Config) check() error {
 		bad("issuer.enabled: the built-in issuer is refused in the production profile")
 	}
 	for name, s := range c.Services.all() {
-		if err := checkService(s, name == "metrics", c.TLS.Cert != ""); err != nil {
+		if err := checkService(s, name == "metrics", c.encrypts()); err != nil {
 			bad("services.%s: %w", name, err)
 		}
 	}
@@ -140,6 +141,9 @@ func (c *Config) check() error {
 	}
 	if (c.TLS.Cert == "") != (c.TLS.Key == "") {
 		bad("tls: cert and key come together")
+	}
+	if life := time.Duration(c.TLS.Life); life != 0 && (life < frontend.MinLife || life > frontend.MaxLife) {
+		bad("tls.life: %s is not between %s and %s", life, frontend.MinLife, frontend.MaxLife)
 	}
 	if c.Services.OIDC == nil && c.Issuer.Enabled {
 		bad("issuer.enabled: needs services.oidc")
@@ -248,7 +252,7 @@ func checkService(s *Service, loopbackOnly, tls bool) error {
 		return fmt.Errorf("listen: %s is not a loopback address", s.Listen)
 	}
 	if !loopback && !tls {
-		return fmt.Errorf("listen: %s is not a loopback address, so tls.cert and tls.key are needed", s.Listen)
+		return fmt.Errorf("listen: %s is not a loopback address, so tls.cert and tls.key, or keys.roles.tls, are needed", s.Listen)
 	}
 	u, err := url.Parse(s.URL)
 	if err != nil {

@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -169,6 +172,18 @@ func checkClock() error {
 	return nil
 }
 
+// clientRoots are what clients of the listeners trust: tls.ca, or what this machine trusts.
+func clientRoots(cfg *Config, dir layout) *x509.CertPool {
+	if cfg.TLS.CA == "" {
+		return nil
+	}
+	pool := x509.NewCertPool()
+	if text, err := os.ReadFile(dir.resolve(cfg.TLS.CA)); err == nil {
+		pool.AppendCertsFromPEM(text)
+	}
+	return pool
+}
+
 // checkListeners asks every service for its liveness, when a server holds the directory.
 func checkListeners(ctx context.Context, cfg *Config, dir layout) (checks []check) {
 	conn, err := dialSocket(ctx, dir)
@@ -176,13 +191,17 @@ func checkListeners(ctx context.Context, cfg *Config, dir layout) (checks []chec
 		return nil // nothing serves, nothing to reach
 	}
 	conn.Close()
-	client := http.Client{Timeout: probeTimeout}
+	client := http.Client{Timeout: probeTimeout, Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: clientRoots(cfg, dir)}}}
 	for _, name := range serviceNames {
 		s := cfg.Services.all()[name]
 		if s == nil || !isLoopback(s.Listen) {
 			continue
 		}
-		request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.Listen+"/healthz", nil)
+		scheme := "http://"
+		if cfg.encrypts() && strings.HasPrefix(s.URL, "https:") {
+			scheme = "https://"
+		}
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme+s.Listen+"/healthz", nil)
 		if err == nil {
 			var response *http.Response
 			if response, err = client.Do(request); err == nil {

@@ -70,6 +70,7 @@ func (in *instance) checks(ctx context.Context) (checks []check) {
 	checks = append(checks, result("trust repository", in.tufFresh(), "`redoubt trust renew`"))
 	checks = append(checks, result("clock", in.clockSane(), "set the clock: a certificate or a head lies in the future"))
 	checks = append(checks, in.mirrorChecks(ctx)...)
+	checks = append(checks, in.tlsChecks()...)
 	return append(checks, in.endingChecks()...)
 }
 
@@ -120,6 +121,14 @@ func (in *instance) clockSane() error {
 
 // registerGauges adds what is read from the instance when the metrics page is fetched. It may be called again when there are more logs.
 func (s *server) registerGauges() {
+	if s.cfg.encrypts() {
+		s.metrics.gauge("redoubt_tls_not_after_timestamp_seconds", "When the certificate of the listeners ends; 0 while there is none.", func() float64 {
+			if c := s.front.shown.Load(); c != nil {
+				return float64(c.Leaf.NotAfter.Unix())
+			}
+			return 0
+		})
+	}
 	for _, l := range s.instance().logs() {
 		name := "redoubt_" + strings.ReplaceAll(l.role, "-", "_")
 		s.metrics.gauge(name+"_log_size", "Entries under the last signed head.", func() float64 {

@@ -34,9 +34,11 @@ func initCommand() *cli.Command {
 			&cli.StringSliceFlag{Name: "highwater", Usage: "counter of a TPM that binds high-water marks besides the file: tpm:nv=0x01...... (repeatable)", EnvVars: []string{"REDOUBT_HIGHWATER"}},
 			&cli.StringFlag{Name: "passphrase-file", Usage: "passphrase of software keys (default: a random one in DIR/keys)", EnvVars: []string{"REDOUBT_PASSPHRASE_FILE"}},
 			&cli.BoolFlag{Name: "allow-software-keys", Usage: "accept software keys in the production profile", EnvVars: []string{"REDOUBT_ALLOW_SOFTWARE_KEYS"}},
-			&cli.StringFlag{Name: "tls-cert", Usage: "PEM certificate of the listeners (production)", EnvVars: []string{"REDOUBT_TLS_CERT"}},
-			&cli.StringFlag{Name: "tls-key", Usage: "PEM private key of the listeners (production)", EnvVars: []string{"REDOUBT_TLS_KEY"}},
+			&cli.StringFlag{Name: "tls-cert", Usage: "PEM certificate of the listeners (production; default: made here below a TLS root of this site)", EnvVars: []string{"REDOUBT_TLS_CERT"}},
+			&cli.StringFlag{Name: "tls-key", Usage: "its private key: a PEM file, or the URI of a key in a token", EnvVars: []string{"REDOUBT_TLS_KEY"}},
 			&cli.StringFlag{Name: "tls-ca", Usage: "PEM of the CA that signed --tls-cert, handed to clients", EnvVars: []string{"REDOUBT_TLS_CA"}},
+			&cli.StringFlag{Name: "address", Usage: "IP address of this machine: each service on a port of its own there, for sites without DNS (production)", EnvVars: []string{"REDOUBT_ADDRESS"}},
+			&cli.IntFlag{Name: "first-port", Value: 8441, Usage: "with --address: the first of those ports", EnvVars: []string{"REDOUBT_FIRST_PORT"}},
 			&cli.StringFlag{Name: "ceremony", Usage: "folder of a ceremony held before (found or offline-root): its keys and certificates are taken over", EnvVars: []string{"REDOUBT_CEREMONY"}},
 			&cli.StringFlag{Name: "owner", Usage: "user that will run the server; everything made is given to it", EnvVars: []string{"REDOUBT_OWNER"}},
 			&cli.StringFlag{Name: "plugin", Usage: "SCHEME=PATH: sigstore KMS plugin behind --keys SCHEME://PREFIX, pinned by its SHA-256 as it is now", EnvVars: []string{"REDOUBT_PLUGIN"}},
@@ -52,7 +54,7 @@ func initCommand() *cli.Command {
 			request := initRequest{
 				Dir: c.String("dir"), Domain: c.String("domain"), Profile: c.String("profile"), Keys: c.String("keys"), Plugin: c.String("plugin"),
 				PassphraseFile: c.String("passphrase-file"), AllowSoftware: c.Bool("allow-software-keys"),
-				TLSCert: c.String("tls-cert"), TLSKey: c.String("tls-key"), TLSCA: c.String("tls-ca"), Owner: c.String("owner"), OneTree: c.Bool("one-tree"),
+				TLSCert: c.String("tls-cert"), TLSKey: c.String("tls-key"), TLSCA: c.String("tls-ca"), Address: c.String("address"), FirstPort: c.Int("first-port"), Owner: c.String("owner"), OneTree: c.Bool("one-tree"),
 				TPMDevice: c.String("tpm-device"), TPMAuthFile: c.String("tpm-auth-file"), TPMPlain: c.Bool("tpm-plain-sessions"), HighWater: c.StringSlice("highwater"), Actor: localActor(),
 			}
 			if folder := c.String("ceremony"); folder != "" {
@@ -73,6 +75,8 @@ func initCommand() *cli.Command {
 type initRequest struct {
 	Dir, Domain, Profile, Keys, PassphraseFile string
 	TLSCert, TLSKey, TLSCA, Owner, Actor       string
+	Address                                    string // of own ports; "" for host names on one
+	FirstPort                                  int
 	Plugin                                     string // SCHEME=PATH
 	AllowSoftware                              bool
 	adopted                                    *adopted // a ceremony held before
@@ -88,7 +92,8 @@ type initResult struct {
 	Config          string            `json:"config"`
 	HighWater       string            `json:"highwater"`
 	PassphraseFile  string            `json:"passphraseFile,omitempty"`
-	RootFingerprint string            `json:"rootFingerprint"` // SHA-256 of the root certificate, lower-case hex
+	RootFingerprint string            `json:"rootFingerprint"`              // SHA-256 of the root certificate, lower-case hex
+	TLSFingerprint  string            `json:"tlsRootFingerprint,omitempty"` // SHA-256 of the listeners' root, where it is made here
 	Keys            []keyRecord       `json:"keys"`
 	URLs            map[string]string `json:"urls"`
 	Software        bool              `json:"softwareKeys"`
@@ -308,7 +313,11 @@ func (r *initResult) print(w io.Writer) {
 	if r.PassphraseFile != "" {
 		fmt.Fprintf(w, "passphrase file   %s\n", r.PassphraseFile)
 	}
-	fmt.Fprintf(w, "root certificate  SHA-256 %s\n\nkeys\n", r.RootFingerprint)
+	fmt.Fprintf(w, "root certificate  SHA-256 %s\n", r.RootFingerprint)
+	if r.TLSFingerprint != "" {
+		fmt.Fprintf(w, "TLS root          SHA-256 %s\n", r.TLSFingerprint)
+	}
+	fmt.Fprint(w, "\nkeys\n")
 	for _, k := range r.Keys {
 		fmt.Fprintf(w, "  %-9s %-11s %s\n", k.Role, k.Algorithm, k.URI)
 	}

@@ -72,7 +72,7 @@ var listKeys = verb[struct{}, []keyEntry]{"keys.list", func(ctx context.Context,
 		for _, end := range ends {
 			if end.name == k.Name {
 				e.Until, e.UntilWhat = end.at, end.what
-				e.AlarmDays = alarm(end.at, in.now())
+				e.AlarmDays = alarm(alarmDays, end.at, in.now())
 			}
 		}
 		if chain := in.chainFile(k.Role, h.find(k.Name)); chain != "" {
@@ -189,9 +189,9 @@ func (in *instance) endings() []ending {
 // alarmDays are the steps in which an ending is announced; the last one is urgent.
 var alarmDays = []int{7, 30, 90}
 
-// alarm is the smallest step that at lies within; 0 while it is further away than all of them.
-func alarm(at, now time.Time) int {
-	for _, days := range alarmDays {
+// alarm is the smallest of the steps, in days, that at lies within; 0 while it is further away than all of them.
+func alarm(steps []int, at, now time.Time) int {
+	for _, days := range steps {
 		if at.Before(now.AddDate(0, 0, days)) {
 			return days
 		}
@@ -203,7 +203,7 @@ func alarm(at, now time.Time) int {
 func (in *instance) endingChecks() (checks []check) {
 	for _, e := range in.endings() {
 		c := check{Name: "end of " + e.name, OK: true}
-		if days := alarm(e.at, in.now()); days > 0 {
+		if days := alarm(alarmDays, e.at, in.now()); days > 0 {
 			left := max(0, int(e.at.Sub(in.now()).Hours()/24))
 			c = check{Name: c.Name, Warning: true, Urgent: days == alarmDays[0], Fix: e.fix,
 				Reason: fmt.Sprintf("its %s ends on %s, in %d days; alarms are at 90, 30 and 7", e.what, e.at.UTC().Format(time.DateOnly), left)}
@@ -244,7 +244,7 @@ func (s *server) registerEndings() {
 		})
 		s.metrics.labelled("redoubt_trust_alarm_days", "90, 30 or 7 once fewer days are left, 0 before.", label, func() float64 {
 			end, _ := find(e.role)
-			return float64(alarm(end.at, s.instance().now()))
+			return float64(alarm(alarmDays, end.at, s.instance().now()))
 		})
 	}
 	s.metrics.gauge("timestamp_authority_certificate_valid_days_remaining", "Days until the timestamp certificate ends.", func() float64 {

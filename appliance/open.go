@@ -69,6 +69,7 @@ type instance struct {
 	issuer            *identity.Issuer            // the built-in one; nil in production
 	workloads         *identity.Issuer            // its second name; nil in production
 	issuance          atomic.Pointer[issuance]
+	front             *frontEnd // the certificate that a server's listeners show; nil without a server
 	authorityDB       store.DB
 
 	failed  chan error // a writer that stopped by itself

@@ -13,10 +13,9 @@ func operations() []operation {
 		mirrorReceipt.operation(), mirrorReceiptRead.operation(), mirrorHeads.operation(), mirrorCompare.operation(), mirrorObserved.operation(),
 		mirrorTrustShow.operation(), mirrorTrustHistory.operation(), mirrorTrustExport.operation(),
 		mirrorProgress.operation(), mirrorPlan.operation(), mirrorPicklist.operation(), approveList.operation(), approveDrop.operation(),
-		mirrorProgress.operation(), approveList.operation(), approveDrop.operation(),
 		mirrorHits.operation(), mirrorWatchScan.operation(), mirrorWatchAck.operation(), mirrorClaimsOf.operation(), mirrorCoverage.operation(),
 		mirrorUnfreeze.operation(), mirrorRelease.operation(), mirrorQuarantine.operation(), mirrorQuarantineOf.operation(), mirrorEvidence.operation(), mirrorEvidenceShow.operation(),
 		mirrorMedia.operation(), mirrorLook.operation(), mirrorExporters.operation(), mirrorAnnounce.operation(), mirrorAcceptExporter.operation(), mirrorContinue.operation(),
-		createBackup.operation(), readStatus.operation(),
+		createBackup.operation(), tlsShow.operation(), tlsRenew.operation(), readStatus.operation(),
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -48,36 +49,74 @@ func productionConfig(request initRequest) (*Config, error) {
 		return nil, hinted(errors.New("the production profile keeps its keys in hardware, and --keys names software keys"),
 			"--keys 'pkcs11:token=NAME?module-path=PATH&pin-source=FILE', or --allow-software-keys if you accept that copying the disk copies the keys")
 	}
-	if request.TLSCert == "" || request.TLSKey == "" {
-		return nil, usage("the production profile needs --tls-cert and --tls-key: a certificate of your site for fulcio., rekor., tsa., ct., tuf. and mirror.%s", domain)
+	if (request.TLSCert == "") != (request.TLSKey == "") {
+		return nil, usage("--tls-cert and --tls-key come together: a certificate of your site for fulcio., rekor., tsa., ct., tuf. and mirror.%s", domain)
 	}
 	cfg, err := baseConfig(domain, request.Keys, request.OneTree)
 	if err != nil {
 		return nil, err
 	}
 	cfg.Profile, cfg.Keys.AllowSoftware = profileProduction, request.AllowSoftware
-	cfg.TLS = TLS{Cert: request.TLSCert, Key: request.TLSKey, CA: request.TLSCA}
-	for _, path := range []*string{&cfg.TLS.Cert, &cfg.TLS.Key, &cfg.TLS.CA} {
-		if *path == "" {
-			continue
-		}
-		if *path, err = filepath.Abs(*path); err != nil {
-			return nil, err
-		}
+	if request.TLSCert == "" {
+		cfg.Keys.Roles[roleTLS] = keyURI(cfg.Keys.Token, roleTLS)
+		cfg.TLS = TLS{CA: tlsRootFile}
+	} else if cfg.TLS, err = siteTLS(request); err != nil {
+		return nil, err
 	}
-	if _, err := tls.LoadX509KeyPair(cfg.TLS.Cert, cfg.TLS.Key); err != nil {
-		return nil, fmt.Errorf("--tls-cert and --tls-key: %w", err)
+	if err := request.checkPorts(); err != nil {
+		return nil, err
 	}
+	port := request.FirstPort
 	for _, name := range serviceNames {
-		switch name {
-		case "oidc", "console": // the built-in issuer is for dev; the console has no login
-		case "metrics":
+		switch {
+		case name == "oidc" || name == "console": // the built-in issuer is for dev; the console has no login
+		case name == "metrics":
 			cfg.Services.set(name, &Service{Listen: "127.0.0.1:9464", URL: "http://127.0.0.1:9464"})
+		case request.Address != "":
+			at := net.JoinHostPort(request.Address, strconv.Itoa(port))
+			cfg.Services.set(name, &Service{Listen: at, URL: "https://" + at})
+			port++
 		default:
 			cfg.Services.set(name, &Service{Listen: "0.0.0.0:443", URL: "https://" + name + "." + domain})
 		}
 	}
 	return cfg, nil
+}
+
+// siteTLS is a certificate of the site's own.
+func siteTLS(request initRequest) (t TLS, err error) {
+	t = TLS{Cert: request.TLSCert, Key: request.TLSKey, CA: request.TLSCA}
+	for _, path := range []*string{&t.Cert, &t.Key, &t.CA} {
+		if *path == "" || isKeyURI(*path) {
+			continue
+		}
+		if *path, err = filepath.Abs(*path); err != nil {
+			return t, err
+		}
+	}
+	if isKeyURI(t.Key) {
+		_, err = readChain(t.Cert)
+	} else {
+		_, err = tls.LoadX509KeyPair(t.Cert, t.Key)
+	}
+	if err != nil {
+		return t, fmt.Errorf("--tls-cert and --tls-key: %w", err)
+	}
+	return t, nil
+}
+
+// checkPorts refuses an address that no client could call by, and ports that are not there.
+func (request *initRequest) checkPorts() error {
+	if request.Address == "" {
+		return nil
+	}
+	if ip := net.ParseIP(request.Address); ip == nil || ip.IsUnspecified() || ip.IsMulticast() {
+		return usage("--address %q: want the IP address that clients reach this machine at", request.Address)
+	}
+	if request.FirstPort < 1 || request.FirstPort+len(serviceNames) > 65535 {
+		return usage("--first-port %d: want 1 to %d", request.FirstPort, 65535-len(serviceNames))
+	}
+	return nil
 }
 
 // baseConfig is what both profiles have in common: one key for each role in one token, and an artifact log for each wire format,

@@ -172,7 +172,7 @@ func (s *server) operate(ctx context.Context, o operation, actor string, args js
 // take makes in the instance that is served: its rooms answer from now on.
 func (s *server) take(in *instance) {
 	s.swap.Lock()
-	s.in = in
+	s.in, in.front = in, &s.front
 	s.swap.Unlock()
 	rooms := in.handlers(s)
 	s.rooms.Store(&rooms)
@@ -194,6 +194,7 @@ func (s *server) resume() {
 	work.Go(func() { in.reconcileEvery(ctx) })
 	work.Go(func() { in.observeEvery(ctx) })
 	work.Go(func() { in.lookEvery(ctx) })
+	work.Go(func() { s.front.keep(ctx, in) })
 	s.pause = func() { stop(); work.Wait() }
 }
 

@@ -63,6 +63,7 @@ var resultDocs = []resultDoc{
 	{"log export", reflect.TypeFor[logExport](), "", nil},
 	{"log verify", reflect.TypeFor[logVerified](), "", nil},
 	{"audit list", reflect.TypeFor[[]audit.Record](), "", nil},
+	{"tls show, tls renew", reflect.TypeFor[tlsState](), "", nil},
 	{"trust publish, trust renew, trust status", reflect.TypeFor[[]trust.RoleStatus](), "", nil},
 	{"mirror key", reflect.TypeFor[keyLine](), "", nil},
 	{"mirror plan", reflect.TypeFor[mirror.PlanReport](), "", nil},

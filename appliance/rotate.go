@@ -56,6 +56,7 @@ var (
 var whyNot = map[string]string{
 	roleRoot:     "a new root is a ceremony of its own: `redoubt ceremony plan`, kind rotate-root, with cross-signing",
 	roleAudit:    "its tree is the record of this instance, and a second tree would part the record of what is recorded now from the intents before it; seal it by `redoubt audit verify` and start a new instance",
+	roleTLS:      "clients know it by its certificate: give them a new CA first, and the listeners a certificate of that (tls.cert, tls.key, tls.ca)",
 	roleExporter: "the next exporting host makes its own (`redoubt init`); this one announces that line (`redoubt mirror key`) in its last parcel, `redoubt mirror export --announce LINE`; for a host that is lost, `redoubt mirror exporter announce` inside",
 }
 

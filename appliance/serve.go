@@ -94,7 +94,7 @@ type server struct {
 	configPath string
 	metrics    *metrics
 	health     *health
-	tls        atomic.Pointer[tls.Certificate] // replaced by SIGHUP
+	front      frontEnd
 }
 
 // run serves until ctx ends, then drains: no new connections, requests under way finish within limits.drain, the control
@@ -109,7 +109,8 @@ func (s *server) run(ctx context.Context, readyFile string) error {
 	if err := s.instance().finish(ctx); err != nil {
 		s.logger.Error("publishing what a rotation changed; the next start tries again", "error", err)
 	}
-	if err := s.loadTLS(s.cfg.TLS); err != nil {
+	s.in.front = &s.front
+	if err := s.loadTLS(ctx, s.cfg.TLS); err != nil {
 		return err
 	}
 	servers, err := s.listen()
@@ -218,7 +219,7 @@ func (s *server) listen() (bound []boundListener, err error) {
 		if addresses[svc.Listen] == nil {
 			addresses[svc.Listen] = map[string]http.Handler{}
 		}
-		encrypted[svc.Listen] = encrypted[svc.Listen] || u.Scheme == "https" && s.tls.Load() != nil
+		encrypted[svc.Listen] = encrypted[svc.Listen] || u.Scheme == "https" && s.cfg.encrypts()
 		if _, taken := addresses[svc.Listen][u.Hostname()]; taken {
 			return bound, fmt.Errorf("services.%s: another service has the same listen address and host name", name)
 		}
@@ -231,7 +232,7 @@ func (s *server) listen() (bound []boundListener, err error) {
 		}
 		if encrypted[address] {
 			listener = tls.NewListener(listener, &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"},
-				GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.tls.Load(), nil }})
+				GetCertificate: s.front.certificate})
 		}
 		bound = append(bound, boundListener{address, listener, s.httpServer(byHost(hosts, s.alias))})
 	}
@@ -322,17 +323,18 @@ func (s *server) readiness() map[string]any {
 
 const timestampPath = "/api/v1/timestamp"
 
-// loadTLS reads the certificate of the listeners. A listener speaks TLS when its service's URL is https and there is a
-// certificate; without one, an https URL on a loopback address means that a proxy of the site stands in front.
-func (s *server) loadTLS(t TLS) error {
-	if t.Cert == "" {
-		return nil
+// loadTLS takes the certificate of the listeners, or makes it. A listener speaks TLS when its service's URL is https and there is, or
+// will be, a certificate; without one, an https URL on a loopback address means that a proxy of the site stands in front. A token that is
+// away when one is to be made does not stop the server: it is tried again.
+func (s *server) loadTLS(ctx context.Context, t TLS) error {
+	switch in := s.instance(); {
+	case t.Cert != "":
+		return s.front.load(ctx, in, t)
+	case in.cfg.issued() && s.front.shown.Load() == nil:
+		if err := s.front.renew(ctx, in, "redoubt"); err != nil {
+			s.logger.Error("making the certificate of the listeners; it is tried again", "error", err)
+		}
 	}
-	pair, err := tls.LoadX509KeyPair(s.in.dir.resolve(t.Cert), s.in.dir.resolve(t.Key))
-	if err != nil {
-		return fmt.Errorf("loading the TLS certificate: %w", err)
-	}
-	s.tls.Store(&pair)
 	return nil
 }
 
@@ -349,7 +351,7 @@ func (s *server) reload() {
 	}
 	notifySystemd("RELOADING=1")
 	defer notifySystemd("READY=1")
-	if err := s.loadTLS(next.TLS); err != nil {
+	if err := s.loadTLS(context.Background(), next.TLS); err != nil {
 		s.logger.Error("reloading the TLS certificate; the old one stays", "error", err)
 	}
 	if err := s.reloadInstance(next); err != nil {

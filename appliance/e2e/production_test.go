@@ -31,7 +31,8 @@ const siteIssuer = "https://login.corp.internal"
 // TestProduction serves a site as one would: every service under its own host name on one TLS port, with a certificate of the site's
 // own CA, and identities of an issuer whose keys are pinned because nobody can reach it.
 func TestProduction(t *testing.T) {
-	l := newProductionLab(t)
+	ca, certificate, key := siteTLS(t, t.TempDir())
+	l := newProductionLab(t, ca, "--tls-cert", certificate, "--tls-key", key)
 	cosign := client(t, cosign3)
 	for _, generation := range generations {
 		signing := []string{"--signing-config", l.in(generation.signingConfig), "--trusted-root", l.in("trusted_root.json")}
@@ -50,13 +51,47 @@ func TestProduction(t *testing.T) {
 	t.Run("afterwards", func(t *testing.T) { afterwards(t, l) })
 }
 
-func newProductionLab(t *testing.T) *lab {
+// TestOwnFrontEnd serves a site that has no TLS certificates of its own: stock clients trust the root that init made, under host names on
+// one port and, without DNS, on an address with a port for each service. The certificate is renewed between two signatures.
+func TestOwnFrontEnd(t *testing.T) {
+	for name, arguments := range map[string][]string{"host names": nil, "own ports": {"--address", "127.0.0.1", "--first-port", "9441"}} {
+		t.Run(name, func(t *testing.T) {
+			l := newProductionLab(t, "", arguments...)
+			cosign := client(t, cosign3)
+			blob := func(t *testing.T) {
+				signing := []string{"--signing-config", l.in(generations[1].signingConfig), "--trusted-root", l.in("trusted_root.json")}
+				cosign3Blob(t, l, cosign, signing, guarded[generations[1].name])
+			}
+			t.Run("blob", blob)
+			before := l.session(t).run(t, l.binary, "--config", l.config, "tls", "show", "-o", "json")
+			after := l.session(t).run(t, l.binary, "--config", l.config, "tls", "renew", "-o", "json")
+			if string(before) == string(after) {
+				t.Fatalf("the certificate was not renewed: %s", after)
+			}
+			t.Run("blob after a renewal", blob)
+			t.Run("from the TUF repository alone", func(t *testing.T) { cosignTUF(t, l, cosign) })
+			t.Run("rekor-cli", func(t *testing.T) { testRekorCLI(t, l) })
+			t.Run("sigstore-js", func(t *testing.T) { testJS(t, l) })
+			t.Run("without the root", func(t *testing.T) {
+				s := l.session(t, "SSL_CERT_FILE=/dev/null")
+				s.refuse(t, []string{"certificate"}, client(t, "rekor-cli-v1.5.4"), "loginfo", "--rekor_server", l.urls.Rekor)
+			})
+			t.Run("afterwards", func(t *testing.T) { afterwards(t, l) })
+		})
+	}
+}
+
+// newProductionLab serves a production site; ca is what clients need, "" for the root that init makes.
+func newProductionLab(t *testing.T, ca string, arguments ...string) *lab {
 	t.Helper()
 	l := &lab{scratch: t.TempDir(), binary: os.Getenv(binaryVariable)}
 	state := filepath.Join(l.scratch, "state")
 	l.config, l.setup = filepath.Join(state, "redoubt.yaml"), filepath.Join(l.scratch, "setup")
 	t.Cleanup(func() { l.kill(t) })
-	ca, certificate, key := siteTLS(t, l.scratch)
+	own := ca == ""
+	if own {
+		ca = filepath.Join(state, "pki", "tls-root.pem")
+	}
 	l.env = []string{"SSL_CERT_FILE=" + ca, "NODE_EXTRA_CA_CERTS=" + ca}
 	issuerKey, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
@@ -65,9 +100,12 @@ func newProductionLab(t *testing.T) *lab {
 	l.mint = func(t *testing.T) string { return siteToken(t, issuerKey) }
 
 	here := l.session(t)
-	here.run(t, l.binary, "init", "--dir", state, "--domain", domain, "--profile", "production", "--allow-software-keys",
-		"--tls-cert", certificate, "--tls-key", key, "--non-interactive")
-	configureSite(t, l.config, ca, issuerKey)
+	here.run(t, l.binary, append([]string{"init", "--dir", state, "--domain", domain, "--profile", "production", "--allow-software-keys", "--non-interactive"}, arguments...)...)
+	if own {
+		configureSite(t, l.config, "", issuerKey)
+	} else {
+		configureSite(t, l.config, ca, issuerKey)
+	}
 	here.run(t, l.binary, "config", "validate", "--config", l.config)
 	l.serve(t)
 	l.urls.OIDC = siteIssuer
@@ -76,7 +114,7 @@ func newProductionLab(t *testing.T) *lab {
 	return l
 }
 
-// configureSite adds to redoubt.yaml what an operator does: the site's CA for clients, and the issuer with its keys.
+// configureSite adds to redoubt.yaml what an operator does: the site's CA for clients, unless init made one, and the issuer with its keys.
 func configureSite(t *testing.T, file, ca string, issuerKey *rsa.PrivateKey) {
 	t.Helper()
 	content, err := os.ReadFile(file)
@@ -91,7 +129,9 @@ func configureSite(t *testing.T, file, ca string, issuerKey *rsa.PrivateKey) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	config["tls"].(map[string]any)["ca"] = ca
+	if ca != "" {
+		config["tls"].(map[string]any)["ca"] = ca
+	}
 	config["oidc-issuers"] = map[string]any{siteIssuer: map[string]any{"issuer-url": siteIssuer, "client-id": "sigstore", "type": "email", "jwks": string(keys)}}
 	if content, err = yaml.Marshal(config); err != nil {
 		t.Fatal(err)
