@@ -102,6 +102,18 @@ func (c *Config) certificateLogs() []string {
 	return names
 }
 
+// auditLogs are the names of the audit logs, the first one first. Only a retired one has a successor.
+func (c *Config) auditLogs() []string {
+	names := []string{roleAudit}
+	for name := range c.Keys.Roles {
+		if successorOf(name, roleAudit) {
+			names = append(names, name)
+		}
+	}
+	slices.SortFunc(names, func(a, b string) int { return instanceNumber(a) - instanceNumber(b) })
+	return names
+}
+
 // successorOf reports whether name is role-n.
 func successorOf(name, role string) bool {
 	return instanceNumber(name) > 0 && name[:strings.LastIndexByte(name, '-')] == role

@@ -33,7 +33,7 @@ var createBackup = verb[backupArgs, backup.Report]{"backup.create", func(ctx con
 	if err != nil {
 		return backup.Report{}, err
 	}
-	if err := in.unlock(ctx, roleAudit); err != nil {
+	if err := in.unlock(ctx, in.history.active(roleAudit), roleAudit); err != nil {
 		return backup.Report{}, err
 	}
 	if err := in.record(ctx, actor, "backup.create", a.To, map[string]string{"encryption": encryptionOf(a), "recipients": strconv.Itoa(len(a.Recipients))}); err != nil {

@@ -140,7 +140,7 @@ func (c *Config) logRoles() (roles []string) {
 	for _, a := range c.Log.Artifact {
 		roles = append(roles, a.Name)
 	}
-	return append(append(roles, c.certificateLogs()...), roleAudit)
+	return append(append(roles, c.certificateLogs()...), c.auditLogs()...)
 }
 
 // highWaterFix is what to do about err of a high-water file, or of a log whose mark does not fit.

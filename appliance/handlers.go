@@ -98,7 +98,7 @@ func (in *instance) logs() (all []namedLog) {
 	for _, c := range in.certificateLogs {
 		all = append(all, namedLog{c.name, c.log})
 	}
-	return append(all, namedLog{roleAudit, in.auditLog})
+	return append(all, in.auditLogs...)
 }
 
 // clockSane holds when now is not before anything this instance has signed.

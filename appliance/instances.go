@@ -30,6 +30,16 @@ type history struct {
 	// Unpublished is the name of the key whose last step the trust repository does not show yet.
 	Unpublished string        `json:"unpublished,omitempty"`
 	Instances   []keyInstance `json:"instances"` // of one role in the order they follow each other
+	// TrustFloor is the least version of trust metadata that is signed from here on: lower ones may have been signed by the directory
+	// that was lost.
+	TrustFloor int64 `json:"trustFloor,omitempty"`
+}
+
+// lostEntries says what is known of a log that was restored from before its last head.
+type lostEntries struct {
+	Size uint64 `json:"size"` // of the head it ends at
+	Mark uint64 `json:"mark"` // how many entries were signed; where no mark survived, Size
+	Sure bool   `json:"sure"` // a mark says so
 }
 
 const (
@@ -52,6 +62,8 @@ type keyInstance struct {
 	// TreeID and Serves are those of an artifact log.
 	TreeID int64              `json:"treeID,omitempty"`
 	Serves []rekor.Generation `json:"serves,omitempty"`
+	// Lost is set of a log that was retired because its directory was restored from before its last head.
+	Lost *lostEntries `json:"lost,omitempty"`
 	// Made is when the key was planned; for the first key of a role, when trust in it starts.
 	Made time.Time `json:"made,omitzero"`
 	// Start and End bound the signatures that count. An authority starts with its certificate.
@@ -266,7 +278,7 @@ func instanceNumber(name string) int {
 // a role; what follows it is named by the next free number.
 func rotates(role string) bool {
 	switch role {
-	case roleIssuing, roleTSA, roleCT, roleTUF, roleOIDC:
+	case roleIssuing, roleTSA, roleCT, roleTUF, roleOIDC, roleAudit:
 		return true
 	}
 	return shardNumber(role) > 0

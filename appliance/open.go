@@ -54,7 +54,8 @@ type instance struct {
 
 	artifacts         []*artifactLog // as configured
 	certificateLogs   []*certificateLog
-	ctLog, auditLog   *log.Log // the certificate log in use
+	auditLogs         []namedLog // the first one first
+	ctLog, auditLog   *log.Log   // the certificate log in use
 	audit             *audit.Log
 	ct                *ct.Log
 	tsa               *tsa.Authority
@@ -92,7 +93,7 @@ type issuance struct {
 // onlineKeys are the names of the keys a running process signs with. Those of logs that are frozen come last: what was signed
 // before can be read without them.
 func (in *instance) onlineKeys() (inUse, frozen []string) {
-	inUse = []string{in.history.active(roleIssuing), in.history.active(roleCT), roleAudit, in.history.active(roleTSA), in.history.active(roleTUF)}
+	inUse = []string{in.history.active(roleIssuing), in.history.active(roleCT), in.history.active(roleAudit), in.history.active(roleTSA), in.history.active(roleTUF)}
 	if in.cfg.Issuer.Enabled {
 		inUse = append(inUse, in.history.active(roleOIDC))
 	}
@@ -105,6 +106,11 @@ func (in *instance) onlineKeys() (inUse, frozen []string) {
 	}
 	for _, name := range in.cfg.certificateLogs() {
 		if name != in.history.active(roleCT) {
+			frozen = append(frozen, name)
+		}
+	}
+	for _, name := range in.cfg.auditLogs() {
+		if name != in.history.active(roleAudit) {
 			frozen = append(frozen, name)
 		}
 	}
@@ -196,7 +202,12 @@ func (in *instance) openLogs(ctx context.Context) (err error) {
 	if err := in.openHighWater(); err != nil {
 		return err
 	}
-	to := map[string]**log.Log{roleAudit: &in.auditLog}
+	to := map[string]**log.Log{}
+	in.auditLogs = make([]namedLog, len(in.cfg.auditLogs()))
+	for i, name := range in.cfg.auditLogs() {
+		in.auditLogs[i].role = name
+		to[name] = &in.auditLogs[i].log
+	}
 	for _, name := range in.cfg.certificateLogs() {
 		c := &certificateLog{name: name}
 		in.certificateLogs = append(in.certificateLogs, c)
@@ -214,6 +225,11 @@ func (in *instance) openLogs(ctx context.Context) (err error) {
 	for _, c := range in.certificateLogs {
 		if c.name == in.history.active(roleCT) {
 			in.ctLog = c.log
+		}
+	}
+	for _, a := range in.auditLogs {
+		if a.role == in.history.active(roleAudit) {
+			in.auditLog = a.log
 		}
 	}
 	in.noteMarks()
@@ -275,7 +291,10 @@ func (in *instance) openHighWater() error {
 
 // logConfigs describes the logs by role: which database and prefix, which origin, which key, how they are searched.
 func (in *instance) logConfigs() map[string]log.Config {
-	configs := map[string]log.Config{roleAudit: {DB: in.authorityDB, Prefix: "audit/"}}
+	configs := map[string]log.Config{}
+	for _, name := range in.cfg.auditLogs() {
+		configs[name] = log.Config{DB: in.authorityDB, Prefix: name + "/"}
+	}
 	for _, name := range in.cfg.certificateLogs() {
 		configs[name] = certificateLogConfig(in.authorityDB, name)
 	}
@@ -285,7 +304,11 @@ func (in *instance) logConfigs() map[string]log.Config {
 	for role, c := range configs {
 		c.Origin, c.Now, c.Logger = in.cfg.origin(role), in.now, in.logger
 		c.Signer = in.signer(role)
-		c.HighWater = in.marks(c.Origin)
+		if in.lost(role) == nil {
+			c.HighWater = in.marks(c.Origin)
+		} else if c.Signer != nil { // its marks are ahead of it for good: it is read and signs no head
+			c.Signer = publicOnly{c.Signer.Public()}
+		}
 		configs[role] = c
 	}
 	return configs

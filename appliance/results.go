@@ -60,6 +60,7 @@ var resultDocs = []resultDoc{
 	{"audit verify", reflect.TypeFor[fsckResult](), "", nil},
 	{"log mark", reflect.TypeFor[marked](), "", nil},
 	{"log resume", reflect.TypeFor[resumed](), "", nil},
+	{"log retire", reflect.TypeFor[retireResult](), "", nil},
 	{"log export", reflect.TypeFor[logExport](), "", nil},
 	{"log verify", reflect.TypeFor[logVerified](), "", nil},
 	{"audit list", reflect.TypeFor[[]audit.Record](), "", nil},

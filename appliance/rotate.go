@@ -83,7 +83,7 @@ var rotateKey = verb[rotateArgs, rotateResult]{"keys.rotate", func(ctx context.C
 	if err := in.mayPublish(); err != nil {
 		return rotateResult{}, err
 	}
-	if err := in.unlock(ctx, roleAudit, in.onRecord().active(roleTUF)); err != nil {
+	if err := in.unlock(ctx, in.history.active(roleAudit), in.onRecord().active(roleTUF)); err != nil {
 		return rotateResult{}, err
 	}
 	if begun, err := in.completed(ctx, role); begun != nil || err != nil {

@@ -60,6 +60,8 @@ func (in *instance) make(ctx context.Context, k keyInstance, chain string) (keyI
 		err = in.tuf.Introduce(ctx, key)
 	case k.Role == roleCT:
 		err = in.createLog(ctx, k.Name, key, certificateLogConfig(in.authorityDB, k.Name))
+	case k.Role == roleAudit:
+		err = in.createLog(ctx, k.Name, key, log.Config{DB: in.authorityDB, Prefix: k.Name + "/"})
 	case shardNumber(k.Role) > 0:
 		err = in.createArtifactLog(ctx, k, key)
 	}

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"syscall"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 )
@@ -16,4 +18,19 @@ func member(ts *testscript.TestScript, neg bool, args []string) {
 	var object map[string]any
 	ts.Check(json.Unmarshal(data, &object))
 	ts.Setenv(args[0], fmt.Sprint(object[args[2]]))
+}
+
+// crash DIR ends the server of DIR by SIGKILL and waits until the kernel has let go of the directory.
+func crash(ts *testscript.TestScript, neg bool, args []string) {
+	arguments(ts, neg, args, 1, "crash DIR")
+	signalServer(ts, args[0], syscall.SIGKILL)
+	for range 2400 {
+		release, err := layout{ts.MkAbs(args[0])}.acquire()
+		if err == nil {
+			release()
+			return
+		}
+		time.Sleep(25 * time.Millisecond)
+	}
+	ts.Fatalf("the server was not killed")
 }

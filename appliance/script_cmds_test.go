@@ -32,8 +32,8 @@ var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args [
 	"approvers": approvers, "unknown": unknown, "twin": twin, "misled": misled, "liar": liar, "newest": newest,
 	"watchfor": watchFor, "scrape": scrape, "limits": limits,
 	"drop": drop, "watch": watch, "until": until, "fromfile": fromFile, "holders": holders, "proposal": proposal,
-	"member": member,
-	"spoil":  spoil, "latch": latch, "vault": vaultServer, "buildplugin": buildPlugin, "swtpm": swtpm,
+	"member": member, "crash": crash,
+	"spoil": spoil, "latch": latch, "vault": vaultServer, "buildplugin": buildPlugin, "swtpm": swtpm,
 }
 
 func arguments(ts *testscript.TestScript, neg bool, args []string, least int, usage string) {

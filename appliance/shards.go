@@ -49,6 +49,9 @@ func (in *instance) settleShards() error {
 			a.firstIndex = record.FirstIndex
 			if slices.Contains(a.Serves, rekor.V1) {
 				next = max(next, record.FirstIndex+max(size, a.log.StoredAtOpen())) // a head may follow when the key is back
+				if lost := in.lost(a.Name); lost != nil {
+					next = max(next, record.FirstIndex+lost.taken())
+				}
 			}
 		}
 	}

@@ -104,7 +104,7 @@ func openStopped(c *cli.Context) (s *stopped, err error) {
 	for _, a := range cfg.Log.Artifact {
 		in.artifacts = append(in.artifacts, &artifactLog{ArtifactLog: a, db: s.open(dir.logDB(a.Name), a.Name)})
 	}
-	in.authorityDB = s.open(dir.authorityDB(), append(cfg.certificateLogs(), roleAudit)...)
+	in.authorityDB = s.open(dir.authorityDB(), append(cfg.certificateLogs(), cfg.auditLogs()...)...)
 	s.openMarks()
 	return s, nil
 }
@@ -198,11 +198,12 @@ func (s *stopped) fsck(ctx context.Context, role string) fsckResult {
 
 // verifyAudit checks the audit log, and where it is whole that every record reads.
 func (s *stopped) verifyAudit(ctx context.Context) fsckResult {
-	result := s.fsck(ctx, roleAudit)
+	active := s.in.history.active(roleAudit)
+	result := s.fsck(ctx, active)
 	if len(result.Problems) > 0 {
 		return result
 	}
-	c := s.config(roleAudit)
+	c := s.config(active)
 	c.Signer, c.HighWater = nil, nil // to read
 	l, err := log.Open(ctx, c)
 	if err == nil {

@@ -50,7 +50,8 @@ var auditList = verb[logArgs, []audit.Record]{"audit.list", func(ctx context.Con
 }}
 
 var auditVerify = verb[struct{}, fsckResult]{"audit.verify", func(ctx context.Context, in *instance, _ string, _ struct{}) (fsckResult, error) {
-	result, err := fsckOne(ctx, roleAudit, in.logConfigs()[roleAudit], nil)
+	active := in.history.active(roleAudit)
+	result, err := fsckOne(ctx, active, in.logConfigs()[active], nil)
 	if err != nil {
 		return result, err
 	}

@@ -189,7 +189,9 @@ func wayForward(r restoreResult) (steps []string) {
 	}
 	if lost {
 		steps = append(steps, "put the high-water file of the lost machine beside the directory, if it survived; never delete or lower a mark",
-			"`redoubt serve` proves and serves what there is, and signs nothing: signing on would give sizes a second root")
+			fmt.Sprintf("`redoubt log retire --dir %s` says which logs may have signed more than they have; with --confirm it ends them where they stand and opens the next ones", r.Dir),
+			"`redoubt serve`, then give clients the new trusted root",
+			"`redoubt log resubmit BUNDLE...`: bundles of what is missing prove it, and enter the new log")
 	} else {
 		steps = append(steps, "`redoubt serve`")
 	}

@@ -32,7 +32,7 @@ func logCommand() *cli.Command {
 					&cli.Uint64Flag{Name: "from", Usage: "older size of a consistency proof", EnvVars: []string{"REDOUBT_FROM"}}), Action: logProofAction},
 			{Name: "fsck", Usage: "recompute everything and check every head ever signed", Flags: append(stateFlags(), outputFlag()), Action: logFsckAction},
 			rotateCommand("rotate", "a new log with a new key; the one before stays readable and takes no more entries", func(c *cli.Context) (string, error) { return c.String("log"), nil }, which),
-			logResumeCommand(),
+			logResumeCommand(), logRetireCommand(),
 			logMarkCommand(),
 			logExportCommand(which), logVerifyCommand(),
 		},
@@ -48,6 +48,7 @@ type logInfo struct {
 	Time     time.Time `json:"time"`     // when the head was signed
 	Writable bool      `json:"writable"`
 	Reason   string    `json:"reason,omitempty"` // why it takes no entries
+	Lost     string    `json:"lost,omitempty"`   // what it lacks, of a log that was retired after a restore
 	Head     string    `json:"head"`             // the C2SP signed note
 }
 
@@ -57,6 +58,9 @@ var logInfos = verb[struct{}, []logInfo]{"log.info", func(_ context.Context, in 
 		info := logInfo{Log: l.role, Origin: in.cfg.origin(l.role), Size: head.Size, RootHash: hex.EncodeToString(head.Root[:]), Time: head.Time, Writable: true, Head: string(head.Note)}
 		if err := l.log.Err(); err != nil {
 			info.Writable, info.Reason = false, err.Error()
+		}
+		if lost := in.lost(l.role); lost != nil {
+			info.Writable, info.Reason, info.Lost = false, "it was retired", lost.says()
 		}
 		infos = append(infos, info)
 	}
@@ -71,6 +75,9 @@ func logInfoAction(c *cli.Context) error {
 	return printResult(c, infos, func(w io.Writer) {
 		for _, i := range infos {
 			fmt.Fprintf(w, "%-7s  %s\n         %d entries, root %s, signed %s\n", i.Log, i.Origin, i.Size, i.RootHash, i.Time.Format(time.RFC3339))
+			if i.Lost != "" {
+				fmt.Fprintf(w, "         RETIRED: %s\n", i.Lost)
+			}
 			if !i.Writable {
 				fmt.Fprintf(w, "         READ-ONLY: %s\n", i.Reason)
 			}

@@ -91,7 +91,7 @@ func (s *stopped) resume(ctx context.Context, roles []string) (r resumed, err er
 			continue
 		}
 		detail[role] = result.Halted
-		if role != roleAudit {
+		if role != s.in.history.active(roleAudit) {
 			others = append(others, role)
 			continue
 		}
@@ -119,13 +119,14 @@ func (s *stopped) resume(ctx context.Context, roles []string) (r resumed, err er
 
 // record opens the audit log alone, with its key, and writes one record to it.
 func (s *stopped) record(ctx context.Context, detail map[string]string) error {
-	key, err := s.in.keys.role(ctx, roleAudit)
+	active := s.in.history.active(roleAudit)
+	key, err := s.in.keys.role(ctx, active)
 	if err != nil {
 		return err
 	}
-	c := s.config(roleAudit)
-	if c.DB == nil || len(s.broken[roleAudit]) > 0 {
-		return errors.New(s.broken[roleAudit][0])
+	c := s.config(active)
+	if c.DB == nil || len(s.broken[active]) > 0 {
+		return errors.New(s.broken[active][0])
 	}
 	c.Signer = key
 	l, err := log.Open(ctx, c)

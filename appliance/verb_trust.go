@@ -40,7 +40,7 @@ func trustCommand() *cli.Command {
 
 // tufConfig says where the trust repository lies and which key signs it.
 func (in *instance) tufConfig() trust.RepositoryConfig {
-	return trust.RepositoryConfig{Dir: in.dir.tuf(), Signer: in.active(roleTUF), Lifetime: trust.Lifetime{Timestamp: time.Duration(in.cfg.TUF.Expiry)}, Now: in.now, Logger: in.logger}
+	return trust.RepositoryConfig{Dir: in.dir.tuf(), Floor: in.onRecord().TrustFloor, Signer: in.active(roleTUF), Lifetime: trust.Lifetime{Timestamp: time.Duration(in.cfg.TUF.Expiry)}, Now: in.now, Logger: in.logger}
 }
 
 var trustStatus = verb[struct{}, []trust.RoleStatus]{"trust.status", func(_ context.Context, in *instance, _ string, _ struct{}) ([]trust.RoleStatus, error) {

@@ -101,7 +101,7 @@ func (r *Repository) advance(ctx context.Context, next map[string]*metadata.Targ
 	t := metadata.Targets(r.expiry(r.life.Targets))
 	t.Signed.Targets = next
 	if r.targets != nil {
-		t.Signed.Version = r.targets.Signed.Version + 1
+		t.Signed.Version = max(r.targets.Signed.Version+1, r.floor)
 	}
 	if err := signAndWrite(ctx, r, t, metadata.TARGETS, versioned(t.Signed.Version, "targets")); err != nil { // 2
 		return err
@@ -112,7 +112,7 @@ func (r *Repository) advance(ctx context.Context, next map[string]*metadata.Targ
 func (r *Repository) advanceSnapshot(ctx context.Context, t *metadata.Metadata[metadata.TargetsType]) error {
 	s := metadata.Snapshot(r.expiry(r.life.Snapshot))
 	if r.snapshot != nil {
-		s.Signed.Version = r.snapshot.Signed.Version + 1
+		s.Signed.Version = max(r.snapshot.Signed.Version+1, r.floor)
 	}
 	meta, err := r.describe(versioned(t.Signed.Version, "targets"), t.Signed.Version)
 	if err != nil {
@@ -128,7 +128,7 @@ func (r *Repository) advanceSnapshot(ctx context.Context, t *metadata.Metadata[m
 func (r *Repository) advanceTimestamp(ctx context.Context, t *metadata.Metadata[metadata.TargetsType], s *metadata.Metadata[metadata.SnapshotType]) error {
 	ts := metadata.Timestamp(r.expiry(r.life.Timestamp))
 	if r.timestamp != nil {
-		ts.Signed.Version = r.timestamp.Signed.Version + 1
+		ts.Signed.Version = max(r.timestamp.Signed.Version+1, r.floor)
 	}
 	meta, err := r.describe(versioned(s.Signed.Version, "snapshot"), s.Signed.Version)
 	if err != nil {

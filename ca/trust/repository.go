@@ -61,6 +61,9 @@ type RepositoryConfig struct {
 	// Signer is the one key of all four roles, ECDSA P-256. Nil opens the
 	// repository for serving only.
 	Signer crypto.Signer
+	// Floor is the least version of targets, snapshot and timestamp that is signed from now on; 0 is none. Whoever lost the newest
+	// repository goes beyond what clients may have seen.
+	Floor int64
 	// Lifetime of new metadata.
 	Lifetime Lifetime
 	// Now is the clock; nil means time.Now.
@@ -80,6 +83,7 @@ type Repository struct {
 	dir    string
 	signer crypto.Signer
 	life   Lifetime
+	floor  int64
 	now    func() time.Time
 	log    *slog.Logger
 
@@ -114,7 +118,7 @@ func newRepository(c RepositoryConfig) (*Repository, error) {
 			return nil, err
 		}
 	}
-	return &Repository{dir: c.Dir, signer: c.Signer, life: c.Lifetime.withDefaults(), now: c.Now, log: c.Logger}, nil
+	return &Repository{dir: c.Dir, signer: c.Signer, floor: c.Floor, life: c.Lifetime.withDefaults(), now: c.Now, log: c.Logger}, nil
 }
 
 // Create makes a repository in c.Dir, which must hold none, and publishes files

@@ -1,0 +1,87 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+
+	"github.com/urfave/cli/v2"
+)
+
+func logRetireCommand() *cli.Command {
+	return &cli.Command{
+		Name: "retire", Usage: "after a restore: end every log that may have signed more than it has and open the next one; without --confirm only say which; the server is stopped",
+		Flags: append(stateFlags(), outputFlag(),
+			&cli.BoolFlag{Name: "confirm", Usage: "no newer copy of this directory exists anywhere: do it", EnvVars: []string{"REDOUBT_CONFIRM"}}),
+		Action: logRetireAction,
+	}
+}
+
+func logRetireAction(c *cli.Context) error {
+	cfg, dir, err := configured(c)
+	if err != nil {
+		return err
+	}
+	if conn, err := dialSocket(c.Context, dir); err == nil {
+		conn.Close()
+		return hinted(errors.New("a server holds this directory; logs are retired while none does"), "stop the server, run this again, start it")
+	}
+	logger := slog.New(slog.DiscardHandler) // that logs are behind is what this verb is about
+	if c.IsSet("log-level") {
+		if logger, err = newLogger(c); err != nil {
+			return err
+		}
+	}
+	open := func() (*instance, error) { return openInstance(c.Context, cfg.patiently(), logger) }
+	in, err := open()
+	if err != nil {
+		return err
+	}
+	defer func() { in.close() }()
+	r := retireResult{Logs: []retiredLog{}, Next: []string{}}
+	lost, err := in.behind(c.Context)
+	if err != nil {
+		return err
+	}
+	r.Logs = append(r.Logs, lost...)
+	switch {
+	case len(lost) == 0:
+		if err := in.finish(c.Context); err != nil { // of a run that was interrupted
+			return err
+		}
+		r.Next = append(r.Next, "nothing is to be retired: no log is behind its high-water mark")
+	case !c.Bool("confirm"):
+		r.Next = append(r.Next, "a newer copy of the directory, if there is one, is better: look for it first",
+			"the same command with --confirm ends these logs where they stand; entries that are not here stay provable by the bundles that were handed out")
+	default:
+		if in, r.Logs, err = retire(c.Context, in, lost, localActor(), open); err != nil {
+			return err
+		}
+		r.Done = true
+		r.Next = append(r.Next, "`redoubt serve`", "give clients the new trusted root: those of the trust repository fetch it, others need `redoubt client setup`",
+			"`redoubt log resubmit BUNDLE...` for signatures made after the backup: their bundles prove them, and they enter the new log", "`redoubt backup create`")
+	}
+	return printResult(c, r, func(w io.Writer) { r.print(w) })
+}
+
+func (r retireResult) print(w io.Writer) {
+	for _, l := range r.Logs {
+		missing := fmt.Sprintf("%d more were signed", l.Missing)
+		if !l.Sure {
+			missing = "how many more were signed is not known"
+		}
+		verb := "to be retired"
+		if r.Done {
+			verb = "retired"
+		}
+		fmt.Fprintf(w, "%-7s  %s at %d entries; %s", l.Log, verb, l.Size, missing)
+		if r.Done && l.Successor != "" {
+			fmt.Fprintf(w, "; %s takes its place", l.Successor)
+		}
+		fmt.Fprintln(w)
+	}
+	for i, step := range r.Next {
+		fmt.Fprintf(w, "%d. %s\n", i+1, step)
+	}
+}
