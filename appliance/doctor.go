@@ -148,11 +148,11 @@ func highWaterFix(err error) string {
 	switch {
 	case errors.Is(err, log.ErrNoMark), errors.Is(err, fs.ErrNotExist), errors.Is(err, log.ErrHighWater):
 		return "stop the server and put the high-water file of this very machine back in its place. Where it is lost for good, nothing here can tell " +
-			"whether this directory is the newest copy: `redoubt log fsck` proves it whole, clients and mirrors know heads they saw; if none is newer, the log may " +
-			"be read on, and signing goes on under a new domain (`redoubt init`)"
+			"whether this directory is the newest copy: `redoubt log fsck` proves it whole, clients and mirrors know heads they saw; if none is newer, " +
+			"`redoubt log retire` ends the logs where they stand and opens the next ones"
 	default:
 		return "put back the newest copy of the directory: `redoubt log info` prints the head of the one that is here, the reason the head that was signed. " +
-			"Without that copy the log stays readable, and signing goes on under a new domain (`redoubt init`)"
+			"Where that copy is lost, `redoubt log retire` ends the logs where they stand, readable for good, and opens the next ones"
 	}
 }
 

@@ -61,6 +61,7 @@ var resultDocs = []resultDoc{
 	{"log mark", reflect.TypeFor[marked](), "", nil},
 	{"log resume", reflect.TypeFor[resumed](), "", nil},
 	{"log retire", reflect.TypeFor[retireResult](), "", nil},
+	{"log resubmit", reflect.TypeFor[[]resubmitted](), "", nil},
 	{"log export", reflect.TypeFor[logExport](), "", nil},
 	{"log verify", reflect.TypeFor[logVerified](), "", nil},
 	{"audit list", reflect.TypeFor[[]audit.Record](), "", nil},

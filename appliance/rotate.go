@@ -55,7 +55,7 @@ var (
 // whyNot says for each role that is not rotated by this verb what to do instead.
 var whyNot = map[string]string{
 	roleRoot:     "a new root is a ceremony of its own: `redoubt ceremony plan`, kind rotate-root, with cross-signing",
-	roleAudit:    "its tree is the record of this instance, and a second tree would part the record of what is recorded now from the intents before it; seal it by `redoubt audit verify` and start a new instance",
+	roleAudit:    "its tree is the record of this instance, and a second tree would part the record of what is recorded now from the intents before it; only where entries were lost with a disk a next one is opened (`redoubt log retire`)",
 	roleTLS:      "clients know it by its certificate: give them a new CA first, and the listeners a certificate of that (tls.cert, tls.key, tls.ca)",
 	roleExporter: "the next exporting host makes its own (`redoubt init`); this one announces that line (`redoubt mirror key`) in its last parcel, `redoubt mirror export --announce LINE`; for a host that is lost, `redoubt mirror exporter announce` inside",
 }

@@ -32,7 +32,7 @@ func logCommand() *cli.Command {
 					&cli.Uint64Flag{Name: "from", Usage: "older size of a consistency proof", EnvVars: []string{"REDOUBT_FROM"}}), Action: logProofAction},
 			{Name: "fsck", Usage: "recompute everything and check every head ever signed", Flags: append(stateFlags(), outputFlag()), Action: logFsckAction},
 			rotateCommand("rotate", "a new log with a new key; the one before stays readable and takes no more entries", func(c *cli.Context) (string, error) { return c.String("log"), nil }, which),
-			logResumeCommand(), logRetireCommand(),
+			logResumeCommand(), logRetireCommand(), logResubmitCommand(),
 			logMarkCommand(),
 			logExportCommand(which), logVerifyCommand(),
 		},
