@@ -13,6 +13,7 @@ func operations() []operation {
 		mirrorReceipt.operation(), mirrorReceiptRead.operation(), mirrorHeads.operation(), mirrorCompare.operation(), mirrorObserved.operation(),
 		mirrorTrustShow.operation(), mirrorTrustHistory.operation(), mirrorTrustExport.operation(),
 		mirrorProgress.operation(), mirrorPlan.operation(), mirrorPicklist.operation(), approveList.operation(), approveDrop.operation(),
+		artifactsList.operation(), artifactsGet.operation(), artifactsPush.operation(), artifactsCheck.operation(), mirrorFsck.operation(),
 		mirrorHits.operation(), mirrorWatchScan.operation(), mirrorWatchAck.operation(), mirrorClaimsOf.operation(), mirrorCoverage.operation(),
 		mirrorUnfreeze.operation(), mirrorRelease.operation(), mirrorQuarantine.operation(), mirrorQuarantineOf.operation(), mirrorEvidence.operation(), mirrorEvidenceShow.operation(),
 		mirrorMedia.operation(), mirrorLook.operation(), mirrorExporters.operation(), mirrorAnnounce.operation(), mirrorAcceptExporter.operation(), mirrorContinue.operation(),
