@@ -155,6 +155,11 @@ func TestKilledAtAHundredPoints(t *testing.T) {
 	calm.pull()
 	calm.load(calm.export(0))
 	before, oldContent := calm.dir, calm.content()
+	shop := newShop(t, true) // the parcel that is killed brings what vouches for an image, too
+	image := shop.image("team/app", "1.0", "killed")
+	shop.vouch("team/app", image, lc.Origin, 7)
+	calm.ec.Images = []ImageConfig{shop.config(shop.host + "/team/app:1.0")}
+	calm.reopen()
 	if err := generate.Rewind(lc.Source, sizes[1]); err != nil {
 		t.Fatal(err)
 	}
@@ -171,6 +176,9 @@ func TestKilledAtAHundredPoints(t *testing.T) {
 	calm.reopenDB()
 	calm.load(files)
 	newContent := calm.content()
+	if all, err := calm.in.Images(); err != nil || len(all) != 1 || len(all[0].Artifacts) != 2 {
+		t.Fatal(all, err)
+	}
 
 	run := func(n int, torn string) (l *lab, killed bool) {
 		t.Helper()

@@ -177,6 +177,12 @@ func (l *lab) content() string {
 		l.t.Fatal(err)
 	}
 	fmt.Fprintf(h, "%d %s %v\n", s.stream.Sequence, s.stream.Digest, s.pending == nil)
+	vouched, err := l.in.Images()
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	text, _ := json.Marshal(vouched)
+	fmt.Fprintf(h, "%s\n", text)
 	l.files(func(name string, b []byte) { fmt.Fprintf(h, "%s %x\n", name, sha256.Sum256(b)) })
 	return hex.EncodeToString(h.Sum(nil))
 }

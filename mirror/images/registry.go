@@ -277,7 +277,7 @@ func (r *registry) within(ref Reference, path, next string) (string, error) {
 	}
 	u, err := base.Parse(next)
 	if err != nil || u.Host != base.Host || !strings.HasPrefix(u.Path, "/v2/"+ref.Repository()+"/referrers/") {
-		return "", fmt.Errorf("%w: the next page is %.200q", ErrHost, next)
+		return "", fmt.Errorf("%w: the next page of referrers is %.200q", ErrAnswer, next)
 	}
 	return u.RequestURI(), nil
 }

@@ -93,6 +93,9 @@ func layoutIndex(i Image, read func(digest string) ([]byte, error)) ([]byte, err
 			if err != nil {
 				return nil, err
 			}
+			if doc.subject == nil { // BuildKit's: reached through the index as well
+				continue
+			}
 			d.ArtifactType = doc.artifactType
 		}
 		if d.Annotations[cosignKind] == "" {
