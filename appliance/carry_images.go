@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 
 	"redoubt.internal/mirror"
@@ -59,14 +60,13 @@ func (m Mirror) references(dir layout) (out []string, err error) {
 	return out, nil
 }
 
-// mirrorImages are where the outside looks up images, and which. Those that a picklist names are looked up at the registry they name.
+// mirrorImages are where the outside looks up images, and which. Those that a picklist names are looked up at the registry they name, and
+// those of other registries in the first layout.
 func (in *instance) mirrorImages() (out []mirror.ImageConfig, err error) {
 	p, err := in.cfg.Mirror.picklist(in.dir)
 	if err != nil {
 		return nil, err
 	}
-	picked := p != nil && len(p.Images) > 0
-	taken := map[string]bool{}
 	for _, i := range in.cfg.Mirror.Images {
 		if i.Registry == "" && i.Layout == "" {
 			continue // what is asked of an outside
@@ -75,22 +75,29 @@ func (in *instance) mirrorImages() (out []mirror.ImageConfig, err error) {
 		if err != nil {
 			return nil, err
 		}
-		if picked && i.Registry != "" {
-			c.References = nil
-			for _, text := range p.Images {
-				if ref, err := images.ParseReference(text); err == nil && ref.SameHost(i.Registry) {
-					c.References, taken[text] = append(c.References, text), true
-				}
-			}
-		}
 		out = append(out, c)
 	}
-	for i := 0; picked && i < len(p.Images); i++ {
-		if ref := p.Images[i]; !taken[ref] {
+	if p == nil || len(p.Images) == 0 {
+		return out, nil
+	}
+	for i := range out {
+		out[i].References = nil
+	}
+	for _, text := range p.Images {
+		ref, err := images.ParseReference(text)
+		if err != nil {
+			return nil, err
+		}
+		at := slices.IndexFunc(out, func(c mirror.ImageConfig) bool { return c.Layout == "" && ref.SameHost(c.Registry.Host) })
+		if at < 0 {
+			at = slices.IndexFunc(out, func(c mirror.ImageConfig) bool { return c.Layout != "" })
+		}
+		if at < 0 {
 			return nil, hinted(fmt.Errorf("mirror.picklist: %s is at no registry that is configured", ref), "add its registry to mirror.images")
 		}
+		out[at].References = append(out[at].References, text)
 	}
-	return out, nil
+	return slices.DeleteFunc(out, func(c mirror.ImageConfig) bool { return len(c.References) == 0 }), nil
 }
 
 func (in *instance) imageConfig(i MirrorImages) (c mirror.ImageConfig, err error) {

@@ -217,6 +217,8 @@ func printStep(w io.Writer, s mirror.TransferStep) {
 	switch {
 	case s.Frozen:
 		fmt.Fprintf(w, "%s: FROZEN at %d entries: it showed two histories\n", s.Origin, s.To)
+	case s.From == s.To && s.Entries > 0:
+		fmt.Fprintf(w, "%s: %d records of %d entries, root %s\n", s.Origin, s.Entries, s.To, s.Root)
 	case s.From == s.To:
 		fmt.Fprintf(w, "%s: nothing new, %d entries, root %s\n", s.Origin, s.To, s.Root)
 	default:
@@ -228,6 +230,9 @@ func printTransfers(w io.Writer, r mirror.Report) {
 	for _, t := range r.Transfers {
 		fmt.Fprintf(w, "parcel %d of %s, %s, made %s by %s\n", t.Sequence, r.Stream, t.Outcome, t.Created.Format(time.RFC3339), t.Exporter)
 		printTUFSteps(w, t.TUF)
+		if len(t.Images) > 0 {
+			fmt.Fprintf(w, "  of %d images, %d files that vouch for them\n", len(t.Images), t.Blobs)
+		}
 		for _, l := range t.Logs {
 			fmt.Fprint(w, "  ")
 			printStep(w, l)

@@ -29,6 +29,11 @@ func FuzzManifest(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(text)
+	m.Blobs, m.Images = []Blob{{Bytes: 2, SHA256: Sum([]byte("{}"))}}, Sum([]byte("{}"))
+	if text, err = m.Text(); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(text)
 	f.Add(bytes.Replace(text, []byte(`"n":1`), []byte(`"n":1e0`), 1))
 	f.Add([]byte("redoubt.parcel/v1 s\n1\n{}\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -150,6 +155,7 @@ func FuzzName(f *testing.F) {
 	f.Add("logs/0/checkpoint")
 	f.Add(Name{Log: 63, Tile: tiles.Tile{Level: 5, Index: 1 << 30, Width: 3}}.String())
 	f.Add("logs/0/../../x")
+	f.Add(Blob{SHA256: Sum(nil)}.Name().String())
 	for _, n := range tufManifest().TUF[0].Names(15) {
 		f.Add(n.String())
 	}
