@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -16,6 +18,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"redoubt.internal/appliance/verify"
+	"redoubt.internal/ca/trust"
 	"redoubt.internal/mirror"
 	"redoubt.internal/mirror/parcel"
 	"redoubt.internal/mirror/serve"
@@ -26,11 +29,13 @@ import (
 //
 //	mirror/state.note  how fresh each mirrored log and repository is, signed
 //	mirror/state.key   the line that checks it, as `redoubt mirror key --reports` prints it
+//	mirror/roots/      the trusted root of each repository, <name>.json, as state.note names it
 //	mirror/spool/      log proofs that verifications saw
 
-func (l layout) freshness() string    { return l.path("mirror", "state.note") }
-func (l layout) freshnessKey() string { return l.path("mirror", "state.key") }
-func (l layout) spool() string        { return l.path("mirror", "spool") }
+func (l layout) freshness() string      { return l.path("mirror", "state.note") }
+func (l layout) freshnessKey() string   { return l.path("mirror", "state.key") }
+func (l layout) freshnessRoots() string { return l.path("mirror", "roots") }
+func (l layout) spool() string          { return l.path("mirror", "spool") }
 
 // keepFreshness writes what the mirror knows now. It is called after whatever may have changed that; a failure leaves an older file, which
 // only makes verifications stricter.
@@ -57,7 +62,40 @@ func (in *instance) writeFreshness(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := in.writeRoots(known); err != nil {
+		return err
+	}
 	return writeFileAtomic(in.dir.freshness(), known.Note, 0o644)
+}
+
+// writeRoots writes the trusted roots that a claim names.
+func (in *instance) writeRoots(known *mirror.Freshness) error {
+	for _, t := range known.TUF {
+		file := filepath.Join(in.dir.freshnessRoots(), t.Name+".json")
+		if held, err := os.ReadFile(file); t.Root == "" || err == nil && digestHex(held) == t.Root {
+			continue
+		}
+		head, err := in.mirror.TUF(t.Name)
+		if err != nil {
+			return err
+		}
+		data, err := in.mirror.TUFTarget(head, trust.TrustedRootName)
+		if err != nil {
+			return err
+		}
+		if err := os.MkdirAll(in.dir.freshnessRoots(), 0o755); err != nil {
+			return err
+		}
+		if err := writeFileAtomic(file, data, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func digestHex(data []byte) string {
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:])
 }
 
 // observeSpool hands the mirror what verifications saw.
@@ -120,21 +158,22 @@ func freshnessFlags() []cli.Flag {
 	return append(stateFlags(),
 		&cli.StringFlag{Name: "mirror-state", Usage: "what a mirror knows: its state.note, or the state directory that holds it (default: the configured one, where it can be read)", EnvVars: []string{"REDOUBT_MIRROR_STATE"}},
 		&cli.StringFlag{Name: "mirror-key", Usage: "line, or file with the line, that checks --mirror-state (default: state.key beside it)", EnvVars: []string{"REDOUBT_MIRROR_KEY"}},
+		&cli.StringSliceFlag{Name: "mirror-root", Usage: "trust the trusted root of this mirrored TUF repository, as --mirror-state names it; with several, --accept says who is accepted under which", EnvVars: []string{"REDOUBT_MIRROR_ROOT"}},
 		&cli.StringFlag{Name: "observe", Usage: "leave the log proofs of a verified bundle to the mirror of this state directory", EnvVars: []string{"REDOUBT_OBSERVE"}},
 	)
 }
 
-// upstream reads what a mirror knows for one verification; nil when none was named and none is configured here.
-func upstream(c *cli.Context) (*mirror.Freshness, error) {
+// upstream reads what a mirror knows for one verification, and where that stands; nil when none was named and none is configured here.
+func upstream(c *cli.Context) (*mirror.Freshness, string, error) {
 	path := c.String("mirror-state")
 	if path == "" {
 		cfg, _, err := configured(c)
 		if err != nil { // a machine without an instance, or whose instance this user may not read
-			return nil, nil
+			return nil, "", nil
 		}
 		path = layout{cfg.Dir}.freshness()
 		if f, err := os.Open(path); err != nil {
-			return nil, nil
+			return nil, "", nil
 		} else {
 			f.Close()
 		}
@@ -148,17 +187,17 @@ func upstream(c *cli.Context) (*mirror.Freshness, error) {
 	}
 	note, err := readBounded("mirror state", path)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	line, err := mirrorKeyLine(c.String("mirror-key"), path)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	known, err := mirror.OpenFreshness(note, line)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %s: %w", verify.ErrMalformed, path, err)
+		return nil, "", fmt.Errorf("%w: %s: %w", verify.ErrMalformed, path, err)
 	}
-	return known, nil
+	return known, filepath.Dir(path), nil
 }
 
 // mirrorKeyLine is the verifier line given, in a file, or beside the state.

@@ -49,8 +49,10 @@ func loadConfig(path string) (*Config, error) {
 	return cfg, nil
 }
 
-// parseConfig decodes one strict YAML document: unknown keys, duplicate keys and further documents are errors.
-func parseConfig(data []byte) (*Config, error) {
+func parseConfig(data []byte) (*Config, error) { return decodeYAML[Config](data) }
+
+// decodeYAML decodes one strict YAML document: unknown keys, duplicate keys and further documents are errors.
+func decodeYAML[T any](data []byte) (*T, error) {
 	if len(data) > maxConfigBytes {
 		return nil, fmt.Errorf("%w: larger than %d bytes", errConfig, maxConfigBytes)
 	}
@@ -68,14 +70,14 @@ func parseConfig(data []byte) (*Config, error) {
 		return nil, fmt.Errorf("%w: the file is empty", errConfig)
 	}
 	var keys keyChecker
-	if keys.check(doc.Content[0], reflect.TypeFor[Config](), ""); len(keys.problems) > 0 {
+	if keys.check(doc.Content[0], reflect.TypeFor[T](), ""); len(keys.problems) > 0 {
 		return nil, fmt.Errorf("%w: %s", errConfig, strings.Join(keys.problems, "; "))
 	}
-	var cfg Config
-	if err := doc.Decode(&cfg); err != nil {
+	var out T
+	if err := doc.Decode(&out); err != nil {
 		return nil, fmt.Errorf("%w: %w", errConfig, err)
 	}
-	return &cfg, nil
+	return &out, nil
 }
 
 // keyChecker walks YAML beside the type it will be decoded into and collects one line per unknown or duplicate key.

@@ -31,6 +31,7 @@ func verifyCommand() *cli.Command {
 			&cli.StringFlag{Name: "certificate-identity-regexp", Usage: "accepted e-mails or URIs; anchor with ^ and $", EnvVars: []string{"REDOUBT_CERTIFICATE_IDENTITY_REGEXP"}},
 			&cli.StringFlag{Name: "certificate-oidc-issuer", Usage: "accepted issuer", EnvVars: []string{"REDOUBT_CERTIFICATE_OIDC_ISSUER"}},
 			&cli.StringFlag{Name: "certificate-oidc-issuer-regexp", Usage: "accepted issuers; anchor with ^ and $", EnvVars: []string{"REDOUBT_CERTIFICATE_OIDC_ISSUER_REGEXP"}},
+			&cli.StringFlag{Name: "accept", Usage: "file that says who is accepted under which root, instead of the --certificate flags", EnvVars: []string{"REDOUBT_ACCEPT"}},
 			&cli.StringFlag{Name: "key", Usage: "accepted public key (PEM) instead of an identity", EnvVars: []string{"REDOUBT_KEY"}},
 			&cli.StringSliceFlag{Name: "type", Usage: "demand an attestation of this predicate type", EnvVars: []string{"REDOUBT_TYPE"}},
 			&cli.DurationFlag{Name: "max-trust-age", Usage: "refuse a trusted root whose file is older", EnvVars: []string{"REDOUBT_MAX_TRUST_AGE"}},
@@ -49,11 +50,20 @@ func verifyCommand() *cli.Command {
 					return err
 				}
 			}
-			known, err := upstream(c)
+			known, knownIn, err := upstream(c)
+			if err != nil {
+				return unverified(c, err)
+			}
+			accepted, err := acceptedUnder(c)
+			if err != nil {
+				return unverified(c, err)
+			}
+			mirrored, err := mirroredRoots(c.StringSlice("mirror-root"), known, knownIn)
 			if err != nil {
 				return unverified(c, err)
 			}
 			result, err := verifyArtifact(c.Context, verifyRequest{
+				Mirrored: mirrored, Accepted: accepted,
 				Artifact: c.Args().First(), Bundle: c.String("bundle"), Roots: c.StringSlice("trusted-root"), Setup: c.String("setup"), Key: c.String("key"),
 				Identity: verify.Identity{SAN: c.String("certificate-identity"), SANRegexp: c.String("certificate-identity-regexp"),
 					Issuer: c.String("certificate-oidc-issuer"), IssuerRegexp: c.String("certificate-oidc-issuer-regexp")},
@@ -95,6 +105,8 @@ type verifyRequest struct {
 	Identity                     verify.Identity
 	MaxTrustAge                  time.Duration
 	Upstream                     *mirror.Freshness
+	Mirrored                     []verify.Root     // trusted roots that were carried here
+	Accepted                     []verify.Identity // who is accepted, each under one root, in place of Identity
 }
 
 const maxVerifyFile = 32 << 20 // a bundle or a trusted root in bytes
@@ -108,13 +120,19 @@ func verifyArtifact(ctx context.Context, r verifyRequest) (*verify.Result, error
 	if r.Key != "" && r.Identity != (verify.Identity{}) {
 		return nil, fmt.Errorf("%w: --key and the --certificate flags exclude each other: a signature is by a key or by an identity", verify.ErrUsage)
 	}
+	if len(r.Accepted) > 0 && (r.Key != "" || r.Identity != (verify.Identity{})) {
+		return nil, fmt.Errorf("%w: --accept excludes --key and the --certificate flags", verify.ErrUsage)
+	}
 	if r.Setup != "" {
 		r.Roots = append(r.Roots, filepath.Join(r.Setup, "trusted_root.json"))
 	}
-	if len(r.Roots) == 0 {
-		return nil, fmt.Errorf("%w: --trusted-root F or --setup DIR is missing", verify.ErrUsage)
+	roots := r.Mirrored
+	if len(r.Roots)+len(roots) == 0 {
+		return nil, fmt.Errorf("%w: --trusted-root F, --setup DIR or --mirror-root NAME is missing", verify.ErrUsage)
 	}
-	var roots []verify.Root
+	if len(roots) > 0 && len(r.Roots)+len(roots) > 1 && len(r.Accepted) == 0 {
+		return nil, fmt.Errorf("%w: with several roots an identity is accepted under one of them, or one could speak for the people of another: give --accept", verify.ErrUsage)
+	}
 	for _, path := range r.Roots {
 		data, err := readBounded("trusted root", path)
 		if err != nil {
@@ -130,7 +148,7 @@ func verifyArtifact(ctx context.Context, r verifyRequest) (*verify.Result, error
 	if err != nil {
 		return nil, err
 	}
-	request := verify.Request{Policy: verify.Policy{PredicateTypes: r.Types, MaxTrustAge: r.MaxTrustAge}}
+	request := verify.Request{Policy: verify.Policy{Identities: r.Accepted, PredicateTypes: r.Types, MaxTrustAge: r.MaxTrustAge}}
 	if r.Identity != (verify.Identity{}) {
 		request.Policy.Identities = []verify.Identity{r.Identity}
 	}
@@ -176,6 +194,10 @@ func nextForFile(err error) string {
 		return "--bundle names what `redoubt sign` or cosign wrote beside the artifact"
 	case "trusted root":
 		return "`redoubt client setup --out DIR` writes one where the instance runs; copy it here and give --setup DIR"
+	case "mirrored root":
+		return "it stands in the folder roots beside state.note: take that along"
+	case "accept":
+		return "--accept names a YAML file: docs/mirror.md has one"
 	case "mirror state", "mirror key":
 		return "the running mirror writes state.note and state.key in its folder mirror; give --mirror-state and --mirror-key"
 	case "public key":
@@ -208,6 +230,9 @@ func printVerified(w io.Writer, artifact string, r *verify.Result) {
 		fmt.Fprintf(w, "  signer     %s (issuer %s)\n", san, issuer)
 	}
 	fmt.Fprintf(w, "  root       %s\n", r.Root())
+	if u := r.RootUpstream(); u != nil {
+		fmt.Fprintf(w, "  carried    trust last observed upstream at %s, %s ago (%s), says %s\n", u.Observed.Format(time.RFC3339), u.Age, u.Level, u.Claimed)
+	}
 	if t := r.PredicateType(); t != "" {
 		fmt.Fprintf(w, "  predicate  %s\n", t)
 	}

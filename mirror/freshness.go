@@ -52,7 +52,8 @@ type TUFFreshness struct {
 	Name     string          `json:"name"`
 	Versions parcel.Versions `json:"versions"`
 	Observed time.Time       `json:"upstream_observed_at"`
-	Targets  []string        `json:"targets"` // SHA-256 in hex of each target it holds
+	Targets  []string        `json:"targets"`                // SHA-256 in hex of each target it holds
+	Root     string          `json:"trusted_root,omitempty"` // that of its trusted root
 	Limits   Limits          `json:"limits"`
 }
 
@@ -115,6 +116,9 @@ func (m *Mirror) Freshness(ctx context.Context) (*Freshness, error) {
 		}
 		for _, target := range h.Targets {
 			t.Targets = append(t.Targets, target.SHA256.String())
+			if target.Name == trustedRootName {
+				t.Root = target.SHA256.String()
+			}
 		}
 		c.TUF = append(c.TUF, t)
 	}

@@ -105,6 +105,9 @@ func (r *Result) Warnings() (out []string) {
 	return out
 }
 
+// RootUpstream is how fresh the repository is that the trusted root came from, nil where no mirror carries one that holds it.
+func (r *Result) RootUpstream() *Upstream { return r.report.Root.Upstream }
+
 func (p LogProof) name() string {
 	if p.Origin != "" {
 		return fmt.Sprintf("%q", p.Origin)

@@ -49,6 +49,9 @@ type Identity struct {
 	// Root, when set, limits the identity to the trusted root of that name, so
 	// that one deployment cannot speak for the people of another.
 	Root string
+	// WithoutLog accepts the identity without a log entry and without a certificate timestamp. It holds only where Root is set to a root that
+	// names no log of either kind: what such an authority vouches for stands in none.
+	WithoutLog bool
 }
 
 // Key is a public key trusted by itself.
@@ -102,11 +105,37 @@ type policy struct {
 	deny        []rule
 	keyMaterial root.TrustedMaterial
 	keySPKI     []byte
+	unstamped   bool // certificates bear no timestamp of a log: the root names none
 }
 
 type rule struct {
-	root string
-	id   sgverify.CertificateIdentity
+	root       string
+	id         sgverify.CertificateIdentity
+	withoutLog bool
+}
+
+// under is the policy as it holds under one root, with the identities accepted there.
+func (p *policy) under(r *trustedRoot) (*policy, error) {
+	c := *p
+	c.allow = nil
+	without := 0
+	for _, a := range p.allow {
+		if a.root != "" && a.root != r.name {
+			continue
+		}
+		c.allow = append(c.allow, a)
+		if a.withoutLog {
+			without++
+		}
+	}
+	if without == 0 {
+		return &c, nil
+	}
+	if len(r.RekorLogs())+len(r.CTLogs()) > 0 || without != len(c.allow) {
+		return nil, fmt.Errorf("%w: an identity without a log is accepted under root %s alone if that names no log, and every identity under it is one", ErrUsage, r.name)
+	}
+	c.WithoutLog, c.unstamped = true, true
+	return &c, nil
 }
 
 func (p Policy) compile() (*policy, error) {
@@ -145,7 +174,10 @@ func compileRules(ids []Identity) (rules []rule, err error) {
 		if err != nil {
 			return nil, fmt.Errorf("%w: identity: %w", ErrUsage, err)
 		}
-		rules = append(rules, rule{i.Root, id})
+		if i.WithoutLog && i.Root == "" {
+			return nil, fmt.Errorf("%w: an identity without a log names the root it is accepted under", ErrUsage)
+		}
+		rules = append(rules, rule{i.Root, id, i.WithoutLog})
 	}
 	return rules, nil
 }
@@ -179,7 +211,7 @@ func (p *policy) keyPublic() crypto.PublicKey {
 // least one signed time is demanded unless a key without bounds was given.
 func (p *policy) options(b *decoded, stamped bool) ([]sgverify.VerifierOption, error) {
 	options := []sgverify.VerifierOption{sgverify.WithoutStatementPredicate()}
-	if b.content.Certificate() != nil {
+	if b.content.Certificate() != nil && !p.unstamped {
 		options = append(options, sgverify.WithSignedCertificateTimestamps(1))
 	}
 	timed := false
@@ -204,16 +236,14 @@ func (p *policy) options(b *decoded, stamped bool) ([]sgverify.VerifierOption, e
 	return options, nil
 }
 
-// policyOptions gives sigstore-go the signers accepted under the named root.
-func (p *policy) policyOptions(rootName string) ([]sgverify.PolicyOption, error) {
+// policyOptions gives sigstore-go the signers accepted under the root this policy is for.
+func (p *policy) policyOptions() ([]sgverify.PolicyOption, error) {
 	if p.Key != nil {
 		return []sgverify.PolicyOption{sgverify.WithKey()}, nil
 	}
 	var options []sgverify.PolicyOption
 	for _, r := range p.allow {
-		if r.root == "" || r.root == rootName {
-			options = append(options, sgverify.WithCertificateIdentity(r.id))
-		}
+		options = append(options, sgverify.WithCertificateIdentity(r.id))
 	}
 	if len(options) == 0 {
 		return nil, fmt.Errorf("%w: no identity is accepted under this root", ErrIdentity)

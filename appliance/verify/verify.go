@@ -91,9 +91,15 @@ func (v *Verifier) Verify(ctx context.Context, req Request) (res *Result, err er
 			res, err = nil, fmt.Errorf("%w: %v", ErrInternal, p)
 		}
 	}()
-	policy, err := req.Policy.compile()
+	whole, err := req.Policy.compile()
 	if err != nil {
 		return nil, err
+	}
+	under := make([]*policy, len(v.roots))
+	for i := range v.roots {
+		if under[i], err = whole.under(&v.roots[i]); err != nil {
+			return nil, err
+		}
 	}
 	// 1. Read the bundle: strict JSON, known fields, limits.
 	b, err := decode(req.Bundle)
@@ -101,7 +107,7 @@ func (v *Verifier) Verify(ctx context.Context, req Request) (res *Result, err er
 		return nil, err
 	}
 	// 2. Is there a signature of the kind asked for?
-	if err := policy.checkKind(b); err != nil {
+	if err := whole.checkKind(b); err != nil {
 		return nil, err
 	}
 	// 3. Digest the artifact with what the signature was made over.
@@ -113,7 +119,7 @@ func (v *Verifier) Verify(ctx context.Context, req Request) (res *Result, err er
 	var best error
 	for i := range v.roots {
 		r := &v.roots[i]
-		res, err := v.verifyUnder(r, b, a, policy)
+		res, err := v.verifyUnder(r, b, a, under[i])
 		if err == nil {
 			res.BundleSHA256 = hexSum(req.Bundle)
 			res.observe(b)
@@ -164,7 +170,7 @@ func (v *Verifier) verifyUnder(r *trustedRoot, b *decoded, a artifact, p *policy
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrInternal, err)
 	}
-	identities, err := p.policyOptions(r.name)
+	identities, err := p.policyOptions()
 	if err != nil {
 		return nil, err
 	}
