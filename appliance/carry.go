@@ -47,7 +47,7 @@ func (in *instance) openMirror(ctx context.Context) error {
 	in.roleKeys[roleExporter] = key
 	in.mirror, err = mirror.Open(mirror.Config{
 		DB: in.authorityDB, Dir: in.dir.path("mirror", "in"), Stream: in.cfg.Mirror.Stream, Exporters: in.cfg.Mirror.Exporters, Logs: logs, Peers: in.cfg.Mirror.Peers,
-		TUF: tuf, Follow: in.cfg.Mirror.follow(), Floors: in.cfg.Mirror.Floors, Watch: in.cfg.Mirror.watch(), Cover: in.covered(), Quota: in.cfg.Mirror.Quota, Signer: key, Name: in.cfg.mirrorName(), Record: in.recordMirror, Progress: in.transfer.set, Now: in.now, Logger: in.logger,
+		TUF: tuf, Follow: in.cfg.Mirror.follow(), Floors: in.cfg.Mirror.Floors, Watch: in.cfg.Mirror.watch(), Cover: in.covered(), Scrub: in.cfg.Mirror.Reconcile.scrub(), Quota: in.cfg.Mirror.Quota, Signer: key, Name: in.cfg.mirrorName(), Record: in.recordMirror, Progress: in.transfer.set, Now: in.now, Logger: in.logger,
 	})
 	if err != nil {
 		return fmt.Errorf("opening the mirror: %w", err)
@@ -346,13 +346,17 @@ type reconcileResult struct {
 	Code    int                     `json:"code"`              // exit code of the finding
 }
 
-var mirrorReconcile = verb[struct{}, reconcileResult]{"mirror.reconcile", func(ctx context.Context, in *instance, _ string, _ struct{}) (reconcileResult, error) {
+var mirrorReconcile = verb[bool, reconcileResult]{"mirror.reconcile", func(ctx context.Context, in *instance, _ string, everything bool) (reconcileResult, error) {
 	m, err := in.inside()
 	if err != nil {
 		return reconcileResult{}, err
 	}
 	seen := in.observeSpool(ctx)
-	report, err := m.Reconcile(ctx)
+	reconcile := m.Reconcile
+	if everything {
+		reconcile = m.ReconcileAll
+	}
+	report, err := reconcile(ctx)
 	if err != nil {
 		return reconcileResult{}, withCode(mirror.ExitCode(err), err)
 	}

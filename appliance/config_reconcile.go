@@ -1,7 +1,12 @@
 package main
 
+import "time"
+
 // MirrorReconcile says what reconcile looks at beside what is stored. Inside only.
 type MirrorReconcile struct {
+	// Scrub is the time in which everything that is stored is hashed anew once (default 168h). Each reconcile checks what is new and its share of
+	// the rest; `redoubt mirror reconcile --full` and `redoubt mirror fsck` check everything, and so does every reconcile where it is negative.
+	Scrub Duration `yaml:"scrub,omitempty"`
 	// Inventory are files that say which images run: lines of a digest and where it runs, or what `kubectl get pods -A -o json` prints
 	// (relative to the state directory). Whoever writes them needs no other right here.
 	Inventory []string `yaml:"inventory,omitempty"`
@@ -9,3 +14,6 @@ type MirrorReconcile struct {
 	// state directory). A log names such a statement by its digest and not the image, so without them those images count as not signed.
 	Statements []string `yaml:"statements,omitempty"`
 }
+
+// scrub is the time in which everything is hashed once, 0 for every time.
+func (r MirrorReconcile) scrub() time.Duration { return max(0, r.Scrub.or(7*24*time.Hour)) }

@@ -21,6 +21,8 @@ var (
 	mirrorClaims      = prometheus.NewDesc("redoubt_mirror_claims", "Entries of mirrored logs that bundles seen inside claim, by how they stood at the last reconcile.", []string{"stands"}, nil)
 	mirrorCoverRatio  = prometheus.NewDesc("redoubt_mirror_coverage_ratio", "Share of the running image digests that an entry of a log held here says are signed, at the last reconcile; absent where an inventory could not be read.", nil, nil)
 	mirrorCoverImages = prometheus.NewDesc("redoubt_mirror_coverage_images", "Running image digests at the last reconcile, and containers that have none, by how they stand.", []string{"state"}, nil)
+	mirrorScrubAge    = prometheus.NewDesc("redoubt_mirror_scrub_age_seconds", "Since everything that is stored of the log was hashed anew.", []string{"origin"}, nil)
+	mirrorScrubPeriod = prometheus.NewDesc("redoubt_mirror_scrub_period_seconds", "In which reconciles hash everything once; 0 where each hashes everything. An age of more than twice this is late.", nil, nil)
 	mirrorProblems    = prometheus.NewDesc("redoubt_mirror_damaged", "Problems of stored bytes in the last report.", nil, nil)
 	mirrorLevel       = prometheus.NewDesc("redoubt_mirror_stale_level", "What the thresholds make of that age: 0 fresh, 1 warn, 2 deny-new, 3 deny-all.", []string{"origin"}, nil)
 	mirrorTrustAge    = prometheus.NewDesc("redoubt_mirror_trust_age_seconds", "Since the TUF repository was last observed at its mirrored state, by the exporter's clock.", []string{"repository"}, nil)
@@ -34,7 +36,7 @@ var (
 )
 
 func (g mirrorGauges) Describe(to chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{mirrorAge, mirrorLevel, mirrorTrustAge, mirrorTrustLevel, mirrorLag, mirrorOutcome, mirrorCode, mirrorClaims, mirrorCoverRatio, mirrorCoverImages, mirrorProblems, mirrorSize, mirrorReconciled, mirrorConflicts, mirrorWatchHits, mirrorMissing, mirrorQuarantined} {
+	for _, d := range []*prometheus.Desc{mirrorAge, mirrorLevel, mirrorTrustAge, mirrorTrustLevel, mirrorLag, mirrorOutcome, mirrorCode, mirrorClaims, mirrorScrubAge, mirrorScrubPeriod, mirrorCoverRatio, mirrorCoverImages, mirrorProblems, mirrorSize, mirrorReconciled, mirrorConflicts, mirrorWatchHits, mirrorMissing, mirrorQuarantined} {
 		to <- d
 	}
 }
@@ -56,6 +58,9 @@ func (g mirrorGauges) Collect(to chan<- prometheus.Metric) {
 		send(mirrorSize, float64(l.Size), l.Origin)
 		send(mirrorLag, float64(l.Lag), l.Origin)
 		send(mirrorLevel, float64(slices.Index(mirror.Levels, l.Level)), l.Origin)
+		if !l.Scrubbed.IsZero() {
+			send(mirrorScrubAge, in.now().Sub(l.Scrubbed).Seconds(), l.Origin)
+		}
 		if !l.Observed.IsZero() {
 			send(mirrorAge, in.now().Sub(l.Observed).Seconds(), l.Origin)
 		}
@@ -90,6 +95,7 @@ func (g mirrorGauges) Collect(to chan<- prometheus.Metric) {
 			send(mirrorCoverImages, float64(n), state)
 		}
 	}
+	send(mirrorScrubPeriod, in.cfg.Mirror.Reconcile.scrub().Seconds())
 	send(mirrorConflicts, float64(now.Status.Conflicts))
 	send(mirrorMissing, float64(now.Missing))
 	send(mirrorQuarantined, float64(now.Quarantined))

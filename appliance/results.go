@@ -90,7 +90,7 @@ var resultDocs = []resultDoc{
 	{"mirror artifacts get", reflect.TypeFor[artifactsResult](), "", nil},
 	{"mirror artifacts push", reflect.TypeFor[images.Pushed](), "", nil},
 	{"mirror artifacts check", reflect.TypeFor[mirror.ImageReport](), "", nil},
-	{"mirror fsck", reflect.TypeFor[[]mirror.FsckReport](), "", nil},
+	{"mirror fsck", reflect.TypeFor[mirrorFscked](), "", nil},
 	{"mirror import, mirror receive", reflect.TypeFor[mirror.InboxReport](), "with --inbox, and of shards", nil},
 	{"mirror send", reflect.TypeFor[[]diode.Sent](), "", nil},
 	{"mirror media", reflect.TypeFor[[]mirror.Medium](), "", nil},

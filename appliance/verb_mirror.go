@@ -105,8 +105,10 @@ func mirrorInside() []*cli.Command {
 			}
 			return printResult(c, status, func(w io.Writer) { printMirrorStatus(w, &status) })
 		}},
-		{Name: "reconcile", Usage: "inside: hash everything anew, compare with every accepted checkpoint, report forks, gaps and ages; the report is signed", Flags: mirrorFlags(), Action: func(c *cli.Context) error {
-			r, err := mirrorReconcile.call(c, struct{}{})
+		{Name: "reconcile", Usage: "inside: hash what is new and a part of the rest anew, compare with accepted checkpoints, report forks, gaps and ages; the report is signed", Flags: mirrorFlags(
+			&cli.BoolFlag{Name: "full", Usage: "hash everything that is stored", EnvVars: []string{"REDOUBT_FULL"}},
+		), Action: func(c *cli.Context) error {
+			r, err := mirrorReconcile.call(c, c.Bool("full"))
 			if err != nil {
 				return err
 			}
@@ -114,6 +116,7 @@ func mirrorInside() []*cli.Command {
 				for _, l := range r.Report.Logs {
 					printLogStatus(w, l.LogStatus)
 					fmt.Fprintf(w, "  %d leaves and %d tiles hashed anew, %d accepted checkpoints reproduced\n", l.Leaves, l.Tiles, l.Heads)
+					printScrub(w, l.Scrub)
 				}
 				for _, t := range r.Report.TUF {
 					printTUFStatus(w, t.TUFStatus)
@@ -163,6 +166,20 @@ func printMirrorStatus(w io.Writer, s *mirror.Status) {
 	printLastReconcile(w, s.Reconcile)
 	if s.Inbox != nil {
 		printInboxFiles(w, s.Inbox.Parcels, s.Inbox.Files)
+	}
+}
+
+// printScrub prints what part of a log was hashed.
+func printScrub(w io.Writer, s *mirror.ScrubReport) {
+	switch {
+	case s == nil:
+	case s.Whole:
+		fmt.Fprintf(w, "  everything, %d parts\n", s.Units)
+	default:
+		fmt.Fprintf(w, "  of %d parts %d new, %d damaged before, %d of the rest; everything was hashed %s or later\n", s.Units, s.New, s.Again, s.Window, s.Seen.Format(time.RFC3339))
+		if s.Late {
+			fmt.Fprintf(w, "  OVERDUE since %s: reconciles are too rare, or too short\n", s.Due.Format(time.RFC3339))
+		}
 	}
 }
 

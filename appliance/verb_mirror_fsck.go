@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 
@@ -10,35 +11,65 @@ import (
 	"redoubt.internal/mirror"
 )
 
-var mirrorFsck = verb[struct{}, []mirror.FsckReport]{"mirror.fsck", func(ctx context.Context, in *instance, _ string, _ struct{}) ([]mirror.FsckReport, error) {
+// mirrorFscked is the JSON of `redoubt mirror fsck -o json`.
+type mirrorFscked struct {
+	Logs   []mirror.FsckReport `json:"logs"`
+	TUF    []mirror.TUFReport  `json:"tuf"`
+	Images mirror.ImageReport  `json:"images"` // what vouches for images
+}
+
+// err is the gravest finding.
+func (r *mirrorFscked) err() error {
+	return errors.Join(mirror.FsckErr(r.Logs, r.TUF...), r.Images.Err())
+}
+
+var mirrorFsck = verb[struct{}, mirrorFscked]{"mirror.fsck", func(ctx context.Context, in *instance, _ string, _ struct{}) (r mirrorFscked, err error) {
 	m, err := in.inside()
 	if err != nil {
-		return nil, err
+		return r, err
 	}
-	reports, err := m.Fsck(ctx)
-	return reports, withCode(mirror.ExitCode(err), err)
+	if r.Logs, err = m.Fsck(ctx); err == nil {
+		r.TUF, err = m.FsckTUF(ctx)
+	}
+	if err == nil {
+		r.Images, err = m.FsckImages(ctx)
+	}
+	return r, withCode(mirror.ExitCode(err), err)
 }}
 
 func mirrorFsckCommand() *cli.Command {
 	return &cli.Command{
 		Name: "fsck", Usage: "inside: hash everything that is stored anew, up to every checkpoint ever accepted; changes nothing", Flags: mirrorFlags(),
 		Action: func(c *cli.Context) error {
-			reports, err := mirrorFsck.call(c, struct{}{})
+			found, err := mirrorFsck.call(c, struct{}{})
 			if err != nil {
 				return err
 			}
-			if err := printResult(c, reports, func(w io.Writer) {
-				for _, r := range reports {
-					fmt.Fprintf(w, "%s: %d entries and %d tiles hashed, %d subtree hashes compared, %d accepted checkpoints reproduced\n", r.Origin, r.Leaves, r.Tiles, r.Subtrees, r.Heads)
-					for _, p := range r.Problems {
-						fmt.Fprintf(w, "  DAMAGED: %s\n", p)
-					}
-				}
-			}); err != nil {
+			if err := printResult(c, found, func(w io.Writer) { printFscked(w, &found) }); err != nil {
 				return err
 			}
-			bad := mirror.FsckErr(reports)
+			bad := found.err()
 			return withCode(mirror.ExitCode(bad), bad)
 		},
+	}
+}
+
+func printFscked(w io.Writer, found *mirrorFscked) {
+	damaged := func(problems []string) {
+		for _, p := range problems {
+			fmt.Fprintf(w, "  DAMAGED: %s\n", p)
+		}
+	}
+	for _, r := range found.Logs {
+		fmt.Fprintf(w, "%s: %d entries and %d tiles hashed, %d subtree hashes compared, %d accepted checkpoints reproduced\n", r.Origin, r.Leaves, r.Tiles, r.Subtrees, r.Heads)
+		damaged(r.Problems)
+	}
+	for _, t := range found.TUF {
+		fmt.Fprintf(w, "TUF repository %s: %d files verified from the first root on, as of %s\n", t.Name, t.Verified, t.AsOf.Format("2006-01-02T15:04:05Z07:00"))
+		damaged(t.Problems)
+	}
+	if i := found.Images; i.Files+len(i.Problems) > 0 {
+		fmt.Fprintf(w, "images: %d files of what vouches for them hashed\n", i.Files)
+		damaged(i.Problems)
 	}
 }

@@ -132,12 +132,20 @@ func (m *Mirror) recheckNode(ctx context.Context, h Head, tree *tiles.Tree, orig
 	return compared, nil
 }
 
+// FsckTUF verifies every stored TUF repository anew, from its first root on, as of the time it was accepted at. It changes nothing.
+func (m *Mirror) FsckTUF(ctx context.Context) ([]TUFReport, error) { return m.recheckTUF(ctx) }
+
 // FsckErr is the gravest finding of reports as an error that ExitCode knows, nil if all is well.
-func FsckErr(reports []FsckReport) error {
+func FsckErr(reports []FsckReport, tuf ...TUFReport) error {
 	var errs []error
 	for _, r := range reports {
 		if len(r.Problems) > 0 {
 			errs = append(errs, fmt.Errorf("log %q: %w: %s", r.Origin, ErrDamaged, r.Problems[0]))
+		}
+	}
+	for _, t := range tuf {
+		if len(t.Problems) > 0 {
+			errs = append(errs, fmt.Errorf("TUF repository %q: %w: %s", t.Name, ErrDamaged, t.Problems[0]))
 		}
 	}
 	return errors.Join(errs...)

@@ -65,6 +65,8 @@ type Config struct {
 	Watch []WatchConfig
 	// Cover says at every reconcile how what runs is covered by signatures in the logs; nil asks nobody.
 	Cover func(context.Context) (*CoverageReport, error)
+	// Scrub is the time in which reconciles hash everything that is stored once, each a part of it; 0 has each hash everything.
+	Scrub time.Duration
 	// Quota is the largest number of bytes a parcel may unpack to; 0 leaves it to the free space of the disk.
 	Quota int64
 	// Signer and Name sign reconcile reports as C2SP notes. Without a Signer reports are not signed.
@@ -98,11 +100,14 @@ type Progress struct {
 
 // Mirror is the inside end of a stream. It is safe for concurrent use; one import runs at a time, in one process.
 type Mirror struct {
-	c         Config
-	logs      map[string]*knownLog // configured
-	learnt    sync.Map             // by repository: map[string]*knownLog, from trusted roots that were imported
-	watching  sync.Mutex           // held by who lets the watches look
-	watches   []watch
+	c        Config
+	logs     map[string]*knownLog // configured
+	learnt   sync.Map             // by repository: map[string]*knownLog, from trusted roots that were imported
+	watching sync.Mutex           // held by who lets the watches look
+	watches  []watch
+
+	reconciling sync.Mutex // held by who makes a report
+
 	vouched   atomic.Pointer[map[string]*knownLog] // whose keys people took on their own word
 	tuf       map[string]*tufRepo
 	trusted   sync.Map // by repository: trusted, what its imported trusted root says

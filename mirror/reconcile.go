@@ -24,10 +24,11 @@ type LogStatus struct {
 	Observed time.Time `json:"upstream_observed_at,omitzero"` // when the exporter says it last saw this head; unproven
 	Proven   time.Time `json:"observed_proven_by,omitzero"`   // a quorum of the log's witnesses saw it there then or later
 	Imported time.Time `json:"imported_at,omitzero"`
-	Age      string    `json:"age,omitempty"`      // since Observed
-	Seconds  int64     `json:"age_seconds"`        // the same as a number, 0 before anything was imported
-	Lag      uint64    `json:"lag_entries"`        // entries that are known to exist upstream and are not here; 0 where nobody showed more
-	Upstream *Upstream `json:"upstream,omitempty"` // what is known to exist, where that is more than is held
+	Scrubbed time.Time `json:"scrubbed_at,omitzero"` // everything that is stored of it was hashed at this time or later
+	Age      string    `json:"age,omitempty"`        // since Observed
+	Seconds  int64     `json:"age_seconds"`          // the same as a number, 0 before anything was imported
+	Lag      uint64    `json:"lag_entries"`          // entries that are known to exist upstream and are not here; 0 where nobody showed more
+	Upstream *Upstream `json:"upstream,omitempty"`   // what is known to exist, where that is more than is held
 	Stale    bool      `json:"stale"`
 	Level    Level     `json:"level"` // what the thresholds make of the age
 	Frozen   *Freeze   `json:"frozen,omitempty"`
@@ -129,6 +130,7 @@ func (m *Mirror) status(s *snapshot, incidents []Incident) Status {
 		if f, ok := s.frozen[origin]; ok {
 			l.Frozen = &f
 		}
+		l.Scrubbed = s.scrubbed[origin]
 		l.behind(known)
 		out.Logs = append(out.Logs, l)
 	}
@@ -167,6 +169,8 @@ type LogReport struct {
 	Tiles    uint64   `json:"tiles_rehashed"`
 	Heads    uint64   `json:"heads_reproduced"` // accepted checkpoints whose root and signature were found right once more
 	Problems []string `json:"problems"`
+
+	Scrub *ScrubReport `json:"scrub,omitempty"` // what part of the log that was
 }
 
 // ReconcileReport answers: do the stored entries still give the accepted roots, how old is each log, what is missing, and
@@ -235,10 +239,21 @@ func (r *ReconcileReport) Err() error {
 	return errors.Join(all...)
 }
 
-// Reconcile hashes everything that is stored anew, leaf by leaf, compares with every checkpoint ever accepted, and reports
-// that with ages, gaps and conflicts. The report is signed and recorded. An error means that it could not be made; what it
-// found is in the report (see Err).
-func (m *Mirror) Reconcile(ctx context.Context) (r *ReconcileReport, err error) {
+// Reconcile hashes what is stored anew, leaf by leaf, compares with the checkpoints ever accepted, and reports that with ages, gaps
+// and conflicts. With Config.Scrub that is what is new and a part of the rest (see scrub.go), else everything. The report is signed and
+// recorded. An error means that it could not be made; what it found is in the report (see Err).
+func (m *Mirror) Reconcile(ctx context.Context) (*ReconcileReport, error) {
+	return m.reconcile(ctx, false)
+}
+
+// ReconcileAll is Reconcile that hashes everything.
+func (m *Mirror) ReconcileAll(ctx context.Context) (*ReconcileReport, error) {
+	return m.reconcile(ctx, true)
+}
+
+func (m *Mirror) reconcile(ctx context.Context, everything bool) (r *ReconcileReport, err error) {
+	m.reconciling.Lock()
+	defer m.reconciling.Unlock()
 	defer func() {
 		if err != nil {
 			m.couldNot(ctx, err)
@@ -257,17 +272,19 @@ func (m *Mirror) Reconcile(ctx context.Context) (r *ReconcileReport, err error) 
 		Stream: st.Stream, Time: m.c.Now().UTC().Truncate(time.Second), Sequence: st.Sequence, Digest: st.Digest, Missing: st.Missing,
 		Refused: incidents[max(0, len(incidents)-maxRefused):], Refusals: len(incidents), Logs: []LogReport{},
 	}
-	for _, l := range st.Logs {
+	for i, l := range st.Logs {
 		lr := LogReport{LogStatus: l, Problems: []string{}}
 		h, ok := s.heads[l.Origin]
 		if ok && m.log(l.Origin) == nil { // without a head it may be one that no trusted root explains yet
 			lr.Problems = append(lr.Problems, "it is not configured any more, so nothing of it can be verified")
 		} else if ok {
-			if err := m.recheck(ctx, m.log(l.Origin), h, &lr); err != nil {
+			if err := m.scrub(ctx, m.log(l.Origin), h, everything, &lr); err != nil {
 				return nil, err
 			}
 		}
-		r.Logs = append(r.Logs, lr)
+		if r.Logs = append(r.Logs, lr); ok && (i == 0 || lr.Scrubbed.Before(r.Scrubbed)) {
+			r.Scrubbed = lr.Scrubbed
+		}
 	}
 	if r.TUF, err = m.recheckTUF(ctx); err != nil {
 		return nil, err

@@ -261,21 +261,24 @@ func TestReconcileMemory(t *testing.T) {
 		}
 		seen = append(seen, seenHead{Size: s, Root: p.Root, Note: note})
 	}
-	sh, err := l.in.shelf(c.Origin)
+	out, most := &LogReport{}, 0
+	c2, err := l.in.checking(l.in.logs[c.Origin], h, out)
 	if err != nil {
 		t.Fatal(err)
 	}
-	tree, out, most := l.in.tree(h, sh), &LogReport{}, 0
-	found := func(format string, a ...any) { t.Errorf(format, a...) }
-	look := countingContext{ctx, func() { most = max(most, tree.Held()) }}
-	if err := l.in.reproduceAll(look, l.in.logs[c.Origin], h, tree, sh, seen, out, found); err != nil || out.Heads != uint64(len(sizes)) {
-		t.Fatal(err, out.Heads)
+	c2.seen = seen
+	look := countingContext{ctx, func() { most = max(most, c2.tree.Held()) }}
+	found := func(u unit, err error) error {
+		if err != nil {
+			t.Errorf("%+v: %v", u, err)
+		}
+		return nil
 	}
-	if err := rehash(look, l.in.logs[c.Origin], tree, sh, h.Scope, out, found); err != nil || out.Leaves != h.Size {
-		t.Fatal(err, out.Leaves)
+	if err := c2.everything(look, found); err != nil || out.Heads != uint64(len(sizes)) || out.Leaves != h.Size {
+		t.Fatal(err, out.Heads, out.Leaves)
 	}
-	if most == 0 || most > 10 || tree.Held() > 3 {
-		t.Fatalf("%d tiles in memory, %d in the end", most, tree.Held())
+	if most == 0 || most > 10 || c2.tree.Held() > 3 {
+		t.Fatalf("%d tiles in memory, %d in the end", most, c2.tree.Held())
 	}
 }
 

@@ -28,6 +28,7 @@ import (
 //	mirror/pending                  pendingState  the import that is under way
 //	mirror/incident/<kind>/<digest> Incident      a parcel that was refused; not part of the mirrored state
 //	mirror/upstream/<origin>        Upstream      the largest checkpoint of the log that anybody showed
+//	mirror/scrub/<origin>           scrubState    how far the checks of what is stored are
 //	mirror/reconcile/last           Reconciled    how the last reconcile ended
 const (
 	keyStream   = "mirror/stream"
@@ -250,12 +251,13 @@ type snapshot struct {
 	frozen  map[string]Freeze
 	pending *pendingState
 
-	quarantined map[string]bool     // origins of which something waits
-	upstream    map[string]Upstream // the largest checkpoint of each log that was shown
+	quarantined map[string]bool      // origins of which something waits
+	scrubbed    map[string]time.Time // when everything of a log was hashed
+	upstream    map[string]Upstream  // the largest checkpoint of each log that was shown
 }
 
 func (m *Mirror) snapshot() (*snapshot, error) {
-	s := &snapshot{heads: make(map[string]Head), frozen: make(map[string]Freeze), quarantined: make(map[string]bool), upstream: make(map[string]Upstream)}
+	s := &snapshot{heads: make(map[string]Head), frozen: make(map[string]Freeze), quarantined: make(map[string]bool), upstream: make(map[string]Upstream), scrubbed: make(map[string]time.Time)}
 	err := m.c.DB.View(func(tx store.Tx) error {
 		if _, err := get(tx, keyStream, &s.stream); err != nil {
 			return err
@@ -267,6 +269,12 @@ func (m *Mirror) snapshot() (*snapshot, error) {
 			s.pending = &p
 		}
 		if err := scan(tx, keyQuarantine, func(_ string, q Quarantined) error { s.quarantined[q.Origin] = true; return nil }); err != nil {
+			return err
+		}
+		if err := scan(tx, keyScrub, func(key string, st scrubState) error {
+			s.scrubbed[strings.TrimPrefix(key, keyScrub)] = st.Seen
+			return nil
+		}); err != nil {
 			return err
 		}
 		if err := scan(tx, keyUpstream, func(key string, u Upstream) error { s.upstream[strings.TrimPrefix(key, keyUpstream)] = u; return nil }); err != nil {
