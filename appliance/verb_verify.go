@@ -24,7 +24,7 @@ func verifyCommand() *cli.Command {
 		Name: "verify", Usage: "verify a Sigstore bundle; opens no socket", ArgsUsage: "FILE|sha256:HEX",
 		Description: "Exit codes: `redoubt docs exit-codes`. --prove-offline repeats the whole verification in an empty network namespace.",
 		Flags: append(freshnessFlags(),
-			&cli.StringFlag{Name: "bundle", Required: true, Usage: "the Sigstore bundle", EnvVars: []string{"REDOUBT_BUNDLE"}},
+			&cli.StringFlag{Name: "bundle", Required: true, Usage: "the Sigstore bundle, or the PEP 740 attestation of a Python distribution", EnvVars: []string{"REDOUBT_BUNDLE"}},
 			&cli.StringSliceFlag{Name: "trusted-root", Usage: "trusted_root.json; several are tried one by one", EnvVars: []string{"REDOUBT_TRUSTED_ROOT"}},
 			&cli.StringFlag{Name: "setup", Usage: "folder of `redoubt client setup`, whose trusted_root.json is used", EnvVars: []string{"REDOUBT_SETUP"}},
 			&cli.StringFlag{Name: "certificate-identity", Usage: "accepted e-mail or URI", EnvVars: []string{"REDOUBT_CERTIFICATE_IDENTITY"}},

@@ -72,6 +72,9 @@ func decode(data []byte) (*decoded, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: bundle: %w", ErrMalformed, err)
 	}
+	if data, err = fromPEP740(data); err != nil {
+		return nil, fmt.Errorf("%w: PEP 740 attestation: %w", ErrMalformed, err)
+	}
 	p := &protobundle.Bundle{}
 	if err := protojson.Unmarshal(data, p); err != nil {
 		return nil, fmt.Errorf("%w: bundle: %w", ErrMalformed, err)

@@ -25,7 +25,7 @@ func FuzzVerifyBundle(f *testing.F) {
 		said[meaning(f, res)] = true
 		f.Add(s.bundle, i == 3)
 	}
-	for _, s := range []string{`{}`, `{"mediaType":"application/vnd.dev.sigstore.bundle.v0.3+json","verificationMaterial":{},"messageSignature":{}}`, `{"dsseEnvelope":{"signatures":[{}]}}`} {
+	for _, s := range []string{`{}`, `{"version":1,"verification_material":{"certificate":"AA==","transparency_entries":[{}]},"envelope":{"statement":"e30=","signature":"AA=="}}`, `{"mediaType":"application/vnd.dev.sigstore.bundle.v0.3+json","verificationMaterial":{},"messageSignature":{}}`, `{"dsseEnvelope":{"signatures":[{}]}}`} {
 		f.Add([]byte(s), false)
 	}
 	f.Fuzz(func(t *testing.T, bundle []byte, key bool) {

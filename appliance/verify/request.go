@@ -19,7 +19,7 @@ import (
 type Request struct {
 	// Artifact is what the signature must be over.
 	Artifact Artifact
-	// Bundle is the Sigstore bundle, JSON, v0.1 to v0.3.
+	// Bundle is the Sigstore bundle, JSON, v0.1 to v0.3, or an attestation object of PEP 740.
 	Bundle []byte
 	// Policy says who may have signed, and more.
 	Policy Policy
