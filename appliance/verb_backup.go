@@ -103,6 +103,9 @@ func backupVerifyAction(c *cli.Context) error {
 	}
 	return printResult(c, r, func(w io.Writer) {
 		printBackup(w, r, "read")
+		if r.Strays > 0 {
+			fmt.Fprintf(w, "%d objects belong to no run: one was interrupted, or the newest manifest did not come along with the copy; is this the newest run there was?\n", r.Strays)
+		}
 		switch {
 		case !r.Contents:
 			fmt.Fprintln(w, "sealed: signatures and digests hold; with --identity it is opened and every root computed anew")

@@ -102,5 +102,6 @@ type Report struct {
 	Logs       []LogHead `json:"logs"`
 	LeftOut    []string  `json:"leftOut"`  // files of the state directory that are in no backup
 	Contents   bool      `json:"contents"` // false: the objects were not opened, their digests hold
+	Strays     int       `json:"strays"`   // objects of no run: one was interrupted, or the newest manifest was not copied; counted by verify
 	Seconds    float64   `json:"seconds"`
 }

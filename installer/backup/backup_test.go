@@ -105,12 +105,18 @@ func (s *site) reading() ReadConfig {
 	return ReadConfig{From: s.c.To, Appliance: name}
 }
 
-// restored opens a restored directory and checks it whole: every head, every record, every file.
+// restored restores a run and checks what came of it.
 func (s *site) restored(c ReadConfig, size uint64) {
 	s.t.Helper()
 	dir := filepath.Join(s.t.TempDir(), "restored")
 	_, err := Restore(s.t.Context(), c, dir)
 	check(s.t, err)
+	s.whole(dir, size)
+}
+
+// whole checks a restored directory: every head, every record, every file.
+func (s *site) whole(dir string, size uint64) {
+	s.t.Helper()
 	db, err := bolt.Open(filepath.Join(dir, "db/rekor.db"))
 	check(s.t, err)
 	defer db.Close()

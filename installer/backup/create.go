@@ -80,6 +80,7 @@ type run struct {
 	report Report
 	heads  []LogHead
 	left   []string
+	buf    bytes.Buffer // of the object being filled; one at a time
 }
 
 // Create adds a run to the repository at c.To, which is begun where it is empty. On an error no run was added, unless it says so;
@@ -220,7 +221,6 @@ func (r *run) object(plain []byte) (Part, error) {
 // records gathers records into objects.
 type records struct {
 	r     *run
-	buf   bytes.Buffer
 	w     *store.Snapshot
 	n     int
 	parts []Part
@@ -230,8 +230,8 @@ func (r *run) records() *records { return &records{r: r} }
 
 func (s *records) put(k, v []byte) error {
 	if s.n == 0 {
-		s.buf.Reset()
-		s.w = store.NewSnapshot(&s.buf)
+		s.r.buf.Reset()
+		s.w = store.NewSnapshot(&s.r.buf)
 	}
 	s.n += len(k) + len(v) + 8
 	return s.w.Put(k, v)
@@ -246,7 +246,7 @@ func (s *records) cut() error {
 	if err := s.w.Close(); err != nil {
 		return err
 	}
-	p, err := s.r.object(s.buf.Bytes())
+	p, err := s.r.object(s.r.buf.Bytes())
 	s.parts = append(s.parts, p)
 	return err
 }

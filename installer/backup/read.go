@@ -10,6 +10,8 @@ import (
 	"hash"
 	"io"
 	"io/fs"
+	"slices"
+	"sync"
 
 	"redoubt.internal/log"
 	"redoubt.internal/log/store"
@@ -50,15 +52,12 @@ func (r *repository) open(p Part, encryption string, keys *opener) ([]byte, erro
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", objectFile(p.Object), err)
 	}
-	if sum := sha256.Sum256(plain); len(p.Plain) > 0 && !p.Plain.Equal(sum[:]) {
-		return nil, fmt.Errorf("%w: %s holds something else than was copied", ErrDamaged, objectFile(p.Object))
-	}
 	return plain, nil
 }
 
 // target takes what a backup holds, checked. Verify has one that only counts.
 type target struct {
-	// record takes one record of a database; its bytes are valid during the call.
+	// record takes one record of a database, whose bytes stay as they are.
 	record func(database string, key, value []byte) error
 	// piece takes the next piece of a file, and folder a folder.
 	piece  func(f *file, data []byte, first, last bool) error
@@ -74,26 +73,69 @@ type reader struct {
 	to      target
 	objects int
 	bytes   int64
+	read    map[string]bool // objects, by name
 	said    func(bytes int64)
 }
 
-// records calls fn with each record of an object.
-func (r *reader) records(ctx context.Context, p Part, fn func(k, v []byte) error) error {
-	if err := ctx.Err(); err != nil {
-		return err
+// opened is an object that was read, compared with its digest and opened.
+type opened struct {
+	part  Part
+	plain []byte
+	err   error
+}
+
+// ahead is how many objects are opened while the one before is worked on.
+const ahead = 2
+
+// each calls fn with the contents of objects, in order. The next ones are opened meanwhile.
+func (r *reader) each(ctx context.Context, parts []Part, fn func(p Part, plain []byte) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var openers sync.WaitGroup
+	defer openers.Wait()
+	defer cancel()
+	queue := make(chan chan opened, ahead)
+	openers.Go(func() {
+		defer close(queue)
+		for _, p := range parts {
+			one := make(chan opened, 1)
+			select {
+			case queue <- one:
+			case <-ctx.Done():
+				return
+			}
+			openers.Go(func() {
+				plain, err := r.repo.open(p, r.m.Encryption, r.keys)
+				one <- opened{p, plain, err}
+			})
+		}
+	})
+	for one := range queue {
+		o := <-one
+		if o.err != nil {
+			return o.err
+		}
+		r.objects++
+		r.bytes += o.part.Bytes
+		r.read[objectFile(o.part.Object)] = true
+		r.said(r.bytes)
+		if err := fn(o.part, o.plain); err != nil {
+			return damagedBy(o.part, err)
+		}
 	}
-	plain, err := r.repo.open(p, r.m.Encryption, r.keys)
-	if err != nil {
-		return err
-	}
-	r.objects++
-	r.bytes += p.Bytes
-	r.said(r.bytes)
-	err = store.ReadSnapshot(bytes.NewReader(plain), fn)
+	return ctx.Err()
+}
+
+// damagedBy names the object of what is wrong with a backup.
+func damagedBy(p Part, err error) error {
 	if errors.Is(err, store.ErrSnapshot) || errors.Is(err, log.ErrCorrupt) {
-		err = fmt.Errorf("%w: %s: %w", ErrDamaged, objectFile(p.Object), err)
+		return fmt.Errorf("%w: %s: %w", ErrDamaged, objectFile(p.Object), err)
 	}
 	return err
+}
+
+// records calls fn with each record of the objects. Its bytes stay as they are.
+func (r *reader) records(ctx context.Context, parts []Part, fn func(k, v []byte) error) error {
+	return r.each(ctx, parts, func(_ Part, plain []byte) error { return store.SnapshotRecords(plain, fn) })
 }
 
 func (r *reader) run(ctx context.Context) error {
@@ -126,20 +168,14 @@ func (r *reader) database(ctx context.Context, d *database, seen map[string]bool
 			return fmt.Errorf("the %s log: %w", l.Name, err)
 		}
 	}
-	for _, p := range d.Rest {
-		err := r.records(ctx, p, func(k, v []byte) error {
-			for _, l := range d.Logs {
-				if log.Follows(l.Prefix, k) {
-					return fmt.Errorf("%w: a key of the %s log beside it", ErrDamaged, l.Name)
-				}
+	return r.records(ctx, d.Rest, func(k, v []byte) error {
+		for _, l := range d.Logs {
+			if log.Follows(l.Prefix, k) {
+				return fmt.Errorf("%w: a key of the %s log beside it", ErrDamaged, l.Name)
 			}
-			return put(k, v)
-		})
-		if err != nil {
-			return err
 		}
-	}
-	return nil
+		return put(k, v)
+	})
 }
 
 // publicOnly is the key of a log as far as a check needs it.
@@ -169,11 +205,10 @@ func (r *reader) log(ctx context.Context, l *logPart, put func(k, v []byte) erro
 	if err != nil {
 		return err
 	}
-	for _, p := range append(l.Segments[:len(l.Segments):len(l.Segments)], l.Tail...) {
-		if err := r.segment(ctx, l, p, replay, put); err != nil {
-			replay.Finish()
-			return err
-		}
+	err = r.each(ctx, slices.Concat(l.Segments, l.Tail), func(_ Part, plain []byte) error { return segment(l, plain, replay, put) })
+	if err != nil {
+		replay.Finish()
+		return err
 	}
 	got, err := replay.Finish()
 	if err != nil {
@@ -186,25 +221,25 @@ func (r *reader) log(ctx context.Context, l *logPart, put func(k, v []byte) erro
 }
 
 // segment hands one segment on: its heads first, for the replay compares them as the entries reach them.
-func (r *reader) segment(ctx context.Context, l *logPart, p Part, replay *log.Replay, put func(k, v []byte) error) error {
+func segment(l *logPart, plain []byte, replay *log.Replay, put func(k, v []byte) error) error {
 	type record struct{ k, v []byte }
 	var chunks []record
-	err := r.records(ctx, p, func(k, v []byte) error {
-		if log.IsHead(l.Prefix, k) {
-			if err := replay.Head(k, v); err != nil {
-				return err
-			}
-			return put(k, v)
+	err := store.SnapshotRecords(plain, func(k, v []byte) error {
+		if !log.IsHead(l.Prefix, k) {
+			chunks = append(chunks, record{k, v})
+			return nil
 		}
-		chunks = append(chunks, record{bytes.Clone(k), bytes.Clone(v)})
-		return nil
+		if err := replay.Head(k, v); err != nil {
+			return err
+		}
+		return put(k, v)
 	})
 	if err != nil {
 		return err
 	}
 	for _, c := range chunks {
 		if err := replay.Chunk(c.k, c.v, put); err != nil {
-			return fmt.Errorf("%w: %s: %w", ErrDamaged, objectFile(p.Object), err)
+			return err
 		}
 		if err := put(c.k, c.v); err != nil {
 			return err
@@ -239,7 +274,7 @@ func (r *reader) files(ctx context.Context) error {
 		for _, f := range byObject[p.Object.String()] {
 			want[f.Path] = f
 		}
-		err := r.records(ctx, p, func(k, v []byte) error {
+		err := r.records(ctx, []Part{p}, func(k, v []byte) error {
 			f := want[string(k)]
 			if f == nil {
 				return nil // of a file that changed since
@@ -276,7 +311,7 @@ func (r *reader) large(ctx context.Context, f *file) error {
 	var h hash.Hash = sha256.New()
 	var size int64
 	for i, p := range f.Parts {
-		err := r.records(ctx, p, func(_, v []byte) error {
+		err := r.records(ctx, []Part{p}, func(_, v []byte) error {
 			h.Write(v)
 			size += int64(len(v))
 			return r.to.piece(f, v, i == 0, i == len(f.Parts)-1)

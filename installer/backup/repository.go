@@ -70,7 +70,15 @@ func openRepository(dir string) (r *repository, err error) {
 	if r.Format != formatLine {
 		return r, fmt.Errorf("%w: %.40q, this program reads %s", ErrFormat, r.Format, formatLine)
 	}
+	if again, err := r.identity.encode(); err != nil || !bytes.Equal(again, data) {
+		return r, fmt.Errorf("%w: %s is not spelled as it is written", ErrDamaged, identityFile)
+	}
 	return r, r.countRuns()
+}
+
+func (i identity) encode() ([]byte, error) {
+	data, err := json.Marshal(i)
+	return append(data, '\n'), err
 }
 
 // writeRepository opens a folder to add a run to, and begins it where it is empty.
@@ -125,7 +133,7 @@ func beginRepository(dir string, mine identity) error {
 	var id [16]byte
 	rand.Read(id[:]) // never fails
 	mine.Format, mine.Repository = formatLine, hex.EncodeToString(id[:])
-	data, err := json.Marshal(mine)
+	data, err := mine.encode()
 	if err != nil {
 		return err
 	}
@@ -134,7 +142,7 @@ func beginRepository(dir string, mine identity) error {
 			return writing(err)
 		}
 	}
-	return r.add(identityFile, append(data, '\n'))
+	return r.add(identityFile, data)
 }
 
 func (r *repository) close() {
@@ -307,7 +315,7 @@ func (r *repository) manifest(n uint64) (*Manifest, parcel.Digest, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("%s: %w", runFile(n), err)
 	}
-	if m.Run != n || m.Repository != r.Repository {
+	if m.Run != n || m.Repository != r.Repository || m.Domain != r.Domain {
 		return nil, nil, fmt.Errorf("%w: %s is of run %d of %s", ErrDamaged, runFile(n), m.Run, m.Repository)
 	}
 	if !m.signedBy(r.Appliance) {

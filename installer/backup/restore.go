@@ -69,7 +69,8 @@ type writer struct {
 	batch  []pair
 	of     string // the database of the batch
 	bytes  int
-	open   *os.File // a file of several pieces
+	done   chan error // of the commit under way
+	open   *os.File   // a file of several pieces
 	config []byte
 	mode   fs.FileMode
 	modes  []*file // of folders
@@ -110,12 +111,12 @@ func (w *writer) record(name string, k, v []byte) error {
 		}
 		w.of = name
 	}
-	w.batch = append(w.batch, pair{bytes.Clone(k), append([]byte{}, v...)})
+	w.batch = append(w.batch, pair{k, v})
 	w.bytes += len(k) + len(v)
 	return nil
 }
 
-// commit writes the batch, in the order of its keys.
+// commit begins to write the batch, in the order of its keys, when the one before is written.
 func (w *writer) commit() error {
 	if w.of == "" {
 		return nil
@@ -128,16 +129,32 @@ func (w *writer) commit() error {
 		}
 		w.dbs[w.of] = db
 	}
-	slices.SortFunc(w.batch, func(a, b pair) int { return bytes.Compare(a.k, b.k) })
-	err := db.Update(func(tx store.Tx) error {
-		for _, p := range w.batch {
-			if err := tx.Put(p.k, p.v); err != nil {
-				return err
+	if err := w.settled(); err != nil {
+		return err
+	}
+	batch := w.batch
+	w.batch, w.bytes, w.done = nil, 0, make(chan error, 1)
+	go func() {
+		slices.SortFunc(batch, func(a, b pair) int { return bytes.Compare(a.k, b.k) })
+		w.done <- db.Update(func(tx store.Tx) error {
+			for _, p := range batch {
+				if err := tx.Put(p.k, p.v); err != nil {
+					return err
+				}
 			}
-		}
+			return nil
+		})
+	}()
+	return nil
+}
+
+// settled waits for the commit under way.
+func (w *writer) settled() error {
+	if w.done == nil {
 		return nil
-	})
-	w.batch, w.bytes = w.batch[:0], 0
+	}
+	err := <-w.done
+	w.done = nil
 	return err
 }
 
@@ -174,7 +191,7 @@ func (w *writer) piece(f *file, data []byte, first, last bool) (err error) {
 
 // finish makes everything durable, then gives the databases and last the configuration their names.
 func (w *writer) finish() error {
-	if err := w.commit(); err != nil {
+	if err := errors.Join(w.commit(), w.settled()); err != nil {
 		return err
 	}
 	for name, db := range w.dbs {
@@ -224,6 +241,7 @@ func (w *writer) sync() error {
 }
 
 func (w *writer) close() {
+	w.settled()
 	for _, db := range w.dbs {
 		db.Close()
 	}

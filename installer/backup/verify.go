@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"io/fs"
 	"time"
 
 	"redoubt.internal/mirror/parcel"
@@ -34,9 +35,6 @@ func Verify(ctx context.Context, c ReadConfig) (Report, error) {
 	defer r.repo.close()
 	report := Report{}
 	report.describe(r.repo, r.m)
-	if report.Objects, report.Bytes, err = r.repo.checkObjects(ctx, c.Progress); err != nil {
-		return report, failure(err)
-	}
 	if r.m.Encryption == EncryptionNone || len(c.Identities) > 0 {
 		r.to = target{
 			record: func(string, []byte, []byte) error { return nil },
@@ -50,6 +48,10 @@ func Verify(ctx context.Context, c ReadConfig) (Report, error) {
 			return report, failure(err)
 		}
 		report.Contents, report.Files = true, len(r.c.Files)
+	}
+	report.Objects, report.Bytes = r.objects, r.bytes
+	if err = r.checkObjects(ctx, &report); err != nil {
+		return report, failure(err)
 	}
 	_, digest, err := r.repo.manifest(r.m.Run)
 	report.Manifest, report.Seconds = digest.String(), time.Since(started).Seconds()
@@ -70,7 +72,7 @@ func openChain(c *ReadConfig) (*reader, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &reader{repo: repo, keys: keys, said: saying(c.Progress)}
+	r := &reader{repo: repo, keys: keys, read: map[string]bool{}, said: saying(c.Progress)}
 	if err := r.choose(c); err != nil {
 		repo.close()
 		return nil, err
@@ -108,30 +110,41 @@ func (r *reader) choose(c *ReadConfig) error {
 	return nil
 }
 
-// checkObjects reads every object of every run.
-func (r *repository) checkObjects(ctx context.Context, progress io.Writer) (objects int, total int64, err error) {
-	said := saying(progress)
-	for n := uint64(1); n <= r.runs; n++ {
-		m, _, err := r.manifest(n)
+// checkObjects reads every object of every run that was not read yet.
+func (r *reader) checkObjects(ctx context.Context, report *Report) error {
+	known := map[string]bool{}
+	for n := uint64(1); n <= r.repo.runs; n++ {
+		m, _, err := r.repo.manifest(n)
 		if err != nil {
-			return objects, total, err
+			return err
 		}
-		parts, err := r.objects(m)
+		parts, err := r.repo.objects(m)
 		if err != nil {
-			return objects, total, err
+			return err
 		}
+		known[objectFile(m.Objects.Object)] = true
 		for _, p := range parts {
 			if err := ctx.Err(); err != nil {
-				return objects, total, err
+				return err
 			}
-			if _, err := r.get(p); err != nil {
-				return objects, total, err
+			known[objectFile(p.Object)] = true
+			if r.read[objectFile(p.Object)] {
+				continue
 			}
-			objects, total = objects+1, total+p.Bytes
-			said(total)
+			if _, err := r.repo.get(p); err != nil {
+				return err
+			}
+			report.Objects++
+			report.Bytes += p.Bytes
+			r.said(report.Bytes)
 		}
 	}
-	return objects, total, nil
+	return fs.WalkDir(r.repo.root.FS(), "objects", func(name string, e fs.DirEntry, err error) error {
+		if err == nil && !e.IsDir() && !known[name] {
+			report.Strays++
+		}
+		return err
+	})
 }
 
 // saying tells how much was read, every other second.

@@ -140,6 +140,41 @@ func ReadSnapshot(r io.Reader, fn func(k, v []byte) error) error {
 	return nil
 }
 
+// SnapshotRecords calls fn for each record of a whole snapshot in memory. k and v point into b. The digest at the end is not computed:
+// it is for bytes whose own digest the caller has compared.
+func SnapshotRecords(b []byte, fn func(k, v []byte) error) error {
+	rest, ok := bytes.CutPrefix(b, []byte(snapshotMagic))
+	if !ok {
+		return fmt.Errorf("%w: wrong first line", ErrSnapshot)
+	}
+	var last []byte
+	for n := uint64(0); ; n++ {
+		if len(rest) < 12+sha256.Size {
+			return fmt.Errorf("%w: cut short after %d records", ErrSnapshot, n)
+		}
+		klen := binary.BigEndian.Uint32(rest)
+		if klen == 0 {
+			if len(rest) != 12+sha256.Size || binary.BigEndian.Uint64(rest[4:]) != n {
+				return fmt.Errorf("%w: it does not hold the number of records it names", ErrSnapshot)
+			}
+			return nil
+		}
+		vlen := binary.BigEndian.Uint32(rest[4:])
+		if klen > MaxKey || vlen > MaxValue || uint64(len(rest)) < 8+uint64(klen)+uint64(vlen) {
+			return fmt.Errorf("%w: record %d has a key of %d and a value of %d bytes", ErrSnapshot, n, klen, vlen)
+		}
+		end := 8 + klen
+		key, value := rest[8:end:end], rest[end:end+vlen:end+vlen]
+		if n > 0 && bytes.Compare(key, last) <= 0 {
+			return fmt.Errorf("%w: record %d is out of order", ErrSnapshot, n)
+		}
+		if err := fn(key, value); err != nil {
+			return err
+		}
+		last, rest = key, rest[end+vlen:]
+	}
+}
+
 type snapshotReader struct {
 	r *bufio.Reader
 	h hash.Hash

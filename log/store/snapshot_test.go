@@ -25,8 +25,21 @@ func FuzzReadSnapshot(f *testing.F) {
 			got.k, got.v = append(got.k, bytes.Clone(k)), append(got.v, bytes.Clone(v))
 			return nil
 		})
+		fast := &memTx{}
+		ferr := SnapshotRecords(b, func(k, v []byte) error {
+			fast.k, fast.v = append(fast.k, k), append(fast.v, v)
+			return nil
+		})
 		if err != nil {
 			return
+		}
+		if ferr != nil || len(fast.k) != len(got.k) {
+			t.Fatalf("%d records in memory, %d as a stream: %v", len(fast.k), len(got.k), ferr)
+		}
+		for i := range fast.k {
+			if !bytes.Equal(fast.k[i], got.k[i]) || !bytes.Equal(fast.v[i], got.v[i]) {
+				t.Fatalf("record %d differs", i)
+			}
 		}
 		var again bytes.Buffer
 		if err := WriteSnapshot(&again, got); err != nil || !bytes.Equal(again.Bytes(), b) {
