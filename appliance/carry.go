@@ -47,7 +47,7 @@ func (in *instance) openMirror(ctx context.Context) error {
 	in.roleKeys[roleExporter] = key
 	in.mirror, err = mirror.Open(mirror.Config{
 		DB: in.authorityDB, Dir: in.dir.path("mirror", "in"), Stream: in.cfg.Mirror.Stream, Exporters: in.cfg.Mirror.Exporters, Logs: logs, Peers: in.cfg.Mirror.Peers,
-		TUF: tuf, Follow: in.cfg.Mirror.follow(), Floors: in.cfg.Mirror.Floors, Watch: in.cfg.Mirror.watch(), Cover: in.covered(), Scrub: in.cfg.Mirror.Reconcile.scrub(), Quota: in.cfg.Mirror.Quota, Signer: key, Name: in.cfg.mirrorName(), Record: in.recordMirror, Progress: in.transfer.set, Now: in.now, Logger: in.logger,
+		TUF: tuf, Follow: in.cfg.Mirror.follow(), Floors: in.cfg.Mirror.Floors, Watch: in.cfg.Mirror.watch(), Cover: in.covered(), Scrub: in.cfg.Mirror.Reconcile.scrub(), Cadence: max(0, time.Duration(in.cfg.Mirror.Reconcile.Cadence)), Ignore: in.cfg.Mirror.Reconcile.Ignore, Quota: in.cfg.Mirror.Quota, Signer: key, Name: in.cfg.mirrorName(), Record: in.recordMirror, Progress: in.transfer.set, Now: in.now, Logger: in.logger,
 	})
 	if err != nil {
 		return fmt.Errorf("opening the mirror: %w", err)

@@ -23,6 +23,10 @@ var (
 	mirrorCoverImages = prometheus.NewDesc("redoubt_mirror_coverage_images", "Running image digests at the last reconcile, and containers that have none, by how they stand.", []string{"state"}, nil)
 	mirrorScrubAge    = prometheus.NewDesc("redoubt_mirror_scrub_age_seconds", "Since everything that is stored of the log was hashed anew.", []string{"origin"}, nil)
 	mirrorScrubPeriod = prometheus.NewDesc("redoubt_mirror_scrub_period_seconds", "In which reconciles hash everything once; 0 where each hashes everything. An age of more than twice this is late.", nil, nil)
+	mirrorUnmirrored  = prometheus.NewDesc("redoubt_mirror_unmirrored_logs", "Logs that a carried trusted root names, valid now, of which nothing is mirrored.", []string{"kind"}, nil)
+	mirrorEnded       = prometheus.NewDesc("redoubt_mirror_ended_logs", "Mirrored logs that take no more entries.", nil, nil)
+	mirrorSilence     = prometheus.NewDesc("redoubt_mirror_exporter_silence_seconds", "Since the last parcel that was heard of was made.", nil, nil)
+	mirrorCadence     = prometheus.NewDesc("redoubt_mirror_exporter_cadence_seconds", "In which a parcel is expected, as configured or derived; 0 where too few came to tell.", nil, nil)
 	mirrorProblems    = prometheus.NewDesc("redoubt_mirror_damaged", "Problems of stored bytes in the last report.", nil, nil)
 	mirrorLevel       = prometheus.NewDesc("redoubt_mirror_stale_level", "What the thresholds make of that age: 0 fresh, 1 warn, 2 deny-new, 3 deny-all.", []string{"origin"}, nil)
 	mirrorTrustAge    = prometheus.NewDesc("redoubt_mirror_trust_age_seconds", "Since the TUF repository was last observed at its mirrored state, by the exporter's clock.", []string{"repository"}, nil)
@@ -36,7 +40,7 @@ var (
 )
 
 func (g mirrorGauges) Describe(to chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{mirrorAge, mirrorLevel, mirrorTrustAge, mirrorTrustLevel, mirrorLag, mirrorOutcome, mirrorCode, mirrorClaims, mirrorScrubAge, mirrorScrubPeriod, mirrorCoverRatio, mirrorCoverImages, mirrorProblems, mirrorSize, mirrorReconciled, mirrorConflicts, mirrorWatchHits, mirrorMissing, mirrorQuarantined} {
+	for _, d := range []*prometheus.Desc{mirrorAge, mirrorLevel, mirrorTrustAge, mirrorTrustLevel, mirrorLag, mirrorOutcome, mirrorCode, mirrorClaims, mirrorUnmirrored, mirrorEnded, mirrorSilence, mirrorCadence, mirrorScrubAge, mirrorScrubPeriod, mirrorCoverRatio, mirrorCoverImages, mirrorProblems, mirrorSize, mirrorReconciled, mirrorConflicts, mirrorWatchHits, mirrorMissing, mirrorQuarantined} {
 		to <- d
 	}
 }
@@ -96,6 +100,20 @@ func (g mirrorGauges) Collect(to chan<- prometheus.Metric) {
 		}
 	}
 	send(mirrorScrubPeriod, in.cfg.Mirror.Reconcile.scrub().Seconds())
+	if a := now.Status.Absent; a != nil {
+		kinds := map[string]int{"rekor": 0, "ct": 0}
+		for _, l := range a.Unmirrored {
+			kinds[l.Kind]++
+		}
+		for kind, n := range kinds {
+			send(mirrorUnmirrored, float64(n), kind)
+		}
+		send(mirrorEnded, float64(len(a.Ended)))
+		if e := a.Exporter; e != nil {
+			send(mirrorSilence, float64(e.Seconds))
+			send(mirrorCadence, float64(e.Cadence))
+		}
+	}
 	send(mirrorConflicts, float64(now.Status.Conflicts))
 	send(mirrorMissing, float64(now.Missing))
 	send(mirrorQuarantined, float64(now.Quarantined))

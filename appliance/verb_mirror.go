@@ -128,6 +128,7 @@ func mirrorInside() []*cli.Command {
 				for _, m := range r.Report.Missing {
 					fmt.Fprintf(w, "MISSING parcels %d to %d\n", m.First, m.Last)
 				}
+				printAbsence(w, r.Report.Absent)
 				printClaims(w, r.Report.Claims)
 				printCoverage(w, r.Report.Coverage)
 				printWatched(w, r.Report.Watched)
@@ -163,6 +164,7 @@ func printMirrorStatus(w io.Writer, s *mirror.Status) {
 	for _, l := range s.Logs {
 		printLogStatus(w, l)
 	}
+	printAbsence(w, s.Absent)
 	printLastReconcile(w, s.Reconcile)
 	if s.Inbox != nil {
 		printInboxFiles(w, s.Inbox.Parcels, s.Inbox.Files)

@@ -65,3 +65,27 @@ func printClaims(w io.Writer, r *mirror.ClaimsReport) {
 		printClaim(w, e)
 	}
 }
+
+// printAbsence prints what is not here that one would expect.
+func printAbsence(w io.Writer, a *mirror.Absence) {
+	if a == nil {
+		return
+	}
+	for _, l := range a.Unmirrored {
+		what := "NOT MIRRORED"
+		if l.Known {
+			what = "NOTHING CARRIED YET"
+		}
+		fmt.Fprintf(w, "%s %s log %s, which the trusted root of %s names\n", what, l.Kind, l.Origin, l.Repository)
+	}
+	for _, l := range a.Ended {
+		when := "it is pinned as frozen"
+		if !l.Ended.IsZero() {
+			when = "by the trusted root on " + l.Ended.Format(time.RFC3339)
+		}
+		fmt.Fprintf(w, "ended %s at %d entries, %s\n", l.Origin, l.Size, when)
+	}
+	if e := a.Exporter; e != nil && e.Silent {
+		fmt.Fprintf(w, "SILENT exporter: nothing was heard of it since %s, a parcel is expected every %v\n", e.Last.Format(time.RFC3339), time.Duration(e.Cadence)*time.Second)
+	}
+}

@@ -67,6 +67,10 @@ type Config struct {
 	Cover func(context.Context) (*CoverageReport, error)
 	// Scrub is the time in which reconciles hash everything that is stored once, each a part of it; 0 has each hash everything.
 	Scrub time.Duration
+	// Cadence is the time in which a parcel is expected; 0 derives it from those that came, and then silence is no finding.
+	Cadence time.Duration
+	// Ignore are origins of logs that trusted roots name and that are not mirrored on purpose.
+	Ignore []string
 	// Quota is the largest number of bytes a parcel may unpack to; 0 leaves it to the free space of the disk.
 	Quota int64
 	// Signer and Name sign reconcile reports as C2SP notes. Without a Signer reports are not signed.

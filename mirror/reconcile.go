@@ -49,6 +49,7 @@ type Status struct {
 
 	Conflicts int         `json:"conflicts"`                // logs that stand still because they showed two histories
 	Reconcile *Reconciled `json:"last_reconcile,omitempty"` // how the last one ended; left out before the first
+	Absent    *Absence    `json:"absent,omitempty"`         // what is not here that one would expect; parcels are in missing
 }
 
 // err says how old a log is that is too old.
@@ -82,7 +83,10 @@ func (m *Mirror) Status(ctx context.Context) (Status, error) {
 	if out.Inbox, err = m.InboxStatus(); err != nil {
 		return out, err
 	}
-	out.Reconcile, err = m.lastReconcile()
+	if out.Reconcile, err = m.lastReconcile(); err != nil {
+		return out, err
+	}
+	out.Absent, err = m.absence(s, incidents)
 	return out, err
 }
 
@@ -193,6 +197,7 @@ type ReconcileReport struct {
 
 	Claims   *ClaimsReport   `json:"claims,omitempty"`   // do bundles seen inside stand in the mirror
 	Coverage *CoverageReport `json:"coverage,omitempty"` // is what runs signed
+	Absent   *Absence        `json:"absent,omitempty"`   // what is not here that one would expect
 }
 
 // A report is a note, and a note has at most a million bytes.
@@ -232,6 +237,9 @@ func (r *ReconcileReport) Err() error {
 	all := append(forks, damaged...)
 	for _, g := range r.Missing {
 		all = append(all, &GapError{Stream: r.Stream, First: g.First, Last: g.Last, Offered: g.Last + 1})
+	}
+	if err := r.Absent.err(); err != nil {
+		stale = append(stale, err)
 	}
 	if all = append(all, stale...); r.Watched != nil && r.Watched.Hits > 0 {
 		all = append(all, fmt.Errorf("%w: %d of them; redoubt mirror watch list", ErrWatched, r.Watched.Hits))
@@ -298,6 +306,9 @@ func (m *Mirror) reconcile(ctx context.Context, everything bool) (r *ReconcileRe
 		r.Images = &images
 	}
 	if err := m.lookAround(ctx, r); err != nil {
+		return nil, err
+	}
+	if r.Absent, err = m.absence(s, incidents); err != nil {
 		return nil, err
 	}
 	if err := m.sign(r); err != nil {
