@@ -276,6 +276,13 @@ func mirrorInspect(c *cli.Context) error {
 				for _, l := range p.Manifest.Logs {
 					fmt.Fprintf(w, "  %s: from %d to %d entries, scope %s\n", l.Origin, l.From.Size, l.To.Size, l.Scope)
 				}
+				if n := len(p.Manifest.Blobs); n > 0 {
+					var size int64
+					for _, b := range p.Manifest.Blobs {
+						size += b.Bytes
+					}
+					fmt.Fprintf(w, "  %d files that vouch for images, %s\n", n, megabytes(uint64(size)))
+				}
 			}
 		})
 		if err != nil {

@@ -146,6 +146,11 @@ func TestImages(t *testing.T) {
 			if err != nil || len(seen[0].Manifest.Blobs) != 5 { // image, artifact, its config and layer, the list
 				t.Fatalf("%v, %+v", err, seen[0].Manifest)
 			}
+			l.mc.Quota = 4096 // what comes of images counts like everything else
+			l.reopen()
+			l.refused(42, files...)
+			l.mc.Quota = 0
+			l.reopen()
 			if _, err := l.in.Rehearse(t.Context(), files); err != nil {
 				t.Fatal(err)
 			}

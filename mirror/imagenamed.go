@@ -70,7 +70,7 @@ func (e *Exporter) nameEntry(n images.Entry) (known bool) {
 				of(log).digests = append(of(log).digests, n.Digest)
 			}
 		case n.LogID != "":
-			known = !sparse
+			known = known || !sparse
 		}
 	}
 	return known

@@ -13,6 +13,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"redoubt.internal/mirror/images"
 )
 
 // TestCarriedImage plays an enclave that runs images somebody outside signed, one of them the old way. Of their names follows everything
@@ -36,6 +38,7 @@ func TestCarriedImage(t *testing.T) {
 		s.run(t, old, join([]string{"sign", "-y", "--allow-http-registry"}, outside.legacyServices(), []string{"--identity-token", outside.token(t), image})...)
 		s.run(t, old, join([]string{"attest", "-y", "--allow-http-registry", "--type", "custom", "--predicate", s.write(t, "predicate.json", `{"tests":"green"}`)}, outside.legacyServices(), []string{"--identity-token", outside.token(t), image})...)
 	}
+	savedByCosign(t, s, old, legacy)
 	inside := newLab(t, nil, "--domain", "inside.internal")
 	imported := carryImages(t, outside, inside, s, wanted, legacy)
 	who := outside.who()
@@ -98,9 +101,25 @@ func TestCarriedImage(t *testing.T) {
 	})
 }
 
+// savedByCosign: the folder that cosign saves an image in says the same as the registry.
+func savedByCosign(t *testing.T, s *session, cosign, image string) {
+	t.Helper()
+	s.run(t, cosign, "save", "--allow-http-registry", "--dir", "saved", image)
+	src, all, err := images.OpenLayout(s.path("saved"))
+	if err != nil || len(all) != 1 {
+		t.Fatal(err, all)
+	}
+	defer src.Close()
+	none := images.Shelf{Held: func(string) []byte { return nil }, Keep: func(string, []byte) error { return nil }}
+	found, err := src.Gather(t.Context(), all[0], none)
+	if err != nil || len(found.Artifacts) != 3 || len(found.Entries) != 2 || !strings.HasSuffix(image, found.Digest) {
+		t.Fatalf("%v, %+v", err, found)
+	}
+}
+
 // carryImages carries what vouches for images from their names alone, at scope sparse, and returns how many entries of each log came, by the
 // beginning of its origin.
-func carryImages(t *testing.T, outside, inside *lab, s *session, images ...string) map[string]int {
+func carryImages(t *testing.T, outside, inside *lab, s *session, names ...string) map[string]int {
 	t.Helper()
 	info := s.run(t, client(t, "rekor-cli-v1.5.4"), "loginfo", "--rekor_server", outside.urls.Rekor, "--format", "json", "--store_tree_state=false")
 	tree := regexp.MustCompile(`"TreeID":"(\d+)"`).FindStringSubmatch(info)
@@ -123,13 +142,13 @@ func carryImages(t *testing.T, outside, inside *lab, s *session, images ...strin
 		return []map[string]any{v1, v2}
 	}
 	config := readYAML(t, outside.config)
-	config["mirror"] = map[string]any{"logs": logs(true), "images": []map[string]any{{"registry": outside.registry, "references": images}}}
+	config["mirror"] = map[string]any{"logs": logs(true), "images": []map[string]any{{"registry": outside.registry, "references": names}}}
 	writeYAML(t, outside.config, config)
 	outside.stop(t)
 	outside.serve(t)
 	var exporter struct{ Key, Stream string }
 	decode(t, s.output(t, outside.binary, "--config", outside.config, "mirror", "key", "-o", "json"), &exporter)
-	if plan := s.run(t, outside.binary, "--config", outside.config, "mirror", "plan"); !strings.Contains(plan, images[0]+"\n  stands for sha256:") {
+	if plan := s.run(t, outside.binary, "--config", outside.config, "mirror", "plan"); !strings.Contains(plan, names[0]+"\n  stands for sha256:") {
 		t.Errorf("the plan does not say what the image stands for:\n%s", plan)
 	}
 	s.run(t, outside.binary, "--config", outside.config, "mirror", "pull")
