@@ -24,7 +24,7 @@ import (
 func doctorCommand() *cli.Command {
 	return &cli.Command{
 		Name: "doctor", Usage: "named checks of configuration, files, keys, logs, clock and listeners, with a fix for each failure",
-		Flags: append(stateFlags(), outputFlag()),
+		Flags: append(stateFlags(), outputFlag(), &cli.BoolFlag{Name: "strict", Usage: "exit 4 when nothing fails and something is warned of", EnvVars: []string{"REDOUBT_STRICT"}}),
 		Action: func(c *cli.Context) error {
 			checks := diagnose(c)
 			if err := printResult(c, checks, func(w io.Writer) { printChecks(w, checks) }); err != nil {
@@ -33,13 +33,15 @@ func doctorCommand() *cli.Command {
 			if !ready(checks) {
 				return fmt.Errorf("something needs attention")
 			}
+			if c.Bool("strict") && slices.ContainsFunc(checks, func(c check) bool { return !c.OK }) {
+				return withCode(exitWarnings, errors.New("there are warnings"))
+			}
 			return nil
 		},
 	}
 }
 
 const (
-	minFreeBytes    = 1 << 30
 	probeTimeout    = 3 * time.Second
 	maxClockErrorUS = 1_000_000
 )
@@ -52,11 +54,10 @@ func diagnose(c *cli.Context) []check {
 		return checks
 	}
 	checks = append(checks,
-		result("state directory", checkModes(dir), "chown it to the service user; chmod 0700 keys and run"),
-		result("free space", checkFreeSpace(dir.root), "free or add space: a log that cannot write latches read-only; one that stays so needs `redoubt log resume`"),
 		warning("clock discipline", checkClock(), "run chrony or another time service; inside a gap, discipline the clock from a local source"),
 	)
 	checks = append(checks, fipsChecks()...)
+	checks = append(checks, checkUnits(cfg)...)
 	if ring := newKeyring(cfg.Keys, dir, slog.New(slog.DiscardHandler)); len(ring.pkcs11Tokens()) > 0 {
 		checks = append(checks, result("token PIN", ring.refusedPINs(), "put the right PIN into its file; if it was reset on the token to the one in the file, remove the mark"))
 	}
@@ -64,7 +65,7 @@ func diagnose(c *cli.Context) []check {
 	checks = append(checks, result("high-water file", broken, highWaterFix(broken)))
 	report, err := readStatus.call(c, struct{}{})
 	if err != nil {
-		return append(checks, result("instance", err, "`redoubt serve` and read its first error"))
+		return append(append(checks, machineChecks(cfg, dir)...), result("instance", err, "`redoubt serve` and read its first error"))
 	}
 	for _, c := range report.Checks {
 		c.Warning = c.Warning && !c.Urgent
@@ -83,31 +84,6 @@ func warning(name string, err error, fix string) check {
 	c := result(name, err, fix)
 	c.Warning = err != nil
 	return c
-}
-
-// checkModes refuses private folders that others can read.
-func checkModes(dir layout) error {
-	for _, path := range []string{dir.keys(), dir.path("run")} {
-		info, err := os.Stat(path)
-		if err != nil {
-			return err
-		}
-		if info.Mode().Perm()&0o077 != 0 {
-			return fmt.Errorf("%s has mode %04o", path, info.Mode().Perm())
-		}
-	}
-	return nil
-}
-
-func checkFreeSpace(path string) error {
-	var st unix.Statfs_t
-	if err := unix.Statfs(path, &st); err != nil {
-		return err
-	}
-	if free := st.Bavail * uint64(st.Bsize); free < minFreeBytes {
-		return fmt.Errorf("%d MiB left", free>>20)
-	}
-	return nil
 }
 
 // checkHighWater reads every high-water file: whether it is whole and holds a mark for each log. How the marks stand to the logs

@@ -12,6 +12,7 @@ const (
 	exitLocal       = 1  // something on this machine: a file, a key, the configuration
 	exitUsage       = 2  // the command line itself
 	exitUnavailable = 3  // a remote or a served part does not answer
+	exitWarnings    = 4  // doctor --strict: nothing fails, something is warned of
 	exitPanic       = 70 // an internal error; no verdict was printed
 )
 

@@ -19,6 +19,7 @@ type check struct {
 	Fix     string `json:"fix,omitempty"`
 
 	keyTrouble bool // the reason speaks of a key's token
+	private    bool // what it says is for who runs the machine
 }
 
 // health answers /healthz (this process is alive) and /readyz (every check holds). Checks sign with every key, so the
@@ -69,6 +70,9 @@ func withoutKeys(checks []check) []check {
 	for i, c := range public {
 		if c.keyTrouble {
 			public[i].Reason = "key unavailable"
+		}
+		if c.private && !c.OK {
+			public[i].Reason, public[i].Fix = "see redoubt doctor", ""
 		}
 	}
 	return public

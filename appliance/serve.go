@@ -101,7 +101,7 @@ type server struct {
 // socket goes last. It returns nil after a clean drain.
 func (s *server) run(ctx context.Context, readyFile string) error {
 	s.metrics, s.health = newMetrics(), &health{checks: func(ctx context.Context) []check { return s.instance().checks(ctx) }}
-	s.metrics.registry.MustRegister(mirrorGauges{s})
+	s.metrics.registry.MustRegister(mirrorGauges{s}, checkGauges{s})
 	s.lost, s.swapped = make(chan error, 1), make(chan struct{}, 1)
 	var stop context.CancelFunc
 	s.background, stop = context.WithCancel(ctx)
@@ -171,6 +171,9 @@ const (
 func (s *server) maintain(ctx context.Context, in *instance) {
 	for {
 		next := renewInterval
+		if err := sampleDisk(in.dir, in.now()); err != nil {
+			s.logger.Warn("noting how much of the disk is free", "error", err)
+		}
 		if err := in.olderCopy(); err != nil {
 			s.logger.Error("trust metadata and timestamps are held back", "error", err)
 		} else if err := in.tuf.Renew(ctx); err != nil && ctx.Err() == nil {

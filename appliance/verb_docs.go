@@ -17,6 +17,7 @@ const exitCodesTopic = `Exit codes
   1   local error: a file, a key, the configuration
   2   usage: the command line itself
   3   remote or unavailable
+  4   doctor --strict: nothing fails, something is warned of
   70  internal error; no verdict was printed
 verify
   10  no matching signature          20  untrusted root or key        24  time invalid
