@@ -26,7 +26,7 @@ import (
 // scriptCommands are what the scripts have beyond testscript's own.
 var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args []string){
 	"exits": exits, "start": start, "halt": halt, "hangup": hangup, "get": get, "digest": digest, "mode": mode,
-	"newstate": newState, "softhsmconf": softHSMConf, "faultymodule": faultyModule, "carry": carry, "carrytrust": carryTrust, "interval": interval, "inventory": runs, "reports": reports, "byhand": byHand,
+	"newstate": newState, "softhsmconf": softHSMConf, "faultymodule": faultyModule, "carry": carry, "carrytrust": carryTrust, "interval": interval, "inventory": runs, "alsotrust": alsoTrust, "monitoring": monitoring, "reports": reports, "byhand": byHand,
 	"believe": believe, "letout": letOut, "page": page, "witnesses": witnesses, "forge": forge,
 	"flip": flip, "picking": picking, "usepicklist": usePicklist, "shelve": shelve, "stamp": stamp,
 	"approvers": approvers, "unknown": unknown, "twin": twin, "misled": misled, "liar": liar, "newest": newest,

@@ -7,7 +7,7 @@
 //
 // It does not sign: who made a bundle is proven by a Sigstore bundle beside it, made and checked like any other artifact's.
 //
-// Start at Build, then Verify. files/ holds what is packed as it stands: install.sh and the systemd units.
+// Start at Build, then Verify. files/ holds what is packed as it stands: install.sh, the systemd units, and monitoring (alerting rules, a dashboard).
 package installer
 
 import (
@@ -145,7 +145,7 @@ func compile(ctx context.Context, c Config, out, cgo string) error {
 	return nil
 }
 
-// addPacked adds install.sh and the systemd units.
+// addPacked adds install.sh, the systemd units, and rules and dashboard for monitoring.
 func addPacked(_ string, members map[string]member) error {
 	return fs.WalkDir(packed, "files", func(name string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {

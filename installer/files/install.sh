@@ -48,7 +48,7 @@ else
 fi
 put 0755 bin/redoubt-static /usr/bin/redoubt-static
 for unit in systemd/*; do put 0644 "$unit" "/usr/lib/systemd/system/$(basename -- "$unit")"; done
-find docs licences -type f | while read -r file; do put 0644 "$file" "/usr/share/redoubt/$file"; done
+find docs licences monitoring -type f | while read -r file; do put 0644 "$file" "/usr/share/redoubt/$file"; done
 
 mkdir -p "$root/etc/redoubt" "$root/var/lib/redoubt" "$root/var/log/redoubt"
 chmod 0755 "$root/etc/redoubt"
