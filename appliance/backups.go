@@ -50,6 +50,11 @@ var createBackup = verb[backupArgs, backup.Report]{"backup.create", func(ctx con
 	if _, recorded := in.audit.Add(ctx, e, nil); err == nil {
 		err = recorded
 	}
+	if ctx.Err() == nil {
+		if noted := in.noteBackup(report, a.To, err); err == nil {
+			err = noted
+		}
+	}
 	return report, backupHint(err, a.To)
 }}
 

@@ -50,6 +50,8 @@ type Config struct {
 	Approvers *Approvers `yaml:"approvers,omitempty"`
 	// Mirror is what is carried across the gap.
 	Mirror Mirror `yaml:"mirror,omitempty"`
+	// Backup is how the server copies its state directory by itself. Left out, `redoubt backup create` is somebody else's to call.
+	Backup *Backup `yaml:"backup,omitempty"`
 	// Limits bound what one client can ask for.
 	Limits Limits `yaml:"limits,omitempty"`
 }

@@ -79,7 +79,7 @@ func (c *Config) check() error {
 		bad("profile: %q is neither dev nor production", c.Profile)
 	}
 	production := c.Profile == profileProduction
-	for _, err := range c.Approvers.check() {
+	for _, err := range append(c.Approvers.check(), c.Backup.check()...) {
 		bad("%w", err)
 	}
 	if !filepath.IsAbs(c.Dir) {

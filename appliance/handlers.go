@@ -74,6 +74,7 @@ func (in *instance) checks(ctx context.Context) (checks []check) {
 	checks = append(checks, result("clock", in.clockSane(), "set the clock: a certificate or a head lies in the future"))
 	checks = append(checks, in.mirrorChecks(ctx)...)
 	checks = append(checks, in.tlsChecks()...)
+	checks = append(checks, in.backupChecks()...)
 	return append(checks, in.endingChecks()...)
 }
 

@@ -178,6 +178,7 @@ func (s *server) take(in *instance) {
 	s.rooms.Store(&rooms)
 	s.registerGauges()
 	s.registerEndings()
+	s.registerBackup()
 	s.resume()
 	select {
 	case s.swapped <- struct{}{}:
@@ -194,6 +195,7 @@ func (s *server) resume() {
 	work.Go(func() { in.reconcileEvery(ctx) })
 	work.Go(func() { in.observeEvery(ctx) })
 	work.Go(func() { in.lookEvery(ctx) })
+	work.Go(func() { in.backupEvery(ctx) })
 	work.Go(func() { s.front.keep(ctx, in) })
 	s.pause = func() { stop(); work.Wait() }
 }

@@ -34,3 +34,13 @@ func crash(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	ts.Fatalf("the server was not killed")
 }
+
+// backupevery DIR PATH EVERY has the server of DIR back up to PATH in clear.
+func backupEvery(ts *testscript.TestScript, neg bool, args []string) {
+	arguments(ts, neg, args, 3, "backupevery DIR PATH EVERY")
+	every, err := time.ParseDuration(args[2])
+	ts.Check(err)
+	reconfigure(ts, args[0], func(c *Config) {
+		c.Backup = &Backup{Path: args[1], Every: Duration(every), NoEncryption: true}
+	})
+}

@@ -27,7 +27,7 @@ func backupCommand() *cli.Command {
 		Subcommands: []*cli.Command{
 			{Name: "create", Usage: "add what is new to a backup; nothing in it is ever overwritten",
 				Flags: append(stateFlags(), outputFlag(),
-					&cli.StringFlag{Name: "to", Required: true, Usage: "folder of the backup, empty the first time; below the medium's mount point", EnvVars: []string{"REDOUBT_TO"}},
+					&cli.StringFlag{Name: "to", Usage: "folder of the backup, empty the first time; below the medium's mount point (default: backup.path, with its recipients)", EnvVars: []string{"REDOUBT_TO"}},
 					&cli.StringSliceFlag{Name: "recipient", Usage: "age recipient of a custodian; may be repeated, any one of them can open it", EnvVars: []string{"REDOUBT_RECIPIENT"}},
 					&cli.StringFlag{Name: "recipients-file", Usage: "file of age recipients, one a line", EnvVars: []string{"REDOUBT_RECIPIENTS_FILE"}},
 					&cli.BoolFlag{Name: "no-encryption", Usage: "write it in clear: where the medium itself is encrypted", EnvVars: []string{"REDOUBT_NO_ENCRYPTION"}}),
@@ -44,6 +44,9 @@ func backupCommand() *cli.Command {
 }
 
 func backupCreateAction(c *cli.Context) error {
+	if c.String("to") == "" {
+		return configuredBackup(c)
+	}
 	to, err := filepath.Abs(c.String("to"))
 	if err != nil {
 		return err
@@ -60,12 +63,32 @@ func backupCreateAction(c *cli.Context) error {
 		}
 		a.Recipients = append(a.Recipients, more...)
 	}
+	return makeBackup(c, a)
+}
+
+// configuredBackup makes the run that the server would make next.
+func configuredBackup(c *cli.Context) error {
+	cfg, _, err := configured(c)
+	if err != nil {
+		return err
+	}
+	if cfg.Backup == nil {
+		return usage("backup create needs --to, or backup.path in the configuration")
+	}
+	if c.IsSet("recipient") || c.IsSet("recipients-file") || c.IsSet("no-encryption") {
+		return usage("without --to the run is the one backup describes in the configuration")
+	}
+	return makeBackup(c, cfg.Backup.args())
+}
+
+func makeBackup(c *cli.Context, a backupArgs) error {
+	var err error
 	if a.Config, err = filepath.Abs(configPath(c)); err != nil {
 		return err
 	}
 	r, err := createBackup.call(c, a)
 	if err != nil {
-		return backupHint(err, to)
+		return backupHint(err, a.To)
 	}
 	return printResult(c, r, func(w io.Writer) { printBackup(w, r, "written") })
 }
