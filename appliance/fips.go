@@ -29,6 +29,7 @@ var offInFIPS = []fipsFeature{
 	{"OpenPGP keys in rekord entries and searches", "version 4 keys are named by SHA-1", "sign with x509, ssh or minisign keys"},
 	{"software keys sealed outside this mode", "scrypt and XChaCha20-Poly1305 are not approved", "make the keys in this mode: they are sealed by PBKDF2 and AES-256-GCM"},
 	{"passphrases under 14 octets", "they are HMAC keys of less than 112 bits (SP 800-131A)", "use a longer passphrase"},
+	{"backups sealed for custodians", "age is X25519 and ChaCha20-Poly1305, which are not approved", "redoubt backup create --no-encryption onto a medium that a validated module encrypts"},
 	{"SHA-1 and MD5 in certificates, timestamps and digests", "they are not approved", "SHA-256, SHA-384 or SHA-512; the product makes nothing else in any mode"},
 	{"TLS by X25519, ChaCha20-Poly1305 or TLS 1.2 without extended master secret", "they are not approved", "clients of the last years agree on P-256 and AES-GCM by themselves"},
 }

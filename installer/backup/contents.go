@@ -62,7 +62,20 @@ func parseContents(data []byte) (*contents, error) {
 	if again, err := c.encode(); err != nil || !bytes.Equal(again, data) {
 		return nil, fmt.Errorf("%w: contents are not spelled as they are written", ErrDamaged)
 	}
+	if c.holed() {
+		return nil, fmt.Errorf("%w: contents with nothing where something belongs", ErrDamaged)
+	}
 	return c, nil
+}
+
+// holed says whether a null stands in a list.
+func (c *contents) holed() bool {
+	for _, d := range c.Databases {
+		if d == nil || slices.Contains(d.Logs, nil) {
+			return true
+		}
+	}
+	return slices.Contains(c.Files, nil)
 }
 
 func (c *contents) database(name string) *database {
