@@ -32,8 +32,14 @@ var mirrorCoverage = verb[coverQuestion, coverAnswer]{"mirror.coverage", func(ct
 	if a.Logs, err = in.searched(); err != nil {
 		return a, err
 	}
+	carried, err := in.statementsAbout(q.Images)
+	if err != nil {
+		return a, withCode(mirror.ExitCode(err), err)
+	}
 	for _, i := range q.Images {
-		found, err := in.signaturesOf(ctx, a.Logs, i.Digest, q.Statements[i.Digest])
+		statements := append(slices.Clone(q.Statements[i.Digest]), carried[i.Digest]...)
+		slices.Sort(statements)
+		found, err := in.signaturesOf(ctx, a.Logs, i.Digest, slices.Compact(statements))
 		if err != nil {
 			return a, withCode(mirror.ExitCode(err), err)
 		}
@@ -41,6 +47,18 @@ var mirrorCoverage = verb[coverQuestion, coverAnswer]{"mirror.coverage", func(ct
 	}
 	return a, nil
 }}
+
+// statementsAbout are the statements about images that were carried here with what vouches for them.
+func (in *instance) statementsAbout(running []inventory.Image) (map[string][]string, error) {
+	if in.mirror == nil {
+		return nil, nil
+	}
+	var digests []string
+	for _, i := range running {
+		digests = append(digests, i.Digest)
+	}
+	return in.mirror.StatementsAbout(digests)
+}
 
 // localLog is how one of our own logs is called among those searched.
 func localLog(name string) string { return "local " + name }

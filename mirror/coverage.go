@@ -2,11 +2,13 @@ package mirror
 
 import (
 	"cmp"
+	"errors"
 	"slices"
 	"time"
 
 	"redoubt.internal/log/store"
 	"redoubt.internal/mirror/entry"
+	"redoubt.internal/mirror/images"
 	"redoubt.internal/mirror/inventory"
 	"redoubt.internal/mirror/parcel"
 )
@@ -158,6 +160,42 @@ func (r *CoverageReport) short() *CoverageReport {
 	}
 	s.Plain = s.Plain[:min(len(s.Plain), maxUncovered)]
 	return &s
+}
+
+// StatementsAbout returns which signed statements about images were carried here, as inventory.Statements does from files.
+func (m *Mirror) StatementsAbout(wanted []string) (map[string][]string, error) {
+	carried, err := m.Images()
+	if err != nil {
+		return nil, err
+	}
+	of := make(map[string][]string)
+	for _, i := range carried {
+		for _, a := range i.Artifacts {
+			if a.Kind == images.KindImage || !slices.Contains(wanted, a.Subject) && !slices.Contains(wanted, i.Digest) {
+				continue
+			}
+			for _, b := range a.Blobs {
+				data, err := m.Blob(b.Digest)
+				if errors.Is(err, ErrNotFound) {
+					continue
+				}
+				if err != nil {
+					return nil, err
+				}
+				digests, named := inventory.Statement(data)
+				for _, image := range named {
+					if slices.Contains(wanted, image) {
+						of[image] = append(of[image], digests...)
+					}
+				}
+			}
+		}
+	}
+	for image, digests := range of {
+		slices.Sort(digests)
+		of[image] = slices.Compact(digests)
+	}
+	return of, nil
 }
 
 // SignatureLogs are the mirrored logs in which signatures stand: all but those of certificates and of checksums. One that is configured and

@@ -2,15 +2,18 @@ package mirror
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
+	"redoubt.internal/mirror/images"
 	"redoubt.internal/mirror/inventory"
 	"redoubt.internal/mirror/parcel"
 )
@@ -146,5 +149,24 @@ func TestCoverageInReport(t *testing.T) {
 	fails = errors.New("the index is gone")
 	if _, err := l.in.Reconcile(t.Context()); !errors.Is(err, fails) {
 		t.Fatal(err)
+	}
+}
+
+// TestStatementsAbout: what vouches for an image was carried with it, and says which statement its entry names.
+func TestStatementsAbout(t *testing.T) {
+	l, s, wanted, other := imageLab(t, true)
+	payload := fmt.Appendf(nil, `{"_type":"https://in-toto.io/Statement/v1","subject":[{"digest":{"sha256":%q}}]}`, strings.TrimPrefix(wanted.Digest, "sha256:"))
+	bundle := s.blob("team/app", "application/vnd.dev.sigstore.bundle.v0.3+json",
+		fmt.Appendf(nil, `{"mediaType":"application/vnd.dev.sigstore.bundle.v0.3+json","verificationMaterial":{},"dsseEnvelope":{"payload":%q,"payloadType":"application/vnd.in-toto+json","signatures":[]}}`, base64.StdEncoding.EncodeToString(payload)))
+	empty := s.blob("team/app", "application/vnd.oci.empty.v1+json", []byte("{}"))
+	s.put("team/app", "", map[string]any{"artifactType": bundle.MediaType, "config": empty, "layers": []layer{bundle}, "subject": wanted})
+	l.pull()
+	l.load(l.export(0))
+	of, err := l.in.StatementsAbout([]string{wanted.Digest, other.Digest})
+	if err != nil || len(of) != 1 || !slices.Contains(of[wanted.Digest], images.DigestOf(payload)) {
+		t.Fatalf("%v %v", err, of)
+	}
+	if of, err = l.in.StatementsAbout([]string{other.Digest}); err != nil || len(of) != 0 {
+		t.Fatalf("%v %v", err, of)
 	}
 }

@@ -182,7 +182,7 @@ func FuzzStatement(f *testing.F) {
 	f.Add([]byte(`{"critical":{"image":{"docker-manifest-digest":"` + digest(1) + `"}}}`))
 	f.Add([]byte(`{"dsseEnvelope":{"payload":"e30="}}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		_, images := statement(data)
+		_, images := Statement(data)
 		for _, i := range images {
 			if !digestPattern.MatchString(i) {
 				t.Fatalf("%q", i)

@@ -41,7 +41,7 @@ func Statements(paths ...string) (of map[string][]string, others int, err error)
 			if err != nil {
 				return err
 			}
-			digests, images := statement(data)
+			digests, images := Statement(data)
 			if len(images) == 0 {
 				others++
 			}
@@ -74,8 +74,8 @@ func readFile(file string) ([]byte, error) {
 	return data, err
 }
 
-// statement returns the digests that the statement in a file is logged by, and the images it names; none where it is no statement.
-func statement(data []byte) (digests, images []string) {
+// Statement returns the digests that the statement in a file is logged by, and the images it names; none where it is no statement.
+func Statement(data []byte) (digests, images []string) {
 	var err error
 	o, jerr := strictjson.Object(data)
 	if jerr != nil {
