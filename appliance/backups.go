@@ -69,7 +69,7 @@ func encryptionOf(a backupArgs) string {
 func backupHint(err error, dir string) error {
 	switch {
 	case errors.Is(err, backup.ErrRecipients):
-		return hinted(err, "--recipient age1... for each custodian (age-keygen makes keys), or --no-encryption where the medium itself is encrypted")
+		return hinted(err, "--recipient age1... for each custodian (`redoubt backup key` makes one), or --no-encryption where the medium itself is encrypted")
 	case errors.Is(err, backup.ErrFIPS):
 		return hinted(err, "--no-encryption onto a medium that is encrypted by a validated module")
 	case errors.Is(err, backup.ErrFull):

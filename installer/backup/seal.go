@@ -36,15 +36,15 @@ type sealer struct{ recipients []age.Recipient }
 
 func newSealer(recipients []string) (*sealer, error) {
 	s := &sealer{}
+	if len(recipients) > 0 && fips140.Enforced() {
+		return nil, ErrFIPS
+	}
 	for _, line := range recipients {
 		r, err := age.ParseX25519Recipient(line)
 		if err != nil {
 			return nil, fmt.Errorf("%w: %.80q: %v", ErrRecipients, line, err)
 		}
 		s.recipients = append(s.recipients, r)
-	}
-	if len(s.recipients) > 0 && fips140.Enforced() {
-		return nil, ErrFIPS
 	}
 	return s, nil
 }
