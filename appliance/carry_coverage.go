@@ -75,7 +75,7 @@ func (in *instance) searched() (logs []mirror.SearchedLog, err error) {
 	return append(logs, mirrored...), err
 }
 
-// coverEntries is the most entries of one log that are read for one digest.
+// coverEntries is the most entries of one log that are read for one digest; who signed an image more often is still said to have signed it.
 const coverEntries = 64
 
 // signaturesOf finds the entries that sign an image, by its own digest and by those of statements about it.
