@@ -127,6 +127,7 @@ func (w *writer) commit() error {
 		if db, err = bolt.Create(filepath.Join(w.dir, "db", partName(w.of))); err != nil {
 			return err
 		}
+		db.Fill() // finish flushes everything before the names count
 		w.dbs[w.of] = db
 	}
 	if err := w.settled(); err != nil {

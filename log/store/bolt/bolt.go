@@ -47,7 +47,8 @@ type DB struct {
 	// claim what the disk does not have.
 	broken atomic.Pointer[error]
 
-	writing sync.Mutex // guards journal, and bbolt's NoSync
+	writing sync.Mutex // guards journal, bbolt's NoSync, and filling
+	filling bool       // a new file nobody relies on: see Fill
 	journal journal
 }
 
@@ -233,6 +234,10 @@ func (d *DB) Update(fn func(store.Tx) error) (err error) {
 		if err := stamp(b); err != nil {
 			return err
 		}
+		if d.filling {
+			d.b.NoSync = true
+			return nil
+		}
 		done, err := j.write(d.b, tx)
 		d.b.NoSync = done
 		return err
@@ -291,6 +296,14 @@ func (d *DB) settle() error {
 		return fmt.Errorf("closing the journal of %s: %w", d.path, err)
 	}
 	return nil
+}
+
+// Fill makes the Updates of a new file, until Close, as fast as the page cache: none of them is durable when it returns. It is for a
+// file that counts for nothing yet, and whose whole file system the caller flushes before it does.
+func (d *DB) Fill() {
+	d.writing.Lock()
+	defer d.writing.Unlock()
+	d.filling = true
 }
 
 // Path is the file's path.
