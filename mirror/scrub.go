@@ -45,8 +45,9 @@ type scrubState struct {
 
 // newState is how far the check is of what a head brought.
 type newState struct {
-	Size uint64 `json:"size"` // of the head
-	Next unit   `json:"next"`
+	Size     uint64 `json:"size"`     // of the head
+	Sequence uint64 `json:"sequence"` // of the parcel that brought it
+	Next     unit   `json:"next"`
 }
 
 const (

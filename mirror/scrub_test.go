@@ -149,6 +149,23 @@ func TestScrubNew(t *testing.T) {
 	}
 }
 
+// TestScrubRecordsOfAnOldHead: records that come without a larger head are new as well.
+func TestScrubRecordsOfAnOldHead(t *testing.T) {
+	l := scrubLab(t, parcel.ScopeSparse, 300, 5000, 10_000)
+	l.ec.Logs[0].Records = append(l.ec.Logs[0].Records, 9_000)
+	l.reopen()
+	l.pull()
+	l.load(l.export(0))
+	mend := l.flip(recordName(9_000))
+	if r := l.scrubbed(); !errors.Is(r.Err(), ErrDamaged) || r.Logs[0].Scrub.New != 1 {
+		t.Fatalf("%v %+v", r.Err(), r.Logs[0].Scrub)
+	}
+	mend()
+	if r := l.scrubbed(); r.Err() != nil || r.Logs[0].Scrub.New != 0 {
+		t.Fatalf("%v %+v", r.Err(), r.Logs[0].Scrub)
+	}
+}
+
 // TestScrubWhole: everything is checked in one run where it is asked for, where no run was for long, where the clock went back, and where the
 // stored state is not the one that was checked; fsck checks everything and changes nothing.
 func TestScrubWhole(t *testing.T) {

@@ -133,11 +133,11 @@ func (s *scrubbing) again(ctx context.Context) error {
 
 // fresh checks what came since the last run.
 func (s *scrubbing) fresh(ctx context.Context) error {
-	if s.state.Size == s.h.Size {
+	if s.state.Size == s.h.Size && s.state.Sequence == s.h.Sequence { // records may come without a larger head
 		return nil
 	}
-	if s.state.New == nil || s.state.New.Size != s.h.Size {
-		s.state.New = &newState{Size: s.h.Size}
+	if s.state.New == nil || s.state.New.Size != s.h.Size || s.state.New.Sequence != s.h.Sequence {
+		s.state.New = &newState{Size: s.h.Size, Sequence: s.h.Sequence}
 	}
 	next := s.state.New.Next
 	count := func(u unit, err error) error {
