@@ -67,7 +67,7 @@ func coverageAction(c *cli.Context) error {
 	return nil
 }
 
-// printCoverage prints how what runs is signed.
+// printCoverage prints how what runs is signed, and where was searched.
 func printCoverage(w io.Writer, r *mirror.CoverageReport) {
 	if r == nil {
 		return
