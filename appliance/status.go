@@ -144,6 +144,9 @@ var consolePage = template.Must(template.New("console").Parse(`<!doctype html><h
 <h2>Checks</h2><table>{{range .Checks}}<tr><td>{{.Name}}<td{{if not .OK}} class="bad"{{end}}>{{if .OK}}ok{{else}}{{.Reason}} &mdash; {{.Fix}}{{end}}{{end}}</table>
 <h2>Logs</h2><table>{{range .Logs}}<tr><td>{{.Origin}}<td>{{.Size}} entries<td><code>{{.RootHash}}</code>{{end}}</table>
 {{with .Mirror}}<h2>Mirror, last parcel {{.Sequence}}</h2><table>{{range .Missing}}<tr><td class="bad">parcels {{.First}} to {{.Last}} are missing{{end}}
-{{range .Logs}}<tr><td>{{.Origin}}<td{{if .Frozen}} class="bad"{{end}}>{{.Size}} entries{{if .Frozen}}, frozen: it showed two histories{{end}}<td>observed {{.Age}} ago{{end}}</table>{{end}}
+{{range .Logs}}<tr><td>{{.Origin}}<td{{if .Frozen}} class="bad"{{end}}>{{.Size}} entries{{if .Frozen}}, frozen: it showed two histories{{end}}{{if .Lag}}, {{.Lag}} more upstream{{end}}<td{{if .Stale}} class="bad"{{end}}>{{if .Age}}observed {{.Age}} ago{{else}}never came{{end}}{{if .Stale}}: {{.Level}}{{end}}{{end}}
+{{range .TUF}}<tr><td>{{.Name}}<td>root of trust<td>{{if .Age}}observed {{.Age}} ago{{else}}never came{{end}}: {{.Level}}{{end}}</table>
+{{with .Absent}}{{range .Unmirrored}}<p class="bad">{{.Origin}} is named by {{.Repository}} and not mirrored</p>{{end}}{{end}}
+{{with .Reconcile}}<p{{if ne .Outcome "clean"}} class="bad"{{end}}>Reconciled{{if not .Time.IsZero}} {{.Time.UTC.Format "2006-01-02 15:04:05Z"}}{{end}}: {{.Outcome}}{{with .Finding}} &mdash; {{.}}{{end}}{{with .Error}} &mdash; {{.}}{{end}}</p>{{else}}<p class="bad">Never reconciled.</p>{{end}}{{end}}
 <h2>Services</h2><table>{{range $name, $url := .URLs}}<tr><td>{{$name}}<td>{{$url}}{{end}}</table></html>
 `))
