@@ -52,10 +52,9 @@ func verifyLog(ctx context.Context, c LogConfig, network *Network, workers int, 
 	if err != nil {
 		return Verified{}, err
 	}
-	keep := func(t tiles.Tile, hashes []byte) error {
-		if !whole || t.Level < 0 {
-			return nil
-		}
+	passed := func(tiles.Tile, []byte) error { return nil }
+	kept := func(ctx context.Context, t tiles.Tile, hashes []byte) error { // that the copy's own tile is the one its entries have
+		t.Level = 0
 		b, err := fetch(ctx, t)
 		if err != nil {
 			return s.blame(fmt.Errorf("reading %s: %w", t.Path(), err))
@@ -81,9 +80,14 @@ func verifyLog(ctx context.Context, c LogConfig, network *Network, workers int, 
 				b, err := src.Tile(ctx, t, buf)
 				if err == nil {
 					buf = b
-					err = s.take(ctx, t, b, hashes, nil, keep)
+					err = s.take(ctx, t, b, hashes, nil, passed)
 				} else {
 					err = remoteErr("reading "+t.Path(), err)
+				}
+				if err == nil && whole && t.Full() {
+					if hashes, err = tiles.AppendLeafHashes(hashes[:0], b, t.Width); err == nil {
+						err = kept(ctx, t, hashes)
+					}
 				}
 				if err != nil {
 					cancel(err)
