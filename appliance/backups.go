@@ -124,6 +124,11 @@ func (in *instance) notCopied() []string {
 		}
 	}
 	k := in.cfg.Keys
+	for _, images := range in.cfg.Mirror.Images {
+		if images.DockerConfig != "" {
+			skip = append(skip, in.dir.resolve(images.DockerConfig))
+		}
+	}
 	for _, value := range []string{k.PassphraseFile, k.PINFile, in.cfg.TLS.Key} {
 		secret(value)
 	}
@@ -189,6 +194,7 @@ const (
 	logBehind   = "behind"   // more was signed than was restored
 	logUnmarked = "unmarked" // no mark survived: nobody knows what was signed
 	logForked   = "forked"   // the mark has another root: the backup is not of the log that was signed last
+	logStale    = "stale"    // the mark is older than the backup, so it is a copy of a mark and says nothing
 )
 
 // compareMarks compares what was restored with the marks that survived, in the files the restored configuration lists.
@@ -215,6 +221,8 @@ func compareMarks(cfg *Config, dir layout, logs []backup.LogHead) (out []restore
 				r.State, r.Missing = logBehind, m.Size-l.Size
 			case m.Size == l.Size && !l.Root.Equal(m.Root[:]):
 				r.State = logForked
+			case m.Size < l.Size: // a mark is raised before its head is shown
+				r.State = logStale
 			default:
 				r.State = logWhole
 			}

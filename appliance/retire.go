@@ -36,7 +36,7 @@ func (l *lostEntries) taken() uint64 {
 	if l.Sure {
 		return max(l.Size, l.Mark)
 	}
-	return l.Size + lostGap
+	return max(l.Size, l.Mark) + lostGap
 }
 
 func (l *lostEntries) says() string {
@@ -88,7 +88,14 @@ func (in *instance) behind(ctx context.Context) (all []retiredLog, err error) {
 			if mark.Size > r.Size {
 				r.Missing = max(r.Missing, mark.Size-r.Size)
 			}
-			if mark.Size == r.Size && mark.Root != l.log.Head().Root {
+			if mark.Size > r.Size {
+				continue
+			}
+			root, err := l.log.Root(ctx, mark.Size)
+			if err != nil {
+				return nil, fmt.Errorf("the %s log: its root at the high-water mark of size %d: %w", l.role, mark.Size, err)
+			}
+			if mark.Root != root {
 				return nil, fmt.Errorf("the %s log: a high-water mark of size %d has another root: this directory is not a copy of the one that was lost", l.role, mark.Size)
 			}
 		}

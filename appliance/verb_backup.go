@@ -200,6 +200,8 @@ func (l restoredLog) says() string {
 		return fmt.Sprintf("BEHIND: %d more entries were signed than the backup has", l.Missing)
 	case logForked:
 		return "FORKED: the high-water mark has another root for its size"
+	case logStale:
+		return "STALE: the high-water mark is older than the backup, so it is not the one of the lost machine: move it away"
 	}
 	return "UNMARKED: no high-water mark survived, so nobody knows how much was signed"
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
+	"crypto/fips140"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -147,4 +148,25 @@ func (s *site) whole(dir string, size uint64) {
 	if _, err := os.Stat(filepath.Join(dir, "keys/passphrase")); !errors.Is(err, fs.ErrNotExist) {
 		s.t.Fatalf("the passphrase was restored: %v", err)
 	}
+}
+
+// modes says for each way to write a backup whether it is sealed. In FIPS-only mode nothing is.
+func modes() map[string]bool {
+	if fips140.Enforced() {
+		return map[string]bool{"clear": false}
+	}
+	return map[string]bool{"clear": false, "sealed": true}
+}
+
+// custodian makes a custodian's key, where there may be one, and returns the file it is in and its recipient.
+func custodian(t testing.TB) (identity, recipient string) {
+	t.Helper()
+	if fips140.Enforced() {
+		return "", ""
+	}
+	file, recipient, err := NewKey()
+	check(t, err)
+	identity = filepath.Join(t.TempDir(), "custodian")
+	check(t, os.WriteFile(identity, file, 0o600))
+	return identity, recipient
 }

@@ -112,6 +112,9 @@ func temporary(name string) bool {
 	return strings.HasPrefix(name, ".") && (strings.Contains(name, "-") || strings.Contains(name, "part"))
 }
 
+// publicFolder holds what others published, and no key: what stands in it must not decide what a backup leaves out.
+const publicFolder = "mirror/"
+
 // secret says whether a file holds a private key in clear.
 func secret(data []byte) bool {
 	for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
@@ -185,7 +188,7 @@ func (w *fileWriter) copy(f *os.File, now, old *file) (held bool, err error) {
 	}
 	first = first[:n]
 	if n < pieceBytes {
-		if secret(first) {
+		if !strings.HasPrefix(now.Path, publicFolder) && secret(first) {
 			w.r.leave(now.Path)
 			return false, nil
 		}

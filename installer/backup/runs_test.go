@@ -20,11 +20,8 @@ func publicDER(t testing.TB, s crypto.Signer) []byte {
 
 // Runs follow each other, sealed and in clear; each can be restored, and nothing that was written is touched by a later one.
 func TestRuns(t *testing.T) {
-	file, recipient, err := NewKey()
-	check(t, err)
-	identity := filepath.Join(t.TempDir(), "custodian")
-	check(t, os.WriteFile(identity, file, 0o600))
-	for name, sealed := range map[string]bool{"clear": false, "sealed": true} {
+	identity, recipient := custodian(t)
+	for name, sealed := range modes() {
 		t.Run(name, func(t *testing.T) {
 			s := newSite(t)
 			if sealed {
@@ -70,11 +67,8 @@ func TestRuns(t *testing.T) {
 
 // A run that nobody remembers the last one of is complete by itself where it is sealed, and goes on where it is in clear.
 func TestForgotten(t *testing.T) {
-	file, recipient, err := NewKey()
-	check(t, err)
-	identity := filepath.Join(t.TempDir(), "custodian")
-	check(t, os.WriteFile(identity, file, 0o600))
-	for name, sealed := range map[string]bool{"clear": false, "sealed": true} {
+	identity, recipient := custodian(t)
+	for name, sealed := range modes() {
 		t.Run(name, func(t *testing.T) {
 			s := newSite(t)
 			if sealed {
