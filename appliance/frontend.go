@@ -27,6 +27,7 @@ const (
 	roleTLS     = "tls" // the root of the listeners' certificates, where the site has none of its own
 	tlsRootFile = "pki/tls-root.pem"
 	tlsLook     = time.Minute // between looks at the clock: a machine that slept renews soon after
+	tlsPatience = time.Hour   // between tries that fail
 )
 
 var (
@@ -192,19 +193,24 @@ func isKeyURI(s string) bool {
 	return ok && scheme != "" && !strings.ContainsAny(scheme, "/.")
 }
 
-// keep renews until ctx ends: at two thirds of a certificate's life, and a minute after a try that failed.
+// keep renews until ctx ends: at two thirds of a certificate's life, and after a try that failed within the hour,
+// within the minute where there is no certificate at all.
 func (f *frontEnd) keep(ctx context.Context, in *instance) {
 	if !in.cfg.issued() {
 		return
 	}
-	for {
-		if err := f.look(ctx, in); err != nil && ctx.Err() == nil {
+	for wait := tlsLook; ; {
+		err := f.look(ctx, in)
+		if err != nil && ctx.Err() == nil {
 			in.logger.Error("renewing the certificate of the listeners", "error", err)
+		}
+		if wait = min(2*wait, tlsPatience); err == nil || f.shown.Load() == nil { // each try is in the audit log
+			wait = tlsLook
 		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(tlsLook):
+		case <-time.After(wait):
 		}
 	}
 }

@@ -67,8 +67,9 @@ func (in *importing) readBlobs(ctx context.Context, n *parcel.Manifest) error {
 // held requires that every file the images name is carried or was, and that the parcel carries no other.
 func (m *Mirror) held(n *parcel.Manifest, all []images.Image) error {
 	carried := make(map[string]bool)
+	sizes := make(map[string]int64)
 	for _, b := range n.Blobs {
-		carried[b.SHA256.String()] = false
+		carried[b.SHA256.String()], sizes[b.SHA256.String()] = false, b.Bytes
 	}
 	carried[n.Images.String()] = true
 	return m.c.DB.View(func(tx store.Tx) error {
@@ -76,6 +77,9 @@ func (m *Mirror) held(n *parcel.Manifest, all []images.Image) error {
 			for _, b := range i.Digests() {
 				hex := hexOf(b.Digest)
 				if _, ok := carried[hex]; ok {
+					if size, blob := sizes[hex]; blob && size != b.Size {
+						return fmt.Errorf("%w: image %q has %s with %d bytes, the parcel with %d", ErrProof, i.Reference, b.Digest, b.Size, size)
+					}
 					carried[hex] = true
 					continue
 				}
