@@ -2,6 +2,7 @@ package main
 
 import (
 	"crypto/fips140"
+	"fmt"
 	"os"
 	"strconv"
 	"testing"
@@ -24,6 +25,12 @@ func TestScripts(t *testing.T) {
 		Dir:                 "testdata/script",
 		Cmds:                scriptCommands,
 		RequireExplicitExec: true,
+		Condition: func(name string) (bool, error) {
+			if name == "fips" {
+				return fips140.Enforced(), nil
+			}
+			return false, fmt.Errorf("no condition %q", name)
+		},
 		Setup: func(env *testscript.Env) error { // scripts run in the cryptographic mode of the test
 			env.Setenv("GODEBUG", os.Getenv("GODEBUG"))
 			// In the strict FIPS 140-3 mode a TPM is refused otherwise, as tpm.txtar shows.

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"strings"
 
-	"redoubt.internal/hsm"
 	"redoubt.internal/log"
 	"redoubt.internal/log/strictjson"
 	"redoubt.internal/mirror/parcel"
@@ -195,9 +194,3 @@ func (m *Manifest) public(name string) (crypto.PublicKey, error) {
 
 // signedBy says whether the manifest is by the appliance whose fingerprint is given.
 func (m *Manifest) signedBy(fingerprint string) bool { return m.Appliance() == fingerprint }
-
-// samePublic compares a key with the manifest's.
-func (m *Manifest) samePublic(public crypto.PublicKey) bool {
-	own, err := x509.ParsePKIXPublicKey(m.Key)
-	return err == nil && hsm.SamePublic(own, public)
-}
