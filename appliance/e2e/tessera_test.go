@@ -155,7 +155,7 @@ func (p *pair) stands(t *testing.T, s *session, size, root string) {
 			}
 		}
 	}
-	decode(t, s.output(t, os.Getenv(binaryVariable), "mirror", "reconcile", "-o", "json", "--dir", p.inside), &result)
+	decode(t, s.output(t, os.Getenv(binaryVariable), "mirror", "reconcile", "--full", "-o", "json", "--dir", p.inside), &result)
 	report := result.Report
 	if len(report.Logs) != 1 || report.Logs[0].Size.String() != size || report.Logs[0].Root != root || len(report.Logs[0].Problems) > 0 {
 		t.Fatalf("%s: %+v, tessera signed %s entries and root %s", p.scope, report.Logs, size, root)
