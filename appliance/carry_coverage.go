@@ -39,11 +39,11 @@ var mirrorCoverage = verb[coverQuestion, coverAnswer]{"mirror.coverage", func(ct
 	for _, i := range q.Images {
 		statements := append(slices.Clone(q.Statements[i.Digest]), carried[i.Digest]...)
 		slices.Sort(statements)
-		found, err := in.signaturesOf(ctx, a.Logs, i.Digest, slices.Compact(statements))
+		found, read, err := in.signaturesOf(ctx, a.Logs, i.Digest, slices.Compact(statements))
 		if err != nil {
 			return a, withCode(mirror.ExitCode(err), err)
 		}
-		a.Images = append(a.Images, mirror.Cover(i, found, a.Logs))
+		a.Images = append(a.Images, mirror.Cover(i, found, read))
 	}
 	return a, nil
 }}
@@ -75,53 +75,58 @@ func (in *instance) searched() (logs []mirror.SearchedLog, err error) {
 	return append(logs, mirrored...), err
 }
 
-// coverEntries is the most entries of one log that are read for one digest; who signed an image more often is still said to have signed it.
-const coverEntries = 64
+// coverEntries is the most entries of one log that are read for one digest. Beyond them nothing is said to be absent: entries that only
+// mention the digest, as those of a base image do by the hundred, may stand before the one that signs it.
+const coverEntries = 256
 
-// signaturesOf finds the entries that sign an image, by its own digest and by those of statements about it.
-func (in *instance) signaturesOf(ctx context.Context, logs []mirror.SearchedLog, image string, statements []string) (out []mirror.ImageSignature, err error) {
+// signaturesOf finds the entries that sign an image, by its own digest and by those of statements about it. read are the logs as far as
+// they were read for it: one of which there were too many entries is not read whole.
+func (in *instance) signaturesOf(ctx context.Context, logs []mirror.SearchedLog, image string, statements []string) (out []mirror.ImageSignature, read []mirror.SearchedLog, err error) {
+	read = slices.Clone(logs)
 	for _, statement := range append([]string{""}, statements...) {
 		term := orDefault(statement, image)
-		for _, l := range in.artifacts {
-			found, err := localEntries(ctx, l.log, term)
+		for i, l := range logs {
+			found, all, err := in.entriesWith(ctx, l, term)
 			if err != nil {
-				return nil, fmt.Errorf("searching the log %s: %w", l.Name, err)
+				return nil, nil, fmt.Errorf("searching %q: %w", l.Log, err)
 			}
-			for _, r := range found {
-				out = append(out, mirror.SignaturesOf(localLog(l.Name), r, image, statement)...)
-			}
-		}
-		for _, l := range logs {
-			if in.mirror == nil || l.Size == 0 || slices.ContainsFunc(in.artifacts, func(a *artifactLog) bool { return localLog(a.Name) == l.Log }) {
-				continue
-			}
-			found, err := in.mirrorIndex.Some(ctx, l.Log, term, coverEntries)
-			if err != nil {
-				return nil, fmt.Errorf("searching %q: %w", l.Log, err)
-			}
+			read[i].Whole = read[i].Whole && all
 			for _, r := range found {
 				out = append(out, mirror.SignaturesOf(l.Log, r, image, statement)...)
 			}
 		}
 	}
-	return out, nil
+	return out, read, nil
 }
 
-// localEntries are entries of one of our own logs that carry a digest. What stands beside them is of another form than in a mirrored log: a
-// statement kept there is not looked into.
-func localEntries(ctx context.Context, l *log.Log, term string) (out []mirror.Record, err error) {
-	found, err := l.Find(ctx, rekor.SearchKey(term), coverEntries)
-	if err != nil {
-		return nil, err
+// entriesWith are entries of one of our own logs, or of a mirrored one, that carry a digest; all says that there are no more.
+func (in *instance) entriesWith(ctx context.Context, l mirror.SearchedLog, term string) (found []mirror.Record, all bool, err error) {
+	for _, a := range in.artifacts {
+		if localLog(a.Name) == l.Log {
+			return localEntries(ctx, a.log, term)
+		}
 	}
-	for _, i := range found {
+	if in.mirror == nil || l.Size == 0 {
+		return nil, true, nil
+	}
+	return in.mirrorIndex.Some(ctx, l.Log, term, coverEntries)
+}
+
+// localEntries are entries of one of our own logs. What stands beside them is of another form than in a mirrored log: a statement kept
+// there is not looked into.
+func localEntries(ctx context.Context, l *log.Log, term string) (out []mirror.Record, all bool, err error) {
+	found, err := l.Find(ctx, rekor.SearchKey(term), coverEntries+1)
+	if err != nil {
+		return nil, false, err
+	}
+	for _, i := range found[:min(len(found), coverEntries)] {
 		e, err := l.Entry(ctx, i)
 		if err != nil {
-			return nil, err
+			return nil, false, err
 		}
 		out = append(out, mirror.Record{Index: i, Leaf: e.Leaf})
 	}
-	return out, nil
+	return out, len(found) <= coverEntries, nil
 }
 
 // readInventory reads one inventory, "-" from in.

@@ -21,7 +21,7 @@ import (
 const (
 	CoverSigned     = "signed"      // an entry names it, or names a statement about it
 	CoverUnsigned   = "unsigned"    // no entry does, and every log that was searched is held whole
-	CoverNotCarried = "not-carried" // no entry does, but of some log only a part is held: it may be there
+	CoverNotCarried = "not-carried" // no entry does, but of some log only a part is held, or was read: it may be there
 	CoverUnresolved = "unresolved"  // it runs without the digest of a manifest
 )
 

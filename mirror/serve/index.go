@@ -222,25 +222,29 @@ func (x *Index) Find(ctx context.Context, origin, term string) ([]uint64, error)
 	return slices.Compact(out), nil
 }
 
-// Some returns entries of a log that have a term, ascending and at most limit of them.
-func (x *Index) Some(ctx context.Context, origin, term string, limit int) ([]mirror.Record, error) {
+// Some returns entries of a log that have a term, ascending and at most limit of them; all says that there are no more.
+func (x *Index) Some(ctx context.Context, origin, term string, limit int) (out []mirror.Record, all bool, err error) {
 	l, err := x.of(ctx, origin)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	found := l.candidates(term, 4*limit) // some may only share the hash
+	all = len(found) <= 4*limit
 	slices.Sort(found)
-	var out []mirror.Record
 	for _, i := range slices.Compact(found) {
 		r, err := x.m.Record(origin, i)
 		if err != nil {
-			return nil, err
+			return nil, false, err
 		}
-		if hit(r, term) && len(out) < limit {
+		switch {
+		case !hit(r, term):
+		case len(out) == limit:
+			return out, false, nil
+		default:
 			out = append(out, r)
 		}
 	}
-	return out, nil
+	return out, all, nil
 }
 
 // hit tells whether an entry really has a term.

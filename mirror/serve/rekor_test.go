@@ -429,6 +429,41 @@ func TestRekorFaceRefuses(t *testing.T) {
 	}
 }
 
+// TestSomeSaysWhetherAll: a search under a limit finds the first entries and says that there are more, and with room for all that there
+// are none.
+func TestSomeSaysWhetherAll(t *testing.T) {
+	bodies := realBodies(t)
+	s := newSite(t, map[int64][][]byte{7: bodies}, 7)
+	in := s.carried(t, parcel.ScopeFull, nil)
+	x, origin := NewIndex(in), siteName+" - 7"
+	often := map[string]int{}
+	for _, b := range bodies {
+		for _, term := range termsOf(mirror.Record{Leaf: b}) {
+			often[term]++
+		}
+	}
+	tried := 0
+	for term, n := range often {
+		if n < 2 {
+			continue
+		}
+		want, err := x.Find(t.Context(), origin, term)
+		if err != nil || len(want) < 2 {
+			t.Fatalf("%q: %v, %v", term, want, err)
+		}
+		for limit, whole := range map[int]bool{1: false, len(want) - 1: false, len(want): true, len(want) + 1: true} {
+			found, all, err := x.Some(t.Context(), origin, term, limit)
+			if err != nil || all != whole || len(found) != min(limit, len(want)) || found[0].Index != want[0] {
+				t.Errorf("%q under %d: %d of %d, all: %v, %v", term, limit, len(found), len(want), all, err)
+			}
+		}
+		tried++
+	}
+	if tried == 0 {
+		t.Fatal("no term is in two entries")
+	}
+}
+
 // TestIndexMergesRuns: what is added in many small runs is found as in one.
 func TestIndexMergesRuns(t *testing.T) {
 	var l logIndex
