@@ -43,7 +43,7 @@ func listMachineChecks(cfg *Config, dir layout) []check {
 		forecastCheck(dir),
 		warning("file system", checkFileSystem(dir.root), "keep the state directory on a local ext4 or xfs with barriers, mounted without data=writeback"),
 		warning("fast commits", checkFastCommit("/proc/fs/ext4", "/proc/sys/kernel/osrelease", dir.root), "tune2fs -O ^fast_commit on the unmounted device, or a newer kernel"),
-		result("configuration file", checkWritable(dir.config()), "chmod go-w, and chown it to root or to the service user"),
+		result("configuration file", closed(0o022, dir.config()), "chmod go-w, and chown it to root or to the service user"),
 		result("secret files", checkSecrets(cfg, dir), "chmod 0600, and chown them to the service user"),
 		warning("program file", checkProgram(), "chown root and chmod 0755: whoever can change it can sign with every key"),
 		warning("open files", checkOpenFiles(), "LimitNOFILE=65536 in the unit, or ulimit -n"),
@@ -70,13 +70,16 @@ func urgent(name string, err error, fix string) check {
 }
 
 // checkModes refuses private folders that others can read.
-func checkModes(dir layout) error {
-	for _, path := range []string{dir.keys(), dir.path("run")} {
+func checkModes(dir layout) error { return closed(0o077, dir.keys(), dir.path("run")) }
+
+// closed refuses files and folders that have any of the permissions in mask.
+func closed(mask os.FileMode, paths ...string) error {
+	for _, path := range paths {
 		info, err := os.Stat(path)
 		if err != nil {
 			return err
 		}
-		if info.Mode().Perm()&0o077 != 0 {
+		if info.Mode().Perm()&mask != 0 {
 			return fmt.Errorf("%s has mode %04o", path, info.Mode().Perm())
 		}
 	}
@@ -190,31 +193,14 @@ func losesFastCommits(release string) bool {
 	return true
 }
 
-// checkWritable refuses a file that others may change.
-func checkWritable(path string) error {
-	info, err := os.Stat(path)
-	if err != nil {
-		return err
-	}
-	if info.Mode().Perm()&0o022 != 0 {
-		return fmt.Errorf("%s has mode %04o", path, info.Mode().Perm())
-	}
-	return nil
-}
-
 // checkSecrets refuses files of passphrases and PINs that others may read.
 func checkSecrets(cfg *Config, dir layout) error {
 	for _, name := range []string{cfg.Keys.PassphraseFile, cfg.Keys.PINFile, uriAttribute(cfg.Keys.Token, "pin-source")} {
 		if name == "" || strings.HasPrefix(name, "tpm-sealed:") {
 			continue
 		}
-		path := dir.resolve(strings.TrimPrefix(name, "file:"))
-		info, err := os.Stat(path)
-		if err != nil {
+		if err := closed(0o077, dir.resolve(strings.TrimPrefix(name, "file:"))); err != nil {
 			return err
-		}
-		if info.Mode().Perm()&0o077 != 0 {
-			return fmt.Errorf("%s has mode %04o", path, info.Mode().Perm())
 		}
 	}
 	return nil
@@ -226,7 +212,7 @@ func checkProgram() error {
 	if err != nil {
 		return nil
 	}
-	if err := checkWritable(path); err != nil {
+	if err := closed(0o022, path); err != nil {
 		return err
 	}
 	info, err := os.Stat(path)
