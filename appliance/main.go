@@ -15,11 +15,13 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"reflect"
 	"runtime/debug"
+	"slices"
 	"syscall"
 
 	"github.com/urfave/cli/v2"
+
+	"redoubt.internal/log/strictyaml"
 )
 
 func main() {
@@ -68,11 +70,11 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 // noVerb answers a missing or unknown verb at any level of the table.
 func noVerb(c *cli.Context) error {
 	if name := c.Args().First(); name != "" {
-		fields := map[string]reflect.Type{}
+		var names []string
 		for _, sub := range subcommands(c) {
-			fields[sub.Name] = nil
+			names = append(names, sub.Name)
 		}
-		return usage("%s has no command %q%s; `%s --help` lists the commands", c.Command.HelpName, name, nearest(name, fields), c.Command.HelpName)
+		return usage("%s has no command %q%s; `%s --help` lists the commands", c.Command.HelpName, name, strictyaml.Nearest(name, slices.Values(names)), c.Command.HelpName)
 	}
 	if err := showHelp(c); err != nil {
 		return err

@@ -236,7 +236,7 @@ func commentsOf(t *testing.T, folder, path string, names []string, to map[string
 				found[of.Name.Name] = true
 				note := func(key string, docs ...*ast.CommentGroup) {
 					for _, doc := range docs {
-						if text := oneLine(doc); text != "" && to[key] == "" {
+						if text := strings.Join(strings.Fields(doc.Text()), " "); text != "" && to[key] == "" {
 							to[key] = text
 						}
 					}

@@ -4,9 +4,6 @@ import (
 	"embed"
 	"errors"
 	"fmt"
-	"go/ast"
-	"go/parser"
-	"go/token"
 	"io"
 	"reflect"
 	"strings"
@@ -15,6 +12,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"redoubt.internal/ca/identity"
+	"redoubt.internal/log/strictyaml"
 	"redoubt.internal/mirror"
 )
 
@@ -112,93 +110,14 @@ func configSchema(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	schema := schemaOf(reflect.TypeFor[Config](), docs)
+	schema := strictyaml.Schema(reflect.TypeFor[Config](), docs)
 	schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
 	schema["title"] = "redoubt.yaml"
 	return printJSON(c, schema)
 }
 
-// schemaOf describes t as JSON Schema; docs maps "Type.Field" to its comment.
-func schemaOf(t reflect.Type, docs map[string]string) map[string]any {
-	for t.Kind() == reflect.Pointer {
-		t = t.Elem()
-	}
-	switch {
-	case t.Kind() == reflect.Interface || reflect.PointerTo(t).Implements(reflect.TypeFor[yaml.Unmarshaler]()):
-		return map[string]any{}
-	case t == reflect.TypeFor[Duration](), t.Kind() == reflect.String:
-		return map[string]any{"type": "string"}
-	case t.Kind() == reflect.Bool:
-		return map[string]any{"type": "boolean"}
-	case t.Kind() == reflect.Slice:
-		return map[string]any{"type": "array", "items": schemaOf(t.Elem(), docs)}
-	case t.Kind() == reflect.Map:
-		return map[string]any{"type": "object", "additionalProperties": schemaOf(t.Elem(), docs)}
-	case t.Kind() != reflect.Struct:
-		return map[string]any{"type": "integer"}
-	}
-	properties, required := map[string]any{}, []string{}
-	for name, fieldType := range yamlFields(t) {
-		properties[name] = schemaOf(fieldType, docs)
-	}
-	for f := range t.Fields() {
-		name, options, _ := strings.Cut(f.Tag.Get("yaml"), ",")
-		if doc := docs[t.Name()+"."+f.Name]; doc != "" {
-			properties[name].(map[string]any)["description"] = doc
-		}
-		if name != "" && name != "-" && options == "" {
-			required = append(required, name)
-		}
-	}
-	return map[string]any{"type": "object", "additionalProperties": false, "properties": properties, "required": required}
-}
-
-// configDocs reads the comments of config.go and of config_*.go: the structs are the manual, and this is how it reaches the operator.
-func configDocs() (map[string]string, error) {
-	docs := map[string]string{}
-	files, err := configSource.ReadDir(".")
-	if err != nil {
-		return nil, fmt.Errorf("reading the embedded manual: %w", err)
-	}
-	for _, f := range files {
-		source, err := configSource.ReadFile(f.Name())
-		if err != nil {
-			return nil, fmt.Errorf("reading the embedded manual: %w", err)
-		}
-		file, err := parser.ParseFile(token.NewFileSet(), f.Name(), source, parser.ParseComments)
-		if err != nil {
-			return nil, fmt.Errorf("reading the embedded manual: %w", err)
-		}
-		for _, declaration := range file.Decls {
-			if general, ok := declaration.(*ast.GenDecl); ok {
-				configComments(general, docs)
-			}
-		}
-	}
-	return docs, nil
-}
-
-// configComments adds the comments of a declaration's types and of their fields to docs.
-func configComments(general *ast.GenDecl, docs map[string]string) {
-	for _, spec := range general.Specs {
-		t, ok := spec.(*ast.TypeSpec)
-		if !ok {
-			continue
-		}
-		docs[t.Name.Name] = oneLine(general.Doc)
-		if fields, ok := t.Type.(*ast.StructType); ok {
-			for _, f := range fields.Fields.List {
-				for _, name := range f.Names {
-					docs[t.Name.Name+"."+name.Name] = oneLine(f.Doc)
-				}
-			}
-		}
-	}
-}
-
-func oneLine(doc *ast.CommentGroup) string {
-	return strings.Join(strings.Fields(doc.Text()), " ")
-}
+// configDocs reads the comments of config.go and of config_*.go.
+func configDocs() (map[string]string, error) { return strictyaml.Docs(configSource) }
 
 // configManual is `redoubt docs config`: every key with its comment, indented as it stands in the file.
 func configManual(w io.Writer) error {
