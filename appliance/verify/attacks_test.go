@@ -9,12 +9,14 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"redoubt.internal/appliance/verify/verifytest"
 )
 
 // attack is a bundle made to be refused.
 type attack struct {
 	name string
-	make func(d *deployment) sample
+	make func(d *verifytest.Deployment) sample
 	// want is the exit code of the refusal.
 	want int
 	// upstream is true where sigstore-go 1.3.0 accepts; each such case is a gap
@@ -23,16 +25,16 @@ type attack struct {
 }
 
 // spoil is a v1, v2 or attestation bundle with one change.
-func spoil(generation int, change func(b map[string]any)) func(*deployment) sample {
-	return func(d *deployment) sample {
-		p := d.attest("artifact", customPredicate)
+func spoil(generation int, change func(b map[string]any)) func(*verifytest.Deployment) sample {
+	return func(d *verifytest.Deployment) sample {
+		p := d.Attest("artifact", verifytest.CustomPredicate)
 		if generation < 3 {
-			p = d.signMessage(generation, "artifact")
+			p = d.SignMessage(generation, "artifact")
 		}
-		s := d.sample(p)
-		b := p.tree()
+		s := sampleOf(d, p)
+		b := p.Tree()
 		change(b)
-		s.bundle = encode(d.t, b)
+		s.bundle = verifytest.Encode(d.T, b)
 		return s
 	}
 }
@@ -46,7 +48,7 @@ var (
 func in(base []any, more ...any) []any { return append(base[:len(base):len(base)], more...) }
 
 // signedAs is a bundle whose checkpoint has another name in its signature line.
-func signedAs(generation int, name string) func(*deployment) sample {
+func signedAs(generation int, name string) func(*verifytest.Deployment) sample {
 	return spoil(generation, func(b map[string]any) {
 		text, line, _ := strings.Cut(at(b, in(proofPath, "checkpoint", "envelope")...).(string), "\n\n")
 		set(b, text+"\n\n"+strings.Replace(line, "rekor.corp.internal", name, 1), in(proofPath, "checkpoint", "envelope")...)
@@ -56,22 +58,22 @@ func signedAs(generation int, name string) func(*deployment) sample {
 // attacks replays published failures of this family of software and the gaps
 // found while writing this package. The identifiers are those of the advisories.
 var attacks = []attack{
-	{name: "CVE-2026-22703 entry of another signature", want: 22, make: func(d *deployment) sample {
-		other, p := d.signMessage(1, "other"), d.signMessage(1, "artifact")
-		p.entries = other.entries
-		return d.sample(p)
+	{name: "CVE-2026-22703 entry of another signature", want: 22, make: func(d *verifytest.Deployment) sample {
+		other, p := d.SignMessage(1, "other"), d.SignMessage(1, "artifact")
+		p.Entries = other.Entries
+		return sampleOf(d, p)
 	}},
-	{name: "CVE-2026-22703 entry of another signature, Rekor v2", want: 22, make: func(d *deployment) sample {
-		other, p := d.signMessage(2, "other"), d.signMessage(2, "artifact")
-		p.entries = other.entries
-		return d.sample(p)
+	{name: "CVE-2026-22703 entry of another signature, Rekor v2", want: 22, make: func(d *verifytest.Deployment) sample {
+		other, p := d.SignMessage(2, "other"), d.SignMessage(2, "artifact")
+		p.Entries = other.Entries
+		return sampleOf(d, p)
 	}},
-	{name: "somebody's v2 entry under the v1 face of one tree", want: 22, upstream: true, make: func(d *deployment) sample {
+	{name: "somebody's v2 entry under the v1 face of one tree", want: 22, upstream: true, make: func(d *verifytest.Deployment) sample {
 		// The signature was never logged: the proof is that of another entry.
-		other, p := d.signMessage(2, "other"), d.signMessage(2, "artifact")
-		body := decodeB64(d.t, at(other.tree(), in(entryPath, "canonicalizedBody")...).(string))
-		p.entries = []any{d.entry(body, time.Time{}, true)}
-		return d.sample(p)
+		other, p := d.SignMessage(2, "other"), d.SignMessage(2, "artifact")
+		body := decodeB64(d.T, at(other.Tree(), in(entryPath, "canonicalizedBody")...).(string))
+		p.Entries = []any{d.Entry(body, time.Time{}, true)}
+		return sampleOf(d, p)
 	}},
 	// The name in a signature line is not signed: anybody can write another one in front of a log's good signature.
 	{name: "v1 checkpoint signed under another name", want: 22, upstream: true, make: signedAs(1, "rekor.elsewhere.internal")},
@@ -83,8 +85,8 @@ var attacks = []attack{
 		_, line, _ := strings.Cut(note, "\n\n")
 		set(b, note+strings.Replace(line, "rekor.corp.internal", "rekor.elsewhere.internal", 1), in(proofPath, "checkpoint", "envelope")...)
 	})},
-	{name: "CVE-2022-36056 entry unbound, identity wrong", want: 11, make: func(d *deployment) sample {
-		s := d.sample(d.signMessage(1, "artifact"))
+	{name: "CVE-2022-36056 entry unbound, identity wrong", want: 11, make: func(d *verifytest.Deployment) sample {
+		s := sampleOf(d, d.SignMessage(1, "artifact"))
 		s.policy.Identities[0].SAN = "other@corp.internal"
 		return s
 	}},
@@ -93,120 +95,120 @@ var attacks = []attack{
 		set(b, nil, in(entryPath, "inclusionProof")...)
 		set(b, nil, in(entryPath, "inclusionPromise")...)
 	})},
-	{name: "CVE-2022-23649 promise over another payload", want: 22, make: func(d *deployment) sample {
-		other, p := d.signMessage(1, "other"), d.signMessage(1, "artifact")
-		b := p.tree()
-		set(b, at(other.tree(), in(entryPath, "inclusionPromise")...), in(entryPath, "inclusionPromise")...)
-		s := d.sample(p)
-		s.bundle = encode(d.t, b)
+	{name: "CVE-2022-23649 promise over another payload", want: 22, make: func(d *verifytest.Deployment) sample {
+		other, p := d.SignMessage(1, "other"), d.SignMessage(1, "artifact")
+		b := p.Tree()
+		set(b, at(other.Tree(), in(entryPath, "inclusionPromise")...), in(entryPath, "inclusionPromise")...)
+		s := sampleOf(d, p)
+		s.bundle = verifytest.Encode(d.T, b)
 		return s
 	}},
-	{name: "CVE-2022-35929 wrong predicate type", want: 23, make: func(d *deployment) sample {
-		s := d.sample(d.attest("artifact", "https://example.com/other"))
-		s.policy.PredicateTypes = []string{customPredicate}
+	{name: "CVE-2022-35929 wrong predicate type", want: 23, make: func(d *verifytest.Deployment) sample {
+		s := sampleOf(d, d.Attest("artifact", "https://example.com/other"))
+		s.policy.PredicateTypes = []string{verifytest.CustomPredicate}
 		return s
 	}},
-	{name: "CVE-2026-39395 unparsable payload", want: 26, make: func(d *deployment) sample {
-		return d.sample(d.attestPayload("artifact", []byte(`{"_type":"https://in-toto.io/Statement/v1","subject":`)))
+	{name: "CVE-2026-39395 unparsable payload", want: 26, make: func(d *verifytest.Deployment) sample {
+		return sampleOf(d, d.AttestPayload("artifact", []byte(`{"_type":"https://in-toto.io/Statement/v1","subject":`)))
 	}},
-	{name: "CVE-2026-39395 plain signature where an attestation is wanted", want: 10, make: func(d *deployment) sample {
-		s := d.sample(d.signMessage(2, "artifact"))
-		s.policy.PredicateTypes = []string{customPredicate}
+	{name: "CVE-2026-39395 plain signature where an attestation is wanted", want: 10, make: func(d *verifytest.Deployment) sample {
+		s := sampleOf(d, d.SignMessage(2, "artifact"))
+		s.policy.PredicateTypes = []string{verifytest.CustomPredicate}
 		return s
 	}},
-	{name: "CVE-2026-24122 issuing certificate expired at signing", want: 24, make: func(d *deployment) sample {
-		d.now = epoch.AddDate(9, 0, 0).Add(-5 * time.Minute) // the authority ends within the leaf's validity
-		p := d.signMessage(2, "artifact")
-		p.stamps = []any{map[string]any{"signedTimestamp": b64(d.token(p.sig, d.now.Add(6*time.Minute), false))}}
-		d.material.TSAs[0].Chain = d.tsaChain
-		return d.sample(p)
+	{name: "CVE-2026-24122 issuing certificate expired at signing", want: 24, make: func(d *verifytest.Deployment) sample {
+		d.Now = verifytest.Epoch.AddDate(9, 0, 0).Add(-5 * time.Minute) // the authority ends within the leaf's validity
+		p := d.SignMessage(2, "artifact")
+		p.Stamps = []any{map[string]any{"signedTimestamp": b64(d.Token(p.Signature, d.Now.Add(6*time.Minute), false))}}
+		d.Material.TSAs[0].Chain = d.TSAChain
+		return sampleOf(d, p)
 	}},
-	{name: "GHSA-fx35-mq7g-6g98 certificate of the entry differs from the bundle's", want: 22, make: func(d *deployment) sample {
-		p := d.signMessage(1, "artifact")
-		again := d.issueFor(p.signer.key, d.now, nil) // the same key, so that the signature fits both
-		digest := sha256.Sum256(p.artifact)
-		p.entries = []any{d.entry(bodyV1(again, digest[:], p.sig), d.now.Add(time.Minute), true)}
-		return d.sample(p)
+	{name: "GHSA-fx35-mq7g-6g98 certificate of the entry differs from the bundle's", want: 22, make: func(d *verifytest.Deployment) sample {
+		p := d.SignMessage(1, "artifact")
+		again := d.IssueFor(p.Signer.Key, d.Now, nil) // the same key, so that the signature fits both
+		digest := sha256.Sum256(p.Artifact)
+		p.Entries = []any{d.Entry(verifytest.BodyV1(again, digest[:], p.Signature), d.Now.Add(time.Minute), true)}
+		return sampleOf(d, p)
 	}},
-	{name: "CVE-2026-49834 the same entry twice", want: 22, make: func(d *deployment) sample {
-		p := d.signMessage(1, "artifact")
-		p.entries = append(p.entries, p.entries[0])
-		return d.sample(p)
+	{name: "CVE-2026-49834 the same entry twice", want: 22, make: func(d *verifytest.Deployment) sample {
+		p := d.SignMessage(1, "artifact")
+		p.Entries = append(p.Entries, p.Entries[0])
+		return sampleOf(d, p)
 	}},
-	{name: "second entry of a known log does not verify", want: 22, upstream: true, make: func(d *deployment) sample {
-		p := d.signMessage(1, "artifact")
-		digest := sha256.Sum256(p.artifact)
-		bad := d.entry(bodyV1(p.signer, digest[:], p.sig), d.now.Add(time.Minute), true)
-		bad["integratedTime"] = fmt.Sprint(d.now.Add(2 * time.Minute).Unix()) // promise broken: sigstore-go skips it
-		p.entries = append(p.entries, bad)
-		return d.sample(p)
+	{name: "second entry of a known log does not verify", want: 22, upstream: true, make: func(d *verifytest.Deployment) sample {
+		p := d.SignMessage(1, "artifact")
+		digest := sha256.Sum256(p.Artifact)
+		bad := d.Entry(verifytest.BodyV1(p.Signer, digest[:], p.Signature), d.Now.Add(time.Minute), true)
+		bad["integratedTime"] = fmt.Sprint(d.Now.Add(2 * time.Minute).Unix()) // promise broken: sigstore-go skips it
+		p.Entries = append(p.Entries, bad)
+		return sampleOf(d, p)
 	}},
-	{name: "CVE-2026-54787 time outside the managed key's validity", want: 24, make: func(d *deployment) sample {
-		p := d.signMessage(1, "artifact")
+	{name: "CVE-2026-54787 time outside the managed key's validity", want: 24, make: func(d *verifytest.Deployment) sample {
+		p := d.SignMessage(1, "artifact")
 		s := keySample(d, p)
-		s.policy.Key.NotAfter = d.now.Add(-time.Hour)
+		s.policy.Key.NotAfter = d.Now.Add(-time.Hour)
 		return s
 	}},
-	{name: "sigstore-go#609 no artifact and no digest", want: 2, make: func(d *deployment) sample {
-		s := d.sample(d.signMessage(2, "artifact"))
+	{name: "sigstore-go#609 no artifact and no digest", want: 2, make: func(d *verifytest.Deployment) sample {
+		s := sampleOf(d, d.SignMessage(2, "artifact"))
 		s.digest = "sha256:"
 		return s
 	}},
-	{name: "CVE-2024-45395 33 log entries", want: 26, make: func(d *deployment) sample {
-		p := d.signMessage(1, "artifact")
+	{name: "CVE-2024-45395 33 log entries", want: 26, make: func(d *verifytest.Deployment) sample {
+		p := d.SignMessage(1, "artifact")
 		for range 32 {
-			p.entries = append(p.entries, p.entries[0])
+			p.Entries = append(p.Entries, p.Entries[0])
 		}
-		return d.sample(p)
+		return sampleOf(d, p)
 	}},
-	{name: "CVE-2024-45395 33 timestamps", want: 26, make: func(d *deployment) sample {
-		p := d.signMessage(2, "artifact")
+	{name: "CVE-2024-45395 33 timestamps", want: 26, make: func(d *verifytest.Deployment) sample {
+		p := d.SignMessage(2, "artifact")
 		for range 32 {
-			p.stamps = append(p.stamps, p.stamps[0])
+			p.Stamps = append(p.Stamps, p.Stamps[0])
 		}
-		return d.sample(p)
+		return sampleOf(d, p)
 	}},
-	{name: "CVE-2024-45395 1025 subjects", want: 26, make: func(d *deployment) sample {
+	{name: "CVE-2024-45395 1025 subjects", want: 26, make: func(d *verifytest.Deployment) sample {
 		subject := fmt.Sprintf(`{"name":"a","digest":{"sha256":"%x"}}`, sha256.Sum256([]byte("artifact")))
-		return d.sample(d.attestPayload("artifact", []byte(`{"_type":"https://in-toto.io/Statement/v1","predicateType":"x","predicate":{},"subject":[`+strings.Repeat(subject+",", 1024)+subject+`]}`)))
+		return sampleOf(d, d.AttestPayload("artifact", []byte(`{"_type":"https://in-toto.io/Statement/v1","predicateType":"x","predicate":{},"subject":[`+strings.Repeat(subject+",", 1024)+subject+`]}`)))
 	}},
-	{name: "CVE-2024-45395 33 digests of a subject", want: 26, make: func(d *deployment) sample {
+	{name: "CVE-2024-45395 33 digests of a subject", want: 26, make: func(d *verifytest.Deployment) sample {
 		var more strings.Builder
 		for i := range 32 {
 			fmt.Fprintf(&more, `"x%d":"00",`, i)
 		}
-		return d.sample(d.attestPayload("artifact", fmt.Appendf(nil, `{"_type":"https://in-toto.io/Statement/v1","predicateType":"x","predicate":{},"subject":[{"name":"a","digest":{%s"sha256":"%x"}}]}`, more.String(), sha256.Sum256([]byte("artifact")))))
+		return sampleOf(d, d.AttestPayload("artifact", fmt.Appendf(nil, `{"_type":"https://in-toto.io/Statement/v1","predicateType":"x","predicate":{},"subject":[{"name":"a","digest":{%s"sha256":"%x"}}]}`, more.String(), sha256.Sum256([]byte("artifact")))))
 	}},
-	{name: "CVE-2024-53267 entry of another attestation", want: 22, make: func(d *deployment) sample {
-		other, p := d.attest("other", customPredicate), d.attest("artifact", customPredicate)
-		p.entries = other.entries
-		return d.sample(p)
+	{name: "CVE-2024-53267 entry of another attestation", want: 22, make: func(d *verifytest.Deployment) sample {
+		other, p := d.Attest("other", verifytest.CustomPredicate), d.Attest("artifact", verifytest.CustomPredicate)
+		p.Entries = other.Entries
+		return sampleOf(d, p)
 	}},
-	{name: "CVE-2024-54140 checkpoint signature invalid, promise good", want: 22, make: func(d *deployment) sample {
-		p := d.signMessage(1, "artifact")
-		b := p.tree()
+	{name: "CVE-2024-54140 checkpoint signature invalid, promise good", want: 22, make: func(d *verifytest.Deployment) sample {
+		p := d.SignMessage(1, "artifact")
+		b := p.Tree()
 		note := at(b, in(proofPath, "checkpoint", "envelope")...).(string)
 		i := strings.LastIndex(note, " ") + 1
-		raw := decodeB64(d.t, strings.TrimSpace(note[i:]))
+		raw := decodeB64(d.T, strings.TrimSpace(note[i:]))
 		raw[len(raw)-1] ^= 1
 		set(b, note[:i]+b64(raw)+"\n", in(proofPath, "checkpoint", "envelope")...)
-		s := d.sample(p)
-		s.bundle = encode(d.t, b)
+		s := sampleOf(d, p)
+		s.bundle = verifytest.Encode(d.T, b)
 		return s
 	}},
-	{name: "CVE-2024-55655 time of the entry without the log's promise", want: 24, make: func(d *deployment) sample {
-		p := d.signMessage(1, "artifact")
-		b := p.tree()
+	{name: "CVE-2024-55655 time of the entry without the log's promise", want: 24, make: func(d *verifytest.Deployment) sample {
+		p := d.SignMessage(1, "artifact")
+		b := p.Tree()
 		set(b, nil, in(entryPath, "inclusionPromise")...)
-		s := d.sample(p)
-		s.bundle = encode(d.t, b)
+		s := sampleOf(d, p)
+		s.bundle = verifytest.Encode(d.T, b)
 		return s
 	}},
 	{name: "CVE-2026-48816 chosen time beside a proof, Rekor v2", want: 24, upstream: true, make: spoil(2, func(b map[string]any) {
-		set(b, fmt.Sprint(epoch.Add(5*time.Minute).Unix()), in(entryPath, "integratedTime")...)
+		set(b, fmt.Sprint(verifytest.Epoch.Add(5*time.Minute).Unix()), in(entryPath, "integratedTime")...)
 	})},
-	{name: "CVE-2026-31830 attestation of another artifact", want: 12, make: func(d *deployment) sample {
-		s := d.sample(d.attest("artifact", customPredicate))
+	{name: "CVE-2026-31830 attestation of another artifact", want: 12, make: func(d *verifytest.Deployment) sample {
+		s := sampleOf(d, d.Attest("artifact", verifytest.CustomPredicate))
 		s.artifact = []byte("artefact")
 		return s
 	}},
@@ -217,101 +219,101 @@ var attacks = []attack{
 			set(b, b64(compact.Bytes()), "dsseEnvelope", "payload")
 		}
 	})},
-	{name: "CVE-2026-39984 timestamp signed by a foreign leaf placed first", want: 24, make: func(d *deployment) sample {
-		foreign := newDeployment(d.t, "foreign.example")
-		p := d.signMessage(2, "artifact")
-		p.stamps = []any{map[string]any{"signedTimestamp": b64(foreign.token(p.sig, d.now.Add(time.Minute), true))}}
-		return d.sample(p)
+	{name: "CVE-2026-39984 timestamp signed by a foreign leaf placed first", want: 24, make: func(d *verifytest.Deployment) sample {
+		foreign := verifytest.New(d.T, "foreign.example")
+		p := d.SignMessage(2, "artifact")
+		p.Stamps = []any{map[string]any{"signedTimestamp": b64(foreign.Token(p.Signature, d.Now.Add(time.Minute), true))}}
+		return sampleOf(d, p)
 	}},
-	{name: "foreign certificate embedded in a good timestamp", want: 20, upstream: true, make: func(d *deployment) sample {
-		foreign := newDeployment(d.t, "foreign.example")
-		p := d.signMessage(2, "artifact")
-		p.stamps = []any{map[string]any{"signedTimestamp": b64(addCert(d.t, d.token(p.sig, d.now.Add(time.Minute), true), foreign.tsaChain[0].Raw))}}
-		return d.sample(p)
+	{name: "foreign certificate embedded in a good timestamp", want: 20, upstream: true, make: func(d *verifytest.Deployment) sample {
+		foreign := verifytest.New(d.T, "foreign.example")
+		p := d.SignMessage(2, "artifact")
+		p.Stamps = []any{map[string]any{"signedTimestamp": b64(addCert(d.T, d.Token(p.Signature, d.Now.Add(time.Minute), true), foreign.TSAChain[0].Raw))}}
+		return sampleOf(d, p)
 	}},
-	{name: "second timestamp of the known authority does not verify", want: 24, upstream: true, make: func(d *deployment) sample {
-		p := d.signMessage(2, "artifact")
-		p.stamps = append(p.stamps, map[string]any{"signedTimestamp": b64(d.token([]byte("other"), d.now.Add(time.Minute), false))})
-		return d.sample(p)
+	{name: "second timestamp of the known authority does not verify", want: 24, upstream: true, make: func(d *verifytest.Deployment) sample {
+		p := d.SignMessage(2, "artifact")
+		p.Stamps = append(p.Stamps, map[string]any{"signedTimestamp": b64(d.Token([]byte("other"), d.Now.Add(time.Minute), false))})
+		return sampleOf(d, p)
 	}},
-	{name: "signature swapped, entry good", want: 12, make: func(d *deployment) sample {
-		p, other := d.signMessage(2, "artifact"), d.signMessage(2, "other")
-		p.sig = other.sig
-		return d.sample(p)
+	{name: "signature swapped, entry good", want: 12, make: func(d *verifytest.Deployment) sample {
+		p, other := d.SignMessage(2, "artifact"), d.SignMessage(2, "other")
+		p.Signature = other.Signature
+		return sampleOf(d, p)
 	}},
 	{name: "unlogged", want: 22, make: spoil(2, func(b map[string]any) { set(b, []any{}, "verificationMaterial", "tlogEntries") })},
 	{name: "no timestamp, Rekor v2", want: 24, make: spoil(2, func(b map[string]any) { set(b, nil, "verificationMaterial", "timestampVerificationData") })},
-	{name: "bundle of another deployment", want: 20, make: func(d *deployment) sample {
-		foreign := newDeployment(d.t, d.domain) // same names, other keys
-		s := foreign.sample(foreign.signMessage(2, "artifact"))
-		s.root = d.root()
+	{name: "bundle of another deployment", want: 20, make: func(d *verifytest.Deployment) sample {
+		foreign := verifytest.New(d.T, d.Domain) // same names, other keys
+		s := sampleOf(foreign, foreign.SignMessage(2, "artifact"))
+		s.root = d.Root()
 		return s
 	}},
-	{name: "certificate of another deployment in our log", want: 20, make: func(d *deployment) sample {
-		foreign := newDeployment(d.t, d.domain)
-		p := foreign.signMessage(2, "artifact")
-		digest := sha256.Sum256(p.artifact)
-		p.entries = []any{d.entry(bodyV2(p.signer, digest[:], p.sig), time.Time{}, false)}
-		p.stamps = []any{map[string]any{"signedTimestamp": b64(d.token(p.sig, d.now.Add(time.Minute), false))}}
-		return d.sample(p)
+	{name: "certificate of another deployment in our log", want: 20, make: func(d *verifytest.Deployment) sample {
+		foreign := verifytest.New(d.T, d.Domain)
+		p := foreign.SignMessage(2, "artifact")
+		digest := sha256.Sum256(p.Artifact)
+		p.Entries = []any{d.Entry(verifytest.BodyV2(p.Signer, digest[:], p.Signature), time.Time{}, false)}
+		p.Stamps = []any{map[string]any{"signedTimestamp": b64(d.Token(p.Signature, d.Now.Add(time.Minute), false))}}
+		return sampleOf(d, p)
 	}},
-	{name: "no SCT of a known log", want: 22, make: func(d *deployment) sample {
-		p := d.signMessage(2, "artifact")
-		s := d.sample(p)
-		d.material.CTLogs[0].Key = &ecKey(d.t).PublicKey
-		s.root = d.root()
+	{name: "no SCT of a known log", want: 22, make: func(d *verifytest.Deployment) sample {
+		p := d.SignMessage(2, "artifact")
+		s := sampleOf(d, p)
+		d.Material.CTLogs[0].Key = &verifytest.ECKey(d.T).PublicKey
+		s.root = d.Root()
 		return s
 	}},
-	{name: "checkpoint of another origin", want: 22, make: func(d *deployment) sample {
-		p := d.signMessage(2, "artifact")
-		s := d.sample(p)
-		d.material.Rekor[0].Host = "rekor-2.corp.internal"
-		s.root = d.root()
+	{name: "checkpoint of another origin", want: 22, make: func(d *verifytest.Deployment) sample {
+		p := d.SignMessage(2, "artifact")
+		s := sampleOf(d, p)
+		d.Material.Rekor[0].Host = "rekor-2.corp.internal"
+		s.root = d.Root()
 		return s
 	}},
-	{name: "log key ended before the signing time", want: 24, upstream: true, make: func(d *deployment) sample {
-		p := d.signMessage(2, "artifact")
-		s := d.sample(p)
-		d.material.Rekor[0].End = d.now.Add(-time.Hour)
-		s.root = d.root()
+	{name: "log key ended before the signing time", want: 24, upstream: true, make: func(d *verifytest.Deployment) sample {
+		p := d.SignMessage(2, "artifact")
+		s := sampleOf(d, p)
+		d.Material.Rekor[0].End = d.Now.Add(-time.Hour)
+		s.root = d.Root()
 		return s
 	}},
 	{name: "kind claims otherwise than the body", want: 22, upstream: true, make: spoil(2, func(b map[string]any) { set(b, "dsse", in(entryPath, "kindVersion", "kind")...) })},
 	{name: "tree size of the proof is not the checkpoint's", want: 22, upstream: true, make: spoil(2, func(b map[string]any) { set(b, "9000", in(proofPath, "treeSize")...) })},
 	{name: "root of the proof is not the checkpoint's", want: 22, upstream: true, make: spoil(2, func(b map[string]any) { set(b, b64(make([]byte, 32)), in(proofPath, "rootHash")...) })},
 	{name: "index of the proof is not the entry's", want: 22, upstream: true, make: spoil(2, func(b map[string]any) { set(b, "1", in(proofPath, "logIndex")...) })},
-	{name: "chain with a foreign certificate", want: 20, upstream: true, make: func(d *deployment) sample {
-		p := d.signMessage(1, "artifact")
-		p.mediaType = mediaV01
-		b := p.tree()
-		foreign := newDeployment(d.t, "foreign.example")
+	{name: "chain with a foreign certificate", want: 20, upstream: true, make: func(d *verifytest.Deployment) sample {
+		p := d.SignMessage(1, "artifact")
+		p.MediaType = verifytest.MediaV01
+		b := p.Tree()
+		foreign := verifytest.New(d.T, "foreign.example")
 		certs := at(b, "verificationMaterial", "x509CertificateChain", "certificates").([]any)
-		set(b, append(certs, map[string]any{"rawBytes": b64(foreign.caChain[1].Raw)}), "verificationMaterial", "x509CertificateChain", "certificates")
-		s := d.sample(p)
-		s.bundle = encode(d.t, b)
+		set(b, append(certs, map[string]any{"rawBytes": b64(foreign.CAChain[1].Raw)}), "verificationMaterial", "x509CertificateChain", "certificates")
+		s := sampleOf(d, p)
+		s.bundle = verifytest.Encode(d.T, b)
 		return s
 	}},
-	{name: "subject matches by sha256 and not by sha512", want: 12, upstream: true, make: func(d *deployment) sample {
-		return d.sample(d.attestPayload("artifact", fmt.Appendf(nil, `{"_type":"https://in-toto.io/Statement/v1","predicateType":"x","predicate":{},"subject":[{"name":"a","digest":{"sha256":"%x","sha512":"%x"}}]}`, sha256.Sum256([]byte("artifact")), make([]byte, 64))))
+	{name: "subject matches by sha256 and not by sha512", want: 12, upstream: true, make: func(d *verifytest.Deployment) sample {
+		return sampleOf(d, d.AttestPayload("artifact", fmt.Appendf(nil, `{"_type":"https://in-toto.io/Statement/v1","predicateType":"x","predicate":{},"subject":[{"name":"a","digest":{"sha256":"%x","sha512":"%x"}}]}`, sha256.Sum256([]byte("artifact")), make([]byte, 64))))
 	}},
-	{name: "digest of another hash of the same length class", want: 12, upstream: false, make: func(d *deployment) sample {
-		s := d.sample(d.signMessage(2, "artifact"))
+	{name: "digest of another hash of the same length class", want: 12, upstream: false, make: func(d *verifytest.Deployment) sample {
+		s := sampleOf(d, d.SignMessage(2, "artifact"))
 		s.digest = fmt.Sprintf("sha512:%x", make([]byte, 64))
 		return s
 	}},
-	{name: "duplicate name in the bundle", want: 26, make: func(d *deployment) sample {
-		s := d.sample(d.signMessage(2, "artifact"))
-		s.bundle = append([]byte(`{"mediaType":"`+mediaV03+`",`), s.bundle[1:]...)
+	{name: "duplicate name in the bundle", want: 26, make: func(d *verifytest.Deployment) sample {
+		s := sampleOf(d, d.SignMessage(2, "artifact"))
+		s.bundle = append([]byte(`{"mediaType":"`+verifytest.MediaV03+`",`), s.bundle[1:]...)
 		return s
 	}},
-	{name: "duplicate name in the predicate", want: 26, make: func(d *deployment) sample {
-		return d.sample(d.attestPayload("artifact", fmt.Appendf(nil, `{"_type":"https://in-toto.io/Statement/v1","predicateType":"x","predicate":{"builder":"good","builder":"evil"},"subject":[{"name":"a","digest":{"sha256":"%x"}}]}`, sha256.Sum256([]byte("artifact")))))
+	{name: "duplicate name in the predicate", want: 26, make: func(d *verifytest.Deployment) sample {
+		return sampleOf(d, d.AttestPayload("artifact", fmt.Appendf(nil, `{"_type":"https://in-toto.io/Statement/v1","predicateType":"x","predicate":{"builder":"good","builder":"evil"},"subject":[{"name":"a","digest":{"sha256":"%x"}}]}`, sha256.Sum256([]byte("artifact")))))
 	}},
-	{name: "subject under a folded name", want: 26, make: func(d *deployment) sample {
-		return d.sample(d.attestPayload("artifact", fmt.Appendf(nil, `{"_type":"https://in-toto.io/Statement/v1","predicateType":"x","predicate":{},"subject":[{"name":"a","digest":{"sha256":"%x"}}],"Subject":[{"name":"a","digest":{"sha256":"%x"}}]}`, sha256.Sum256([]byte("other")), sha256.Sum256([]byte("artifact")))))
+	{name: "subject under a folded name", want: 26, make: func(d *verifytest.Deployment) sample {
+		return sampleOf(d, d.AttestPayload("artifact", fmt.Appendf(nil, `{"_type":"https://in-toto.io/Statement/v1","predicateType":"x","predicate":{},"subject":[{"name":"a","digest":{"sha256":"%x"}}],"Subject":[{"name":"a","digest":{"sha256":"%x"}}]}`, sha256.Sum256([]byte("other")), sha256.Sum256([]byte("artifact")))))
 	}},
-	{name: "data after the bundle", want: 26, make: func(d *deployment) sample {
-		s := d.sample(d.signMessage(2, "artifact"))
+	{name: "data after the bundle", want: 26, make: func(d *verifytest.Deployment) sample {
+		s := sampleOf(d, d.SignMessage(2, "artifact"))
 		s.bundle = append(s.bundle, "{}"...)
 		return s
 	}},
@@ -325,18 +327,18 @@ var attacks = []attack{
 		set(b, append(sigs, sigs[0]), "dsseEnvelope", "signatures")
 	})},
 	{name: "no DSSE signature", want: 26, make: spoil(3, func(b map[string]any) { set(b, []any{}, "dsseEnvelope", "signatures") })},
-	{name: "33 MiB bundle", want: 26, upstream: true, make: func(d *deployment) sample {
-		s := d.sample(d.signMessage(2, "artifact"))
+	{name: "33 MiB bundle", want: 26, upstream: true, make: func(d *verifytest.Deployment) sample {
+		s := sampleOf(d, d.SignMessage(2, "artifact"))
 		s.bundle = append(bytes.Repeat([]byte(" "), 33<<20), s.bundle...)
 		return s
 	}},
-	{name: "nesting", want: 26, make: func(d *deployment) sample {
-		s := d.sample(d.signMessage(2, "artifact"))
+	{name: "nesting", want: 26, make: func(d *verifytest.Deployment) sample {
+		s := sampleOf(d, d.SignMessage(2, "artifact"))
 		s.bundle = []byte(strings.Repeat("[", 1<<20))
 		return s
 	}},
-	{name: "empty", want: 26, make: func(d *deployment) sample {
-		s := d.sample(d.signMessage(2, "artifact"))
+	{name: "empty", want: 26, make: func(d *verifytest.Deployment) sample {
+		s := sampleOf(d, d.SignMessage(2, "artifact"))
 		s.bundle = nil
 		return s
 	}},
@@ -345,7 +347,7 @@ var attacks = []attack{
 func TestAttacks(t *testing.T) {
 	for _, a := range attacks {
 		t.Run(a.name, func(t *testing.T) {
-			d := newDeployment(t, "corp.internal")
+			d := verifytest.New(t, "corp.internal")
 			s := a.make(d)
 			res, err := s.verify(t)
 			if res != nil || err == nil || ExitCode(err) != a.want {
@@ -364,28 +366,28 @@ func TestAttacks(t *testing.T) {
 
 // keySample makes a managed-key bundle of a message: the same deployment's log,
 // the signer's public key in place of the certificate.
-func keySample(d *deployment, p parts) sample {
-	d.t.Helper()
-	digest := sha256.Sum256(p.artifact)
-	body := fmt.Appendf(nil, `{"apiVersion":"0.0.1","kind":"hashedrekord","spec":{"data":{"hash":{"algorithm":"sha256","value":"%x"}},"signature":{"content":"%s","publicKey":{"content":"%s"}}}}`, digest, b64(p.sig), b64(publicPEM(d.t, &p.signer.key.PublicKey)))
-	p.entries = []any{d.entry(body, d.now.Add(time.Minute), true)}
-	b := p.tree()
+func keySample(d *verifytest.Deployment, p verifytest.Parts) sample {
+	d.T.Helper()
+	digest := sha256.Sum256(p.Artifact)
+	body := fmt.Appendf(nil, `{"apiVersion":"0.0.1","kind":"hashedrekord","spec":{"data":{"hash":{"algorithm":"sha256","value":"%x"}},"signature":{"content":"%s","publicKey":{"content":"%s"}}}}`, digest, b64(p.Signature), b64(publicPEM(d.T, &p.Signer.Key.PublicKey)))
+	p.Entries = []any{d.Entry(body, d.Now.Add(time.Minute), true)}
+	b := p.Tree()
 	set(b, nil, "verificationMaterial", "certificate")
 	set(b, map[string]any{"hint": "h"}, "verificationMaterial", "publicKey")
-	s := d.sample(p)
-	s.bundle, s.policy = encode(d.t, b), Policy{Key: &Key{Public: &p.signer.key.PublicKey}}
+	s := sampleOf(d, p)
+	s.bundle, s.policy = verifytest.Encode(d.T, b), Policy{Key: &Key{Public: &p.Signer.Key.PublicKey}}
 	return s
 }
 
 // TestManagedKey: a key in place of an identity, and each way it can be wrong.
 func TestManagedKey(t *testing.T) {
-	d := newDeployment(t, "corp.internal")
-	p := d.signMessage(1, "artifact")
+	d := verifytest.New(t, "corp.internal")
+	p := d.SignMessage(1, "artifact")
 	s := keySample(d, p)
 	if err := upstream(t, s); err != nil {
 		t.Fatal(err)
 	}
-	s.policy.Key.NotBefore, s.policy.Key.NotAfter = d.now, d.now.Add(time.Minute)
+	s.policy.Key.NotBefore, s.policy.Key.NotAfter = d.Now, d.Now.Add(time.Minute)
 	res, err := s.verify(t)
 	if err != nil {
 		t.Fatal(err)
@@ -397,12 +399,12 @@ func TestManagedKey(t *testing.T) {
 		spoil func(*sample)
 		want  int
 	}{
-		"key ended a second earlier":    {func(s *sample) { s.policy.Key.NotAfter = d.now.Add(59 * time.Second) }, 24},
-		"key starts a second too late":  {func(s *sample) { s.policy.Key.NotBefore = d.now.Add(61 * time.Second) }, 24},
-		"other key":                     {func(s *sample) { s.policy.Key = &Key{Public: &ecKey(t).PublicKey} }, 12},
+		"key ended a second earlier":    {func(s *sample) { s.policy.Key.NotAfter = d.Now.Add(59 * time.Second) }, 24},
+		"key starts a second too late":  {func(s *sample) { s.policy.Key.NotBefore = d.Now.Add(61 * time.Second) }, 24},
+		"other key":                     {func(s *sample) { s.policy.Key = &Key{Public: &verifytest.ECKey(t).PublicKey} }, 12},
 		"other artifact":                {func(s *sample) { s.artifact = []byte("artefact") }, 12},
 		"identity asked":                {func(s *sample) { s.policy = Policy{Identities: []Identity{{SAN: "a", Issuer: "b"}}} }, 10},
-		"certificate where a key stood": {func(s *sample) { s.bundle = d.sample(p).bundle }, 10},
+		"certificate where a key stood": {func(s *sample) { s.bundle = sampleOf(d, p).bundle }, 10},
 		"identity and key":              {func(s *sample) { s.policy.Identities = []Identity{{SAN: "a", Issuer: "b"}} }, 2},
 		"neither":                       {func(s *sample) { s.policy = Policy{} }, 2},
 	} {

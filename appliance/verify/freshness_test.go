@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"redoubt.internal/appliance/verify/verifytest"
 	"redoubt.internal/mirror"
 	"redoubt.internal/mirror/tiles"
 )
@@ -132,8 +133,8 @@ func checkObservations(t *testing.T, s sample, r *Result) {
 
 // TestUpstreamUnknown: a log the mirror does not carry is shown as one and warned of, not refused; an entry beyond the mirrored tree is new.
 func TestUpstreamUnknown(t *testing.T) {
-	d := newDeployment(t, "example.com")
-	s := d.sample(d.signMessage(1, "artifact"))
+	d := verifytest.New(t, "example.com")
+	s := sampleOf(d, d.SignMessage(1, "artifact"))
 	r, err := s.verify(t)
 	if err != nil {
 		t.Fatal(err)
@@ -172,8 +173,8 @@ func TestUpstreamUnknown(t *testing.T) {
 // TestClockPutBack: a verifier whose clock lies before what is signed goes by what is signed, and a log that is awaited and never came has no age
 // that is young.
 func TestClockPutBack(t *testing.T) {
-	d := newDeployment(t, "example.com")
-	s := d.sample(d.signMessage(1, "artifact"))
+	d := verifytest.New(t, "example.com")
+	s := sampleOf(d, d.SignMessage(1, "artifact"))
 	r, err := s.verify(t)
 	if err != nil {
 		t.Fatal(err)

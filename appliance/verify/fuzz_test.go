@@ -5,14 +5,16 @@ import (
 	"testing"
 
 	"github.com/sigstore/sigstore-go/pkg/root"
+
+	"redoubt.internal/appliance/verify/verifytest"
 )
 
 // FuzzVerifyBundle: whatever the bytes, a verdict is reached without a panic,
 // and a yes says what the seed it came from said.
 func FuzzVerifyBundle(f *testing.F) {
-	d := newDeployment(f, "corp.internal")
-	seeds := []sample{d.sample(d.signMessage(1, "artifact")), d.sample(d.signMessage(2, "artifact")), d.sample(d.attest("artifact", customPredicate)), keySample(d, d.signMessage(1, "artifact"))}
-	v, err := New(Config{Roots: []Root{{Name: "root", JSON: d.root()}}})
+	d := verifytest.New(f, "corp.internal")
+	seeds := []sample{sampleOf(d, d.SignMessage(1, "artifact")), sampleOf(d, d.SignMessage(2, "artifact")), sampleOf(d, d.Attest("artifact", verifytest.CustomPredicate)), keySample(d, d.SignMessage(1, "artifact"))}
+	v, err := New(Config{Roots: []Root{{Name: "root", JSON: d.Root()}}})
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -52,7 +54,7 @@ func FuzzVerifyBundle(f *testing.F) {
 
 // FuzzTrustedRoot: what we take, sigstore-go takes; nothing panics.
 func FuzzTrustedRoot(f *testing.F) {
-	f.Add(newDeployment(f, "corp.internal").root())
+	f.Add(verifytest.New(f, "corp.internal").Root())
 	f.Add([]byte(`{"mediaType":"application/vnd.dev.sigstore.trustedroot+json;version=0.1","tlogs":[{"baseUrl":"x"}]}`))
 	f.Add([]byte(`{"certificateAuthorities":[{"certChain":{"certificates":[{}]}}],"timestampAuthorities":[{}],"ctlogs":[null]}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
@@ -74,9 +76,9 @@ func FuzzTrustedRoot(f *testing.F) {
 
 // FuzzTimestampToken reads tokens alone.
 func FuzzTimestampToken(f *testing.F) {
-	d := newDeployment(f, "corp.internal")
-	f.Add(d.token([]byte("sig"), d.now, true))
-	f.Add(d.token([]byte("sig"), d.now, false))
+	d := verifytest.New(f, "corp.internal")
+	f.Add(d.Token([]byte("sig"), d.Now, true))
+	f.Add(d.Token([]byte("sig"), d.Now, false))
 	f.Fuzz(func(t *testing.T, der []byte) {
 		if tok, err := parseToken(der); err == nil && tok.signer == (signerID{}) {
 			t.Fatal("a token without a signer")

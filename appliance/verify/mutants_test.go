@@ -13,6 +13,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"redoubt.internal/appliance/verify/verifytest"
 )
 
 // mutant is a changed bundle and where it was changed.
@@ -66,7 +68,7 @@ func mutate(t testing.TB, bundle []byte, others [][]byte, every bool, rnd *rand.
 	change := func(path []any, value any, what string) {
 		c := parseTree(t, bundle)
 		set(c, value, path...)
-		if raw := encode(t, c); string(raw) != string(encode(t, tree)) {
+		if raw := verifytest.Encode(t, c); string(raw) != string(verifytest.Encode(t, tree)) {
 			emit(mutant{fmt.Sprint(path) + " " + what, raw})
 		}
 	}
@@ -161,20 +163,20 @@ func flips(path []any, v string, every bool, rnd *rand.Rand, change func([]any, 
 // TestMutants: no change to a bundle is accepted that changes what the result
 // says. REDOUBT_MUTANTS=all flips every bit.
 func TestMutants(t *testing.T) {
-	d := newDeployment(t, "corp.internal")
+	d := verifytest.New(t, "corp.internal")
 	every := os.Getenv("REDOUBT_MUTANTS") == "all"
 	rnd := rand.New(rand.NewPCG(1, 2))
-	v01 := d.signMessage(1, "artifact")
-	v01.mediaType = mediaV01
-	stamped := d.signMessage(1, "artifact") // promise and timestamp
-	stamped.stamps = []any{map[string]any{"signedTimestamp": b64(d.token(stamped.sig, d.now.Add(2*time.Minute), true))}}
+	v01 := d.SignMessage(1, "artifact")
+	v01.MediaType = verifytest.MediaV01
+	stamped := d.SignMessage(1, "artifact") // promise and timestamp
+	stamped.Stamps = []any{map[string]any{"signedTimestamp": b64(d.Token(stamped.Signature, d.Now.Add(2*time.Minute), true))}}
 	originals := map[string]sample{
-		"v1 chain": d.sample(v01), "v1 stamped": d.sample(stamped), "v2 message": d.sample(d.signMessage(2, "artifact")),
-		"v2 attestation": d.sample(d.attest("artifact", customPredicate)), "key": keySample(d, d.signMessage(1, "artifact")),
+		"v1 chain": sampleOf(d, v01), "v1 stamped": sampleOf(d, stamped), "v2 message": sampleOf(d, d.SignMessage(2, "artifact")),
+		"v2 attestation": sampleOf(d, d.Attest("artifact", verifytest.CustomPredicate)), "key": keySample(d, d.SignMessage(1, "artifact")),
 	}
 	var others [][]byte
-	for _, p := range []parts{d.signMessage(1, "other"), d.signMessage(2, "other"), d.attest("other", customPredicate)} {
-		others = append(others, p.bundle(t))
+	for _, p := range []verifytest.Parts{d.SignMessage(1, "other"), d.SignMessage(2, "other"), d.Attest("other", verifytest.CustomPredicate)} {
+		others = append(others, p.Bundle(t))
 	}
 	total, unchanged := 0, map[string]int{}
 	for name, s := range originals {

@@ -4,6 +4,8 @@ import (
 	"net"
 	"os"
 	"testing"
+
+	"redoubt.internal/appliance/verify/verifytest"
 )
 
 // TestOfflineChild is the body of TestNoSocket, run by it in a child.
@@ -17,8 +19,8 @@ func TestOfflineChild(t *testing.T) {
 		}
 		return
 	}
-	d := newDeployment(t, "corp.internal")
-	for _, s := range []sample{d.sample(d.signMessage(1, "artifact")), d.sample(d.signMessage(2, "artifact")), d.sample(d.attest("artifact", customPredicate)), keySample(d, d.signMessage(1, "artifact"))} {
+	d := verifytest.New(t, "corp.internal")
+	for _, s := range []sample{sampleOf(d, d.SignMessage(1, "artifact")), sampleOf(d, d.SignMessage(2, "artifact")), sampleOf(d, d.Attest("artifact", verifytest.CustomPredicate)), keySample(d, d.SignMessage(1, "artifact"))} {
 		if _, err := s.verify(t); err != nil {
 			t.Fatal(err)
 		}

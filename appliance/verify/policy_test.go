@@ -19,64 +19,66 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"redoubt.internal/appliance/verify/verifytest"
 )
 
 // TestRootsAlone: several roots are tried one by one and never mixed, and an
 // identity may be tied to one of them.
 func TestRootsAlone(t *testing.T) {
-	ours, theirs := newDeployment(t, "corp.internal"), newDeployment(t, "public.example")
-	theirs.identity, theirs.issuer = ours.identity, ours.issuer // anybody can be called so elsewhere
-	v, err := New(Config{Roots: []Root{{Name: "theirs", JSON: theirs.root()}, {Name: "ours", JSON: ours.root()}}})
+	ours, theirs := verifytest.New(t, "corp.internal"), verifytest.New(t, "public.example")
+	theirs.Identity, theirs.Issuer = ours.Identity, ours.Issuer // anybody can be called so elsewhere
+	v, err := New(Config{Roots: []Root{{Name: "theirs", JSON: theirs.Root()}, {Name: "ours", JSON: ours.Root()}}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	ask := func(s sample) (*Result, error) { return v.Verify(context.Background(), s.request()) }
-	for _, d := range []*deployment{ours, theirs} {
-		res, err := ask(d.sample(d.signMessage(2, "artifact")))
+	for _, d := range []*verifytest.Deployment{ours, theirs} {
+		res, err := ask(sampleOf(d, d.SignMessage(2, "artifact")))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if want := map[*deployment]string{ours: "ours", theirs: "theirs"}[d]; res.Root() != want {
+		if want := map[*verifytest.Deployment]string{ours: "ours", theirs: "theirs"}[d]; res.Root() != want {
 			t.Errorf("vouched by %s, want %s", res.Root(), want)
 		}
 	}
-	s := theirs.sample(theirs.signMessage(2, "artifact"))
+	s := sampleOf(theirs, theirs.SignMessage(2, "artifact"))
 	s.policy.Identities[0].Root = "ours"
 	if _, err := ask(s); ExitCode(err) != 11 {
 		t.Errorf("an identity of ours, vouched by theirs: %v", err)
 	}
 	// A certificate of theirs, logged and stamped by us: no root vouches for both.
-	p := theirs.signMessage(2, "artifact")
-	digest := sha256.Sum256(p.artifact)
-	p.entries = []any{ours.entry(bodyV2(p.signer, digest[:], p.sig), time.Time{}, false)}
-	p.stamps = []any{map[string]any{"signedTimestamp": b64(ours.token(p.sig, ours.now.Add(time.Minute), false))}}
-	if _, err := ask(ours.sample(p)); ExitCode(err) != 20 {
+	p := theirs.SignMessage(2, "artifact")
+	digest := sha256.Sum256(p.Artifact)
+	p.Entries = []any{ours.Entry(verifytest.BodyV2(p.Signer, digest[:], p.Signature), time.Time{}, false)}
+	p.Stamps = []any{map[string]any{"signedTimestamp": b64(ours.Token(p.Signature, ours.Now.Add(time.Minute), false))}}
+	if _, err := ask(sampleOf(ours, p)); ExitCode(err) != 20 {
 		t.Errorf("mixed trust: %v", err)
 	}
 }
 
 func TestPolicy(t *testing.T) {
-	d := newDeployment(t, "corp.internal")
-	d.identity = "dev@corp.internal"
-	att := d.sample(d.attest("artifact", customPredicate))
+	d := verifytest.New(t, "corp.internal")
+	d.Identity = "dev@corp.internal"
+	att := sampleOf(d, d.Attest("artifact", verifytest.CustomPredicate))
 	ids := func(i ...Identity) func(*Policy) { return func(p *Policy) { p.Identities = i } }
 	for name, c := range map[string]struct {
 		edit func(*Policy)
 		want int
 	}{
-		"exact":                       {ids(Identity{SAN: d.identity, Issuer: d.issuer}), 0},
-		"second of two":               {ids(Identity{SAN: "x", Issuer: "y"}, Identity{SAN: d.identity, Issuer: d.issuer}), 0},
+		"exact":                       {ids(Identity{SAN: d.Identity, Issuer: d.Issuer}), 0},
+		"second of two":               {ids(Identity{SAN: "x", Issuer: "y"}, Identity{SAN: d.Identity, Issuer: d.Issuer}), 0},
 		"regexp":                      {ids(Identity{SANRegexp: `^[a-z]+@corp\.internal$`, IssuerRegexp: `^https://oidc\.`}), 0},
-		"regexp that does not match":  {ids(Identity{SANRegexp: `^root@`, Issuer: d.issuer}), 11},
-		"other issuer":                {ids(Identity{SAN: d.identity, Issuer: d.issuer + "/"}), 11},
-		"exact and regexp must agree": {ids(Identity{SAN: d.identity, SANRegexp: `^root@`, Issuer: d.issuer}), 11},
-		"identity without issuer":     {ids(Identity{SAN: d.identity}), 2},
-		"issuer without identity":     {ids(Identity{Issuer: d.issuer}), 2},
-		"bad regexp":                  {ids(Identity{SANRegexp: `(`, Issuer: d.issuer}), 2},
-		"endless regexp":              {ids(Identity{SANRegexp: strings.Repeat("a?", 4000), Issuer: d.issuer}), 2},
+		"regexp that does not match":  {ids(Identity{SANRegexp: `^root@`, Issuer: d.Issuer}), 11},
+		"other issuer":                {ids(Identity{SAN: d.Identity, Issuer: d.Issuer + "/"}), 11},
+		"exact and regexp must agree": {ids(Identity{SAN: d.Identity, SANRegexp: `^root@`, Issuer: d.Issuer}), 11},
+		"identity without issuer":     {ids(Identity{SAN: d.Identity}), 2},
+		"issuer without identity":     {ids(Identity{Issuer: d.Issuer}), 2},
+		"bad regexp":                  {ids(Identity{SANRegexp: `(`, Issuer: d.Issuer}), 2},
+		"endless regexp":              {ids(Identity{SANRegexp: strings.Repeat("a?", 4000), Issuer: d.Issuer}), 2},
 		"denied":                      {func(p *Policy) { p.Deny = []Identity{{SANRegexp: `@corp`, IssuerRegexp: `.`}} }, 25},
 		"another denied":              {func(p *Policy) { p.Deny = []Identity{{SAN: "x", Issuer: "y"}} }, 0},
-		"predicate type":              {func(p *Policy) { p.PredicateTypes = []string{"a", customPredicate} }, 0},
+		"predicate type":              {func(p *Policy) { p.PredicateTypes = []string{"a", verifytest.CustomPredicate} }, 0},
 		"other predicate type":        {func(p *Policy) { p.PredicateTypes = []string{"a"} }, 23},
 		"trust of unknown age":        {func(p *Policy) { p.MaxTrustAge = time.Hour }, 21},
 	} {
@@ -90,7 +92,7 @@ func TestPolicy(t *testing.T) {
 		})
 	}
 	for age, want := range map[time.Duration]int{time.Hour: 0, 3 * time.Hour: 21} {
-		v, err := New(Config{Roots: []Root{{Name: "r", JSON: att.root, AsOf: epoch}}, Now: func() time.Time { return epoch.Add(age) }})
+		v, err := New(Config{Roots: []Root{{Name: "r", JSON: att.root, AsOf: verifytest.Epoch}}, Now: func() time.Time { return verifytest.Epoch.Add(age) }})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -105,76 +107,76 @@ func TestPolicy(t *testing.T) {
 // TestTimes is the matrix of signed times against validities, at both ends and
 // one second beyond.
 func TestTimes(t *testing.T) {
-	start := epoch
+	start := verifytest.Epoch
 	end := start.Add(10 * time.Minute)
 	for _, source := range []string{"log", "timestamp"} {
 		for name, c := range map[string]struct {
 			at   time.Time
-			edit func(*deployment)
+			edit func(*verifytest.Deployment)
 			want int
 		}{
 			"certificate's first second": {start, nil, 0},
 			"a second before it":         {start.Add(-time.Second), nil, 24},
 			"certificate's last second":  {end, nil, 0},
 			"a second after it":          {end.Add(time.Second), nil, 24},
-			"log key's end":              {start.Add(time.Minute), func(d *deployment) { d.material.Rekor[0].End = start.Add(time.Minute) }, 0},
-			"a second after the log key": {start.Add(61 * time.Second), func(d *deployment) { d.material.Rekor[0].End = start.Add(time.Minute) }, 24},
-			"CA's start":                 {start.Add(time.Minute), func(d *deployment) { d.material.CAs[0].Start = start.Add(time.Minute) }, 0},
-			"a second before the CA":     {start.Add(59 * time.Second), func(d *deployment) { d.material.CAs[0].Start = start.Add(time.Minute) }, 24},
-			"CA's end":                   {start.Add(time.Minute), func(d *deployment) { d.material.CAs[0].End = start.Add(time.Minute) }, 0},
-			"a second after the CA":      {start.Add(61 * time.Second), func(d *deployment) { d.material.CAs[0].End = start.Add(time.Minute) }, 24},
-			"SCT before the CT log":      {start.Add(time.Minute), func(d *deployment) { d.material.CTLogs[0].Start = start.Add(time.Second) }, 24},
-			"SCT after the CT log":       {start.Add(time.Minute), func(d *deployment) { d.material.CTLogs[0].End = start.Add(-time.Second) }, 24},
+			"log key's end":              {start.Add(time.Minute), func(d *verifytest.Deployment) { d.Material.Rekor[0].End = start.Add(time.Minute) }, 0},
+			"a second after the log key": {start.Add(61 * time.Second), func(d *verifytest.Deployment) { d.Material.Rekor[0].End = start.Add(time.Minute) }, 24},
+			"CA's start":                 {start.Add(time.Minute), func(d *verifytest.Deployment) { d.Material.CAs[0].Start = start.Add(time.Minute) }, 0},
+			"a second before the CA":     {start.Add(59 * time.Second), func(d *verifytest.Deployment) { d.Material.CAs[0].Start = start.Add(time.Minute) }, 24},
+			"CA's end":                   {start.Add(time.Minute), func(d *verifytest.Deployment) { d.Material.CAs[0].End = start.Add(time.Minute) }, 0},
+			"a second after the CA":      {start.Add(61 * time.Second), func(d *verifytest.Deployment) { d.Material.CAs[0].End = start.Add(time.Minute) }, 24},
+			"SCT before the CT log":      {start.Add(time.Minute), func(d *verifytest.Deployment) { d.Material.CTLogs[0].Start = start.Add(time.Second) }, 24},
+			"SCT after the CT log":       {start.Add(time.Minute), func(d *verifytest.Deployment) { d.Material.CTLogs[0].End = start.Add(-time.Second) }, 24},
 		} {
 			t.Run(source+"/"+name, func(t *testing.T) { timeCase(t, source, c.at, c.edit, c.want) })
 		}
 	}
 	for name, c := range map[string]struct {
-		edit func(*deployment)
+		edit func(*verifytest.Deployment)
 		want int
 	}{
-		"TSA's start":             {func(d *deployment) { d.material.TSAs[0].Start = start.Add(time.Minute) }, 0},
-		"a second before the TSA": {func(d *deployment) { d.material.TSAs[0].Start = start.Add(61 * time.Second) }, 24},
-		"TSA's end":               {func(d *deployment) { d.material.TSAs[0].End = start.Add(time.Minute) }, 0},
-		"a second after the TSA":  {func(d *deployment) { d.material.TSAs[0].End = start.Add(59 * time.Second) }, 24},
+		"TSA's start":             {func(d *verifytest.Deployment) { d.Material.TSAs[0].Start = start.Add(time.Minute) }, 0},
+		"a second before the TSA": {func(d *verifytest.Deployment) { d.Material.TSAs[0].Start = start.Add(61 * time.Second) }, 24},
+		"TSA's end":               {func(d *verifytest.Deployment) { d.Material.TSAs[0].End = start.Add(time.Minute) }, 0},
+		"a second after the TSA":  {func(d *verifytest.Deployment) { d.Material.TSAs[0].End = start.Add(59 * time.Second) }, 24},
 	} {
 		t.Run("timestamp/"+name, func(t *testing.T) { timeCase(t, "timestamp", start.Add(time.Minute), c.edit, c.want) })
 	}
 	t.Run("log key's start", func(t *testing.T) {
-		timeCase(t, "log", start.Add(time.Minute), func(d *deployment) { d.material.Rekor[0].Start = start.Add(time.Minute) }, 0)
-		timeCase(t, "log", start.Add(59*time.Second), func(d *deployment) { d.material.Rekor[0].Start = start.Add(time.Minute) }, 24)
+		timeCase(t, "log", start.Add(time.Minute), func(d *verifytest.Deployment) { d.Material.Rekor[0].Start = start.Add(time.Minute) }, 0)
+		timeCase(t, "log", start.Add(59*time.Second), func(d *verifytest.Deployment) { d.Material.Rekor[0].Start = start.Add(time.Minute) }, 24)
 	})
 	// Two signed times: both must lie within.
-	d := newDeployment(t, "corp.internal")
-	p := d.signMessage(1, "artifact")
-	p.stamps = []any{map[string]any{"signedTimestamp": b64(d.token(p.sig, end.Add(time.Second), false))}}
-	if _, err := d.sample(p).verify(t); ExitCode(err) != 24 {
+	d := verifytest.New(t, "corp.internal")
+	p := d.SignMessage(1, "artifact")
+	p.Stamps = []any{map[string]any{"signedTimestamp": b64(d.Token(p.Signature, end.Add(time.Second), false))}}
+	if _, err := sampleOf(d, p).verify(t); ExitCode(err) != 24 {
 		t.Errorf("good log time, timestamp outside: %v", err)
 	}
 	// The TSA's own certificate is judged at the token's time, not now.
-	d = newDeployment(t, "corp.internal")
-	d.now = epoch.AddDate(6, 0, 0)
-	if _, err := d.sample(d.signMessage(2, "artifact")).verify(t); ExitCode(err) != 24 {
+	d = verifytest.New(t, "corp.internal")
+	d.Now = verifytest.Epoch.AddDate(6, 0, 0)
+	if _, err := sampleOf(d, d.SignMessage(2, "artifact")).verify(t); ExitCode(err) != 24 {
 		t.Errorf("token after its certificate ended: %v", err)
 	}
 }
 
-func timeCase(t *testing.T, source string, at time.Time, edit func(*deployment), want int) {
+func timeCase(t *testing.T, source string, at time.Time, edit func(*verifytest.Deployment), want int) {
 	t.Helper()
-	d := newDeployment(t, "corp.internal")
-	p := parts{signer: d.issue(epoch, nil), artifact: []byte("artifact"), message: true, mediaType: mediaV03}
-	digest := sha256.Sum256(p.artifact)
-	p.sig = d.sign(p.signer.key, p.artifact)
+	d := verifytest.New(t, "corp.internal")
+	p := verifytest.Parts{Signer: d.Issue(verifytest.Epoch, nil), Artifact: []byte("artifact"), Message: true, MediaType: verifytest.MediaV03}
+	digest := sha256.Sum256(p.Artifact)
+	p.Signature = d.Sign(p.Signer.Key, p.Artifact)
 	if source == "log" {
-		p.entries = []any{d.entry(bodyV1(p.signer, digest[:], p.sig), at, true)}
+		p.Entries = []any{d.Entry(verifytest.BodyV1(p.Signer, digest[:], p.Signature), at, true)}
 	} else {
-		p.entries = []any{d.entry(bodyV2(p.signer, digest[:], p.sig), time.Time{}, false)}
-		p.stamps = []any{map[string]any{"signedTimestamp": b64(d.token(p.sig, at, false))}}
+		p.Entries = []any{d.Entry(verifytest.BodyV2(p.Signer, digest[:], p.Signature), time.Time{}, false)}
+		p.Stamps = []any{map[string]any{"signedTimestamp": b64(d.Token(p.Signature, at, false))}}
 	}
 	if edit != nil {
 		edit(d)
 	}
-	if _, err := d.sample(p).verify(t); ExitCode(err) != want {
+	if _, err := sampleOf(d, p).verify(t); ExitCode(err) != want {
 		t.Errorf("exit %d, want %d: %v", ExitCode(err), want, err)
 	}
 }
@@ -196,7 +198,7 @@ func TestParseKey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	good := publicPEM(t, &ecKey(t).PublicKey)
+	good := publicPEM(t, &verifytest.ECKey(t).PublicKey)
 	private, err := x509.MarshalPKCS8PrivateKey(edKey)
 	if err != nil {
 		t.Fatal(err)
@@ -217,20 +219,20 @@ func TestParseKey(t *testing.T) {
 
 // TestEd25519 needs the message itself; a digest is refused.
 func TestEd25519(t *testing.T) {
-	d := newDeployment(t, "corp.internal")
+	d := verifytest.New(t, "corp.internal")
 	pub, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := d.signMessage(1, "artifact")
-	p.sig = ed25519.Sign(key, p.artifact)
-	s := d.sample(p)
+	p := d.SignMessage(1, "artifact")
+	p.Signature = ed25519.Sign(key, p.Artifact)
+	s := sampleOf(d, p)
 	s.policy = Policy{Key: &Key{Public: pub}, WithoutLog: true}
-	b := p.tree()
+	b := p.Tree()
 	set(b, nil, "verificationMaterial", "certificate")
 	set(b, map[string]any{"hint": "h"}, "verificationMaterial", "publicKey")
 	set(b, []any{}, "verificationMaterial", "tlogEntries")
-	s.bundle = encode(t, b)
+	s.bundle = verifytest.Encode(t, b)
 	if _, err := s.verify(t); err != nil {
 		t.Fatal(err)
 	}
@@ -239,7 +241,7 @@ func TestEd25519(t *testing.T) {
 	if _, err := other.verify(t); ExitCode(err) != 12 {
 		t.Errorf("other artifact: %v", err)
 	}
-	s.digest = fmt.Sprintf("sha256:%x", sha256.Sum256(p.artifact))
+	s.digest = fmt.Sprintf("sha256:%x", sha256.Sum256(p.Artifact))
 	if _, err := s.verify(t); ExitCode(err) != 12 {
 		t.Errorf("by digest: %v", err)
 	}
@@ -252,8 +254,8 @@ var errDisk = errors.New("disk gone")
 func (brokenReader) Read([]byte) (int, error) { return 0, errDisk }
 
 func TestArtifactInput(t *testing.T) {
-	d := newDeployment(t, "corp.internal")
-	s := d.sample(d.signMessage(2, "artifact"))
+	d := verifytest.New(t, "corp.internal")
+	s := sampleOf(d, d.SignMessage(2, "artifact"))
 	v, err := New(Config{Roots: []Root{{Name: "root", JSON: s.root}}})
 	if err != nil {
 		t.Fatal(err)
@@ -304,12 +306,12 @@ func TestOnlyTheVerifierSaysYes(t *testing.T) {
 }
 
 func TestBadRoots(t *testing.T) {
-	d := newDeployment(t, "corp.internal")
-	good := d.root()
+	d := verifytest.New(t, "corp.internal")
+	good := d.Root()
 	edit := func(change func(map[string]any)) []byte {
 		v := parseTree(t, good)
 		change(v)
-		return encode(t, v)
+		return verifytest.Encode(t, v)
 	}
 	for name, data := range map[string][]byte{
 		"empty": nil, "not JSON": []byte("trust me"), "array": []byte("[]"), "nothing in it": []byte(`{"mediaType":"application/vnd.dev.sigstore.trustedroot+json;version=0.1"}`),

@@ -4,10 +4,13 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"maps"
 	"reflect"
 	"slices"
+	"strings"
 	"time"
 
+	"github.com/sigstore/sigstore-go/pkg/fulcio/certificate"
 	sgverify "github.com/sigstore/sigstore-go/pkg/verify"
 
 	"redoubt.internal/mirror"
@@ -31,6 +34,25 @@ func (r *Result) Root() string { return r.report.Root.Name }
 func (r *Result) Signer() (san, issuer string) {
 	return r.report.Signer.Identity, r.report.Signer.Issuer
 }
+
+// Key is the SHA-256 in hex of the signer's public key (SubjectPublicKeyInfo), empty where a certificate says who signed.
+func (r *Result) Key() string { return r.report.Signer.Key }
+
+// Extensions are Fulcio's certificate extensions that are texts, by the names of ExtensionNames.
+func (r *Result) Extensions() map[string]string { return maps.Clone(r.report.Signer.Extensions) }
+
+// ExtensionNames are the names under which Extensions may have something.
+func ExtensionNames() (names []string) {
+	for f := range reflect.TypeFor[certificate.Extensions]().Fields() {
+		if name, _, _ := strings.Cut(f.Tag.Get("json"), ","); f.Type.Kind() == reflect.String && name != "" {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// BundleSHA256 is the digest in hex of the bundle that verified.
+func (r *Result) BundleSHA256() string { return r.report.BundleSHA256 }
 
 // Times are the verified signed times.
 func (r *Result) Times() []SignedTime { return slices.Clone(r.report.Times) }

@@ -17,7 +17,7 @@
 // elsewhere than in Policy.Deny, and takes the clock for nothing but the age of
 // trust: the times that count are signed ones.
 //
-// Start reading at Verifier.Verify.
+// Start reading at Verifier.each.
 package verify
 
 import (
@@ -85,45 +85,66 @@ func New(c Config) (*Verifier, error) {
 
 // Verify judges req.Bundle. The Result is non-nil exactly when the error is nil.
 func (v *Verifier) Verify(ctx context.Context, req Request) (res *Result, err error) {
+	if err = v.each(ctx, req, func(r *Result) bool { res = r; return false }); err != nil {
+		return nil, err
+	}
+	return res, nil
+}
+
+// VerifyAll judges req.Bundle under every root, each for itself, and returns a Result for each root it verified under. The error is nil exactly
+// when there is one. It is for callers to whom it matters which root vouches: the first that does is not the only one.
+func (v *Verifier) VerifyAll(ctx context.Context, req Request) (all []*Result, err error) {
+	if err = v.each(ctx, req, func(r *Result) bool { all = append(all, r); return true }); err != nil {
+		return nil, err
+	}
+	return all, nil
+}
+
+// each hands to yield what verifies, root by root, until it returns false. The error is nil exactly when yield was called.
+func (v *Verifier) each(ctx context.Context, req Request, yield func(*Result) bool) (err error) {
+	found := false
 	// The libraries below parse what strangers sent. A panic there is no verdict.
 	defer func() {
 		if p := recover(); p != nil {
-			res, err = nil, fmt.Errorf("%w: %v", ErrInternal, p)
+			err = fmt.Errorf("%w: %v", ErrInternal, p)
 		}
 	}()
 	whole, err := req.Policy.compile()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	under := make([]*policy, len(v.roots))
 	for i := range v.roots {
 		if under[i], err = whole.under(&v.roots[i]); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	// 1. Read the bundle: strict JSON, known fields, limits.
 	b, err := decode(req.Bundle)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	// 2. Is there a signature of the kind asked for?
 	if err := whole.checkKind(b); err != nil {
-		return nil, err
+		return err
 	}
 	// 3. Digest the artifact with what the signature was made over.
 	a, err := readArtifact(ctx, req.Artifact, b)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	// 4. Each root alone. The refusal that got furthest explains best.
 	var best error
 	for i := range v.roots {
 		r := &v.roots[i]
-		res, err := v.verifyUnder(r, b, a, under[i])
+		out, err := v.verifyUnder(r, b, a, under[i])
 		if err == nil {
-			res.BundleSHA256 = hexSum(req.Bundle)
-			res.observe(b)
-			return &Result{report: *res}, nil
+			out.BundleSHA256 = hexSum(req.Bundle)
+			out.observe(b)
+			if found = true; !yield(&Result{report: *out}) {
+				return nil
+			}
+			continue
 		}
 		if len(v.roots) > 1 {
 			err = fmt.Errorf("under root %s: %w", r.name, err)
@@ -132,7 +153,10 @@ func (v *Verifier) Verify(ctx context.Context, req Request) (res *Result, err er
 			best = err
 		}
 	}
-	return nil, best
+	if found {
+		return nil
+	}
+	return best
 }
 
 // rank orders refusals by how far verification went under that root.

@@ -1,0 +1,130 @@
+package policy
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"redoubt.internal/appliance/verify"
+)
+
+// Decide judges an artifact by what is said to vouch for it. It never fails: what cannot be judged is denied.
+func (p *Policy) Decide(ctx context.Context, a Artifact, evidence ...Evidence) Decision {
+	d := Decision{Artifact: a.Digest, Version: p.version, Reasons: []string{}, Ignored: []string{}, Results: []*verify.Result{}}
+	// 1. What is it? Rules that deny by name come first, then the first that matches.
+	if err := a.check(); err != nil {
+		return d.deny(err.Error())
+	}
+	r := p.match(a)
+	switch {
+	case r == nil:
+		return d.deny(fmt.Sprintf("no rule is for the %s %q", a.Kind, a.Name))
+	case r.deny:
+		d.Rule = r.Name
+		return d.deny(fmt.Sprintf("the rule denies the %s %q", a.Kind, a.Name))
+	}
+	d.Rule = r.Name
+	// 2. What verifies, and under which root?
+	if len(evidence) > MaxEvidence {
+		return d.deny(fmt.Sprintf("%d pieces of evidence, at most %d are judged", len(evidence), MaxEvidence))
+	}
+	facts, err := p.establish(ctx, a, evidence, &d)
+	if err != nil {
+		return d.deny(err.Error())
+	}
+	// 3. A denied signer spoils everything.
+	if why := p.spoiled(facts); why != "" {
+		d.Code = verify.ExitCode(verify.ErrDenied)
+		return d.deny(why)
+	}
+	// 4. Is everything there that the rule asks for?
+	return p.require(ctx, r, a, facts, d)
+}
+
+// match is the rule that decides about a, nil where none does.
+func (p *Policy) match(a Artifact) *rule {
+	var first *rule
+	for i := range p.rules {
+		r := &p.rules[i]
+		if !r.matches(a) {
+			continue
+		}
+		if r.deny {
+			return r
+		}
+		if first == nil {
+			first = r
+		}
+	}
+	return first
+}
+
+// require asks for everything the rule wants, and tells all that is missing.
+func (p *Policy) require(_ context.Context, r *rule, _ Artifact, facts []fact, d Decision) Decision {
+	var missing []string
+	if s := r.signatures; s != nil {
+		found, why := s.count(p, facts, func(f fact) string {
+			if !f.signature() {
+				return "an attestation, not a signature"
+			}
+			return ""
+		})
+		if why != "" {
+			missing = append(missing, "signatures: "+why)
+		} else {
+			d.Reasons = append(d.Reasons, fmt.Sprintf("signed by %s", names(found)))
+		}
+		d.keep(found)
+	}
+	if len(missing) > 0 {
+		d.Reasons = missing
+		return d.deny()
+	}
+	d.Allow = true
+	return d
+}
+
+func (d Decision) deny(reasons ...string) Decision {
+	d.Allow = false
+	if d.Code == 0 {
+		d.Code = verify.ExitCode(verify.ErrPolicy)
+	}
+	d.Reasons = append(d.Reasons, reasons...)
+	if len(d.Reasons) > maxReasons {
+		d.Reasons = d.Reasons[:maxReasons]
+	}
+	return d
+}
+
+// ignore tells of evidence that does not count.
+func (d *Decision) ignore(source string, err error) {
+	if len(d.Ignored) < maxReasons {
+		d.Ignored = append(d.Ignored, clip(fmt.Sprintf("%s: %v", source, err)))
+	}
+}
+
+func (d *Decision) keep(facts []fact) {
+	for _, f := range facts {
+		d.Results = append(d.Results, f.result)
+	}
+}
+
+// explain is the decision in one line.
+func (d Decision) explain() string {
+	rule := "no rule"
+	if d.Rule != "" {
+		rule = fmt.Sprintf("rule %q", d.Rule)
+	}
+	text := rule + ": " + strings.Join(d.Reasons, "; ")
+	if len(d.Ignored) > 0 {
+		text += " (not counted: " + strings.Join(d.Ignored, "; ") + ")"
+	}
+	return text
+}
+
+func clip(s string) string {
+	if len(s) > maxText {
+		return strings.ToValidUTF8(s[:maxText], "") + "…"
+	}
+	return s
+}
