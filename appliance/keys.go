@@ -35,6 +35,9 @@ type keyring struct {
 
 var errScheme = errors.New("no kind of token has this URI scheme")
 
+// workFactor is soft.Config.WorkFactor; only tests lower it.
+var workFactor = soft.DefaultWorkFactor
+
 func newKeyring(cfg Keys, dir layout, logger *slog.Logger) *keyring {
 	return &keyring{cfg: cfg, dir: dir, logger: logger, tokens: map[string]hsm.Token{}}
 }
@@ -56,7 +59,7 @@ func (k *keyring) token(uri string) (hsm.Token, error) {
 	)
 	switch scheme, _, _ := strings.Cut(uri, ":"); scheme {
 	case "soft":
-		c := soft.Config{Dir: orDefault(k.softDir, k.dir.keys()), Logger: k.logger}
+		c := soft.Config{Dir: orDefault(k.softDir, k.dir.keys()), Logger: k.logger, WorkFactor: workFactor}
 		c.PassphraseFile, c.ReadPassphrase = k.cfg.TPM.settings(k.dir).secretFile(secretPath(k.dir, k.cfg.PassphraseFile), k.logger)
 		t, err = soft.Open(c)
 	case "pkcs11":
