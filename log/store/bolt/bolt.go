@@ -50,6 +50,7 @@ type DB struct {
 	writing sync.Mutex // guards journal, bbolt's NoSync, and filling
 	filling bool       // a new file nobody relies on: see Fill
 	journal journal
+	second  *second // see Pair; nil without one
 }
 
 // Create makes a new database file at path (mode 0600) and opens it. The folder entry is flushed too.
@@ -199,11 +200,24 @@ func (d *DB) view(fn func(*bbolt.Tx) error) (err error) {
 var errNothing = errors.New("nothing to commit")
 
 // Update implements store.DB.
-func (d *DB) Update(fn func(store.Tx) error) (err error) {
+func (d *DB) Update(fn func(store.Tx) error) error {
 	d.writing.Lock()
 	defer d.writing.Unlock()
+	return d.update(func(tx *boltTx) error {
+		if err := fn(tx); err != nil || d.journal.changes == 0 {
+			return err
+		}
+		return tx.count()
+	})
+}
+
+// update is Update for who holds writing, or has the file alone.
+func (d *DB) update(fn func(*boltTx) error) (err error) {
 	if e := d.broken.Load(); e != nil {
 		return *e
+	}
+	if err := d.repair(); err != nil {
+		return err
 	}
 	j := &d.journal
 	j.reset()
@@ -218,13 +232,15 @@ func (d *DB) Update(fn func(store.Tx) error) (err error) {
 		case err == nil && j.at == at:
 			j.restart()
 		}
+		d.second.settled(err)
 	}()
 	defer guard(&err)()
 	return d.b.Update(func(tx *bbolt.Tx) error {
 		b := tx.Bucket(bucket)
 		// Most keys of the product grow at the end of their range: fill pages instead of splitting them in halves.
 		b.FillPercent = 0.9
-		if err := fn(&boltTx{b: b, journal: j}); err != nil {
+		t := &boltTx{b: b, journal: j, paired: d.second != nil}
+		if err := fn(t); err != nil {
 			return err
 		}
 		if j.changes == 0 {
@@ -238,7 +254,11 @@ func (d *DB) Update(fn func(store.Tx) error) (err error) {
 			d.b.NoSync = true
 			return nil
 		}
+		wait := d.second.begin(t.changes) // both disks write at the same time
 		done, err := j.write(d.b, tx)
+		if serr := wait(); err == nil {
+			err = serr
+		}
 		d.b.NoSync = done
 		return err
 	})
@@ -253,10 +273,14 @@ func stamp(b *bbolt.Bucket) error { return b.SetSequence(rand.Uint64()) }
 func (d *DB) commitFailed(err error, recorded int64) error {
 	var pe *os.PathError
 	full := errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
+	refused := errors.Is(err, ErrSecond)
 	if recorded > 0 {
 		if uerr := d.journal.undo(recorded); uerr != nil {
-			err, full = errors.Join(err, uerr), false
+			err, full, refused = errors.Join(err, uerr), false, false
 		}
+	}
+	if refused {
+		return fmt.Errorf("committing to %s: %w", d.path, err) // the transaction was dropped, as when fn fails
 	}
 	if full && errors.As(err, &pe) {
 		// pwrite or truncate met a full disk. No flush was tried, the meta page is the old one: nothing happened.
@@ -272,6 +296,9 @@ func (d *DB) Close() (err error) {
 	d.writing.Lock()
 	defer d.writing.Unlock()
 	defer guard(&err)()
+	if d.second != nil {
+		defer func() { err = errors.Join(err, d.second.close()) }()
+	}
 	err = d.settle()
 	d.journal.release() // bbolt waits for it
 	err = errors.Join(err, d.b.Close())

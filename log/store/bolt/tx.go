@@ -14,6 +14,8 @@ import (
 type boltTx struct {
 	b       *bbolt.Bucket
 	journal *journal // notes the changes; nil in a transaction that reads
+	paired  bool     // changes are kept for the second file
+	changes []edit
 }
 
 func (t *boltTx) Get(key []byte) ([]byte, error) {
@@ -40,6 +42,9 @@ func (t *boltTx) Put(key, value []byte) error {
 		return fmt.Errorf("putting a key: %w", err)
 	}
 	t.journal.put(key, value)
+	if t.paired {
+		t.changes = append(t.changes, edit{key: key, value: value})
+	}
 	return nil
 }
 
@@ -54,6 +59,9 @@ func (t *boltTx) Delete(key []byte) error {
 		return fmt.Errorf("deleting a key: %w", err)
 	}
 	t.journal.del(key)
+	if t.paired {
+		t.changes = append(t.changes, edit{key: key, del: true})
+	}
 	return nil
 }
 
