@@ -117,7 +117,7 @@ func (in *instance) backupConfig(a backupArgs) (backup.Config, error) {
 // notCopied are the files and folders a backup leaves out: databases, which are copied by their transactions; what lives as long as a
 // process; parcels on their way in; and every file that unlocks a key.
 func (in *instance) notCopied() []string {
-	skip := []string{in.dir.path("db"), in.dir.path("run"), in.dir.path("inbox"), in.dir.path("backup")}
+	skip := in.processFolders()
 	secret := func(value string) {
 		if value != "" {
 			skip = append(skip, strings.TrimPrefix(secretPath(in.dir, value), sealedPrefix))
@@ -145,6 +145,11 @@ func (in *instance) notCopied() []string {
 		}
 	}
 	return skip
+}
+
+// processFolders are those whose contents are no files to a backup.
+func (in *instance) processFolders() []string {
+	return []string{in.dir.path("db"), in.dir.path("run"), in.dir.path("inbox"), in.dir.path("backup")}
 }
 
 // marksNow are the high-water marks as they stand in the files.

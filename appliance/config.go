@@ -216,6 +216,9 @@ type Log struct {
 	// tpm:nv=0x01......;device=PATH, each of which binds a file <dir>.highwater.nv-<index> of its own. Where no file is listed,
 	// <dir>.highwater is one.
 	HighWater []string `yaml:"highwater,omitempty"`
+	// Second is another disk, which has everything before it is acknowledged. Left out, a disk that is lost takes along what was signed
+	// since the last backup.
+	Second *SecondDisk `yaml:"second,omitempty"`
 	// HighWaterEvery is how often marks bound to a counter are stored, besides at start, stop and halt (default 1m).
 	HighWaterEvery Duration `yaml:"highwater-every,omitempty"`
 }

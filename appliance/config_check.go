@@ -204,6 +204,7 @@ func (l *Log) check() (problems []error) {
 			bad("[%d].serves: want v1, v2 or both, each once", i)
 		}
 	}
+	problems = append(problems, l.Second.check()...)
 	for _, g := range []rekor.Generation{rekor.V1, rekor.V2} {
 		if served[g] == "" {
 			bad("no log serves %s, or the one that does is frozen", g)

@@ -75,6 +75,7 @@ func (in *instance) checks(ctx context.Context) (checks []check) {
 	checks = append(checks, in.mirrorChecks(ctx)...)
 	checks = append(checks, in.tlsChecks()...)
 	checks = append(checks, in.backupChecks()...)
+	checks = append(checks, in.secondChecks()...)
 	return append(checks, in.endingChecks()...)
 }
 

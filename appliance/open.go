@@ -46,6 +46,7 @@ type instance struct {
 	highWater []*log.File
 	slowMarks []*log.SlowMarks // bound to counters of a TPM
 	noMarks   []noMark         // high-water files that are damaged
+	second    *secondDisk      // nil without one
 	markless  error            // set once the logs are open: a log whose mark is missing or damaged
 
 	history  *history                // which keys each role had when this instance was opened
@@ -200,6 +201,9 @@ func (in *instance) openLogs(ctx context.Context) (err error) {
 		return err
 	}
 	if err := in.openHighWater(); err != nil {
+		return err
+	}
+	if err := in.openSecond(ctx); err != nil {
 		return err
 	}
 	to := map[string]**log.Log{}

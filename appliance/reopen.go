@@ -156,6 +156,9 @@ func (s *server) operate(ctx context.Context, o operation, actor string, args js
 	}
 	in := s.instance()
 	result, err := o.run(ctx, in, actor, args)
+	if _, copied := in.copyFiles(ctx); copied != nil {
+		in.logger.Error("copying files to the second disk", "error", copied)
+	}
 	leave()
 	if !in.superseded.Load() {
 		return result, err
@@ -179,6 +182,7 @@ func (s *server) take(in *instance) {
 	s.registerGauges()
 	s.registerEndings()
 	s.registerBackup()
+	s.registerSecond()
 	s.resume()
 	select {
 	case s.swapped <- struct{}{}:
@@ -196,6 +200,7 @@ func (s *server) resume() {
 	work.Go(func() { in.observeEvery(ctx) })
 	work.Go(func() { in.lookEvery(ctx) })
 	work.Go(func() { in.backupEvery(ctx) })
+	work.Go(func() { in.followFiles(ctx) })
 	work.Go(func() { s.front.keep(ctx, in) })
 	s.pause = func() { stop(); work.Wait() }
 }

@@ -72,7 +72,7 @@ func unopened[R any](c *cli.Context, v verb[struct{}, R], alone func(context.Con
 }
 
 // openStopped takes the lock of c's state directory and opens its stores. The caller closes s.in.
-func openStopped(c *cli.Context) (s *stopped, err error) {
+func openStopped(c *cli.Context) (*stopped, error) {
 	cfg, dir, err := configured(c)
 	if err != nil {
 		return nil, err
@@ -81,24 +81,33 @@ func openStopped(c *cli.Context) (s *stopped, err error) {
 	if err != nil {
 		return nil, err
 	}
+	return openStoppedWith(c.Context, cfg, dir, progress(c), logger)
+}
+
+// openStoppedAt is openStopped for a directory that was made just now.
+func openStoppedAt(ctx context.Context, cfg *Config, dir layout, said io.Writer) (*stopped, error) {
+	return openStoppedWith(ctx, cfg, dir, said, slog.New(slog.DiscardHandler))
+}
+
+func openStoppedWith(ctx context.Context, cfg *Config, dir layout, said io.Writer, logger *slog.Logger) (s *stopped, err error) {
 	_, known, err := cfg.inForce()
 	if err != nil {
 		return nil, err
 	}
 	in := &instance{cfg: cfg, dir: dir, logger: logger, now: clock, keys: newKeyring(cfg.Keys, dir, logger), roleKeys: map[string]*hsm.Key{}, history: known}
-	s = &stopped{in: in, broken: map[string][]string{}, progress: progress(c)}
+	s = &stopped{in: in, broken: map[string][]string{}, progress: said}
 	in.onClose(func() { in.keys.close() })
 	defer func() {
 		if err != nil {
 			in.close()
 		}
 	}()
-	release, err := dir.acquireSoon(c.Context)
+	release, err := dir.acquireSoon(ctx)
 	if err != nil {
 		return nil, err
 	}
 	in.onClose(release)
-	if s.public, err = s.publicKeys(c.Context); err != nil {
+	if s.public, err = s.publicKeys(ctx); err != nil {
 		return nil, err
 	}
 	for _, a := range cfg.Log.Artifact {
@@ -182,18 +191,23 @@ func (s *stopped) fsck(ctx context.Context, role string) fsckResult {
 	if c.DB == nil {
 		return fsckResult{Log: role, Problems: s.broken[role]}
 	}
-	started, said := time.Now(), time.Now()
-	result, err := fsckOne(ctx, role, c, func(done, total uint64) {
-		if done == total || time.Since(said) >= time.Second {
-			said = time.Now()
-			fmt.Fprintf(s.progress, "checking %s: %d of %d entries, %.0f entries/s\n", role, done, total, float64(done)/max(time.Since(started).Seconds(), 1e-6))
-		}
-	})
+	result, err := s.check(ctx, role, c)
 	if err != nil {
 		result.Problems = append(result.Problems, err.Error())
 	}
 	result.Problems = append(result.Problems, s.broken[role]...)
 	return result
+}
+
+// check checks the log of role as c says, and tells how far it is.
+func (s *stopped) check(ctx context.Context, role string, c log.Config) (fsckResult, error) {
+	started, said := time.Now(), time.Now()
+	return fsckOne(ctx, role, c, func(done, total uint64) {
+		if done == total || time.Since(said) >= time.Second {
+			said = time.Now()
+			fmt.Fprintf(s.progress, "checking %s: %d of %d entries, %.0f entries/s\n", role, done, total, float64(done)/max(time.Since(started).Seconds(), 1e-6))
+		}
+	})
 }
 
 // verifyAudit checks the audit log, and where it is whole that every record reads.

@@ -22,6 +22,8 @@ func backupCommand() *cli.Command {
 		&cli.StringFlag{Name: "appliance", Usage: "fingerprint of the appliance it must be of, as `redoubt backup create` prints it", EnvVars: []string{"REDOUBT_APPLIANCE"}},
 		outputFlag(),
 	}
+	restore := append([]cli.Flag{}, read...)
+	restore[0] = &cli.StringFlag{Name: "from", Usage: "folder of the backup", EnvVars: []string{"REDOUBT_FROM"}}
 	return &cli.Command{
 		Name: "backup", Usage: "copy the state directory while it is in use, check the copy, make a directory of it again",
 		Subcommands: []*cli.Command{
@@ -34,7 +36,9 @@ func backupCommand() *cli.Command {
 				Action: backupCreateAction},
 			{Name: "verify", Usage: "check signatures, digests and, where it opens, every root of every log; needs no state directory", Flags: read, Action: backupVerifyAction},
 			{Name: "restore", Usage: "make an empty directory the state directory of a backup, compare it with the high-water marks that are left, and say the way forward",
-				Flags:  append(read[:len(read):len(read)], &cli.StringFlag{Name: "dir", Required: true, Usage: "directory to make: empty, or not there", EnvVars: []string{"REDOUBT_DIR"}}),
+				Flags: append(restore,
+					&cli.StringFlag{Name: "dir", Required: true, Usage: "directory to make: empty, or not there", EnvVars: []string{"REDOUBT_DIR"}},
+					&cli.StringFlag{Name: "second", Usage: "folder of log.second, instead of a backup: it has everything that was acknowledged", EnvVars: []string{"REDOUBT_SECOND"}}),
 				Action: backupRestoreAction},
 			{Name: "key", Usage: "make a custodian's key on this machine; what is printed is the recipient, the file goes to the custodian",
 				Flags:  []cli.Flag{outputFlag(), &cli.StringFlag{Name: "out", Required: true, Usage: "file to make, mode 0600", EnvVars: []string{"REDOUBT_OUT"}}},
@@ -161,12 +165,18 @@ type restoreResult struct {
 }
 
 func backupRestoreAction(c *cli.Context) error {
-	if c.String("appliance") == "" {
-		return hinted(usage("backup restore needs --appliance"), "the fingerprint `redoubt backup create` printed; `redoubt backup verify --from %s` shows the one in the backup, which proves nothing by itself", c.String("from"))
-	}
 	dir, err := filepath.Abs(c.String("dir"))
 	if err != nil {
 		return err
+	}
+	if c.String("second") != "" {
+		return restoreSecondAction(c, dir)
+	}
+	if c.String("from") == "" {
+		return usage("backup restore needs --from, or --second")
+	}
+	if c.String("appliance") == "" {
+		return hinted(usage("backup restore needs --appliance"), "the fingerprint `redoubt backup create` printed; `redoubt backup verify --from %s` shows the one in the backup, which proves nothing by itself", c.String("from"))
 	}
 	report, err := backup.Restore(c.Context, readConfig(c), dir)
 	if errors.Is(err, backup.ErrNotEmpty) {

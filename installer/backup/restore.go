@@ -78,18 +78,26 @@ type writer struct {
 
 type pair struct{ k, v []byte }
 
-func newWriter(dir string) (*writer, error) {
+// emptyDir makes dir, unless it is there and empty.
+func emptyDir(dir string) error {
 	if err := os.MkdirAll(dir, 0o750); err != nil {
-		return nil, err
+		return err
 	}
 	names, err := os.ReadDir(dir)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	for _, e := range names {
 		if e.Name() != "lost+found" {
-			return nil, fmt.Errorf("%s: %w: it holds %s", dir, ErrNotEmpty, e.Name())
+			return fmt.Errorf("%s: %w: it holds %s", dir, ErrNotEmpty, e.Name())
 		}
+	}
+	return nil
+}
+
+func newWriter(dir string) (*writer, error) {
+	if err := emptyDir(dir); err != nil {
+		return nil, err
 	}
 	root, err := os.OpenRoot(dir)
 	if err != nil {
@@ -223,10 +231,7 @@ func (w *writer) finish() error {
 	if w.config == nil {
 		return fmt.Errorf("%w: it holds no %s", ErrDamaged, configFile)
 	}
-	if err := w.root.WriteFile(configFile, w.config, w.mode.Perm()); err != nil {
-		return err
-	}
-	return w.sync()
+	return place(w.dir, configFile, bytes.NewReader(w.config), w.mode.Perm())
 }
 
 func (w *writer) sync() error {

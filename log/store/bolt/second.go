@@ -77,6 +77,12 @@ func (d *DB) SecondErr() error {
 	return nil
 }
 
+// Complete says whether the file, which is or was the second one of another, holds all of it.
+func (d *DB) Complete() (complete bool, err error) {
+	err = d.view(func(tx *bbolt.Tx) error { complete = tx.Bucket(bucket).Get([]byte(pairKey)) != nil; return nil })
+	return complete, err
+}
+
 func openOrCreate(path string) (*DB, error) {
 	_, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
