@@ -60,13 +60,8 @@ func (in *instance) serving(g rekor.Generation) *artifactLog {
 // tiles of each log, frozen ones among them, everything else, the tiles at the root too, the log that takes v1 entries.
 func (in *instance) artifactHandler() http.Handler {
 	v1, v2 := in.serving(rekor.V1).api.Handler(), in.serving(rekor.V2).api.Handler()
-	mux := http.NewServeMux()
+	mux := in.eachArtifactLog()
 	mux.Handle("/", v1)
-	for _, a := range in.artifacts {
-		prefix, tiles := "/logs/"+a.Name, a.api.Handler()
-		mux.Handle(prefix+"/checkpoint", http.StripPrefix(prefix, tiles))
-		mux.Handle(prefix+"/tile/", http.StripPrefix(prefix, tiles))
-	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if own := in.readByHost(r); own != nil {
 			own.ServeHTTP(w, r)
@@ -81,6 +76,17 @@ func (in *instance) artifactHandler() http.Handler {
 			v1.ServeHTTP(w, r)
 		}
 	})
+}
+
+// eachArtifactLog has the checkpoint and tiles of each log below /logs/<name>/.
+func (in *instance) eachArtifactLog() *http.ServeMux {
+	mux := http.NewServeMux()
+	for _, a := range in.artifacts {
+		prefix, tiles := "/logs/"+a.Name, a.api.Handler()
+		mux.Handle(prefix+"/checkpoint", http.StripPrefix(prefix, tiles))
+		mux.Handle(prefix+"/tile/", http.StripPrefix(prefix, tiles))
+	}
+	return mux
 }
 
 // readByHost is the face of the log whose name the request is addressed to, when it asks for the checkpoint or tiles of a generation that

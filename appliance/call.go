@@ -93,8 +93,17 @@ func (v verb[A, R]) callAs(c *cli.Context, args A, opened func(*instance)) (R, e
 		}
 		defer in.close()
 		opened(in)
-		return v.run(c.Context, in, localActor(), args)
+		return v.here(c.Context, in, args)
 	}
+}
+
+// here runs the verb in this process, for its user.
+func (v verb[A, R]) here(ctx context.Context, in *instance, args A) (result R, err error) {
+	who := in.law().user(os.Getuid())
+	if err := in.permit(ctx, who, v.name); err != nil {
+		return result, err
+	}
+	return v.run(ctx, in, who.actor(), args)
 }
 
 // attach is call for a caller that asks many times: the state is found once, and let go by done. A server that ends in between
@@ -140,7 +149,7 @@ func (v verb[A, R]) attach(c *cli.Context) (ask func(A) (R, error), done func(),
 		if err != nil {
 			return nil, nil, err
 		}
-		return func(args A) (R, error) { return v.run(c.Context, in, localActor(), args) }, in.close, nil
+		return func(args A) (R, error) { return v.here(c.Context, in, args) }, in.close, nil
 	}
 }
 
@@ -219,36 +228,20 @@ const maxCallBytes = 1 << 20
 type peerKey struct{}
 
 // controlServer answers verbs on the control socket. The run directory is 0700, so nobody reaches the socket between bind
-// and chmod; the kernel names the peer and that name is the actor in the audit log.
+// and chmod; the kernel names the peer who that is in people, and what they may do, the law in force says.
 func controlServer(s *server) *http.Server {
-	table := map[string]operation{}
-	for _, o := range operations() {
-		table[o.name] = o
-	}
 	handler := func(w http.ResponseWriter, r *http.Request) {
-		o, ok := table[r.URL.Path[1:]]
-		if !ok || r.Method != http.MethodPost {
-			writeFailure(w, usage("the server knows no operation %q; client and server differ in version", r.URL.Path[1:]))
+		if r.Method != http.MethodPost {
+			writeFailure(w, usage("the control socket takes POST /OPERATION, got %.20q", r.Method))
 			return
 		}
-		args, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxCallBytes))
-		if err != nil {
-			writeFailure(w, usage("arguments of %s: %v", o.name, err))
-			return
-		}
-		actor, _ := r.Context().Value(peerKey{}).(string)
-		result, err := s.operate(r.Context(), o, actor, args)
-		if err != nil {
-			writeFailure(w, err)
-			return
-		}
-		writeJSON(w, http.StatusOK, result)
+		s.serveOperation(w, r, r.URL.Path[1:], s.peer(r.Context()))
 	}
 	return &http.Server{
 		Handler:           http.HandlerFunc(handler),
 		ReadHeaderTimeout: defaultHeaderTimeout,
 		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
-			return context.WithValue(ctx, peerKey{}, peerActor(conn))
+			return context.WithValue(ctx, peerKey{}, peerUser(conn))
 		},
 	}
 }
@@ -272,23 +265,22 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 	w.Write(append(body, '\n'))
 }
 
-// peerActor asks the kernel who is at the other end.
-func peerActor(conn net.Conn) string {
+// peerUser asks the kernel who is at the other end; nil where it does not say.
+func peerUser(conn net.Conn) (uid any) {
 	u, ok := conn.(*net.UnixConn)
 	if !ok {
-		return "unknown"
+		return nil
 	}
 	raw, err := u.SyscallConn()
 	if err != nil {
-		return "unknown"
+		return nil
 	}
-	actor := "unknown"
 	raw.Control(func(fd uintptr) {
 		if peer, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
-			actor = userActor(int(peer.Uid))
+			uid = int(peer.Uid)
 		}
 	})
-	return actor
+	return uid
 }
 
 func localActor() string { return userActor(os.Getuid()) }

@@ -46,6 +46,8 @@ type Config struct {
 	CIIssuerMetadata map[string]fulcio.IssuerMetadata `yaml:"ci-issuer-metadata,omitempty"`
 	// TUF is the trust repository clients initialise from.
 	TUF TUF `yaml:"tuf,omitempty"`
+	// People are who may do what.
+	People *People `yaml:"people,omitempty"`
 	// Approvers are the people who approve acts that nobody may do alone. Left out, such acts are refused.
 	Approvers *Approvers `yaml:"approvers,omitempty"`
 	// Mirror is what is carried across the gap.
@@ -221,6 +223,10 @@ type Log struct {
 	Second *SecondDisk `yaml:"second,omitempty"`
 	// HighWaterEvery is how often marks bound to a counter are stored, besides at start, stop and halt (default 1m).
 	HighWaterEvery Duration `yaml:"highwater-every,omitempty"`
+	// Read says who reads what is in the artifact, certificate and mirrored logs over the network: open (the default) is everybody who
+	// reaches the listener, authenticated the members of people, by client certificate or token. Stock clients sign and verify bundles
+	// either way; what they look up in a log (search, entries, tiles) needs open.
+	Read string `yaml:"read,omitempty"`
 }
 
 // ArtifactLog is one tree of signed artifacts.

@@ -79,8 +79,14 @@ func (c *Config) check() error {
 		bad("profile: %q is neither dev nor production", c.Profile)
 	}
 	production := c.Profile == profileProduction
-	for _, err := range append(c.Approvers.check(), c.Backup.check()...) {
+	for _, err := range slices.Concat(c.Approvers.check(), c.Backup.check(), c.People.check(c)) {
 		bad("%w", err)
+	}
+	if production && c.Approvers != nil && c.Approvers.Threshold < 2 {
+		bad("approvers.threshold: %d; the production profile wants 2 people or more", c.Approvers.Threshold)
+	}
+	if !slices.Contains([]string{"", readOpen, readAuthenticated}, c.Log.Read) {
+		bad("log.read: %q is neither %s nor %s", c.Log.Read, readOpen, readAuthenticated)
 	}
 	if !filepath.IsAbs(c.Dir) {
 		bad("dir: %q is not absolute", c.Dir)

@@ -9,7 +9,8 @@ import (
 )
 
 // guard is what every request of every service passes before its room: the body is bounded, the request is counted, a
-// panic becomes a 500 and a line in the log, and /healthz and /readyz are answered beside the service's own routes.
+// panic becomes a 500 and a line in the log, /healthz and /readyz are answered beside the service's own routes, and what
+// routeTable does not list is not found.
 func (s *server) guard(service string, room http.Handler) http.Handler {
 	limit := s.cfg.Limits.Body
 	if limit == 0 {
@@ -53,7 +54,9 @@ func (s *server) guard(service string, room http.Handler) http.Handler {
 			return
 		}
 		r.Body = http.MaxBytesReader(out, r.Body, limit)
-		room.ServeHTTP(out, r)
+		if s.admit(service, out, r) {
+			room.ServeHTTP(out, r)
+		}
 	})
 }
 

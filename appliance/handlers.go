@@ -35,7 +35,7 @@ func (in *instance) handlers(s *server) map[string]http.Handler {
 }
 
 // metricsHandler is for loopback only: numbers, and the profiles of net/http/pprof.
-func (s *server) metricsHandler() http.Handler {
+func (s *server) metricsHandler() *http.ServeMux {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", s.metrics.handler())
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)

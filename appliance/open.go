@@ -71,6 +71,7 @@ type instance struct {
 	issuer            *identity.Issuer            // the built-in one; nil in production
 	workloads         *identity.Issuer            // its second name; nil in production
 	issuance          atomic.Pointer[issuance]
+	inForce           atomic.Pointer[law]
 	front             *frontEnd // the certificate that a server's listeners show; nil without a server
 	authorityDB       store.DB
 
@@ -354,6 +355,11 @@ func (in *instance) openAuthorities(context.Context) (err error) {
 	if in.tuf, err = trust.Open(in.tufConfig()); err != nil {
 		return fmt.Errorf("opening the trust repository: %w", err)
 	}
+	l, err := in.readLaw(in.cfg)
+	if err != nil {
+		return err
+	}
+	in.inForce.Store(l)
 	return in.reloadIssuers(in.cfg)
 }
 

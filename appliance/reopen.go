@@ -148,16 +148,18 @@ func (s *server) reloadInstance(cfg *Config) error {
 	return s.instance().finish(s.background)
 }
 
-// operate runs one verb on the instance that is served, and takes up what it changed before it is answered.
-func (s *server) operate(ctx context.Context, o operation, actor string, args json.RawMessage) (any, error) {
+// operate runs one verb on the instance that is served, for who may, and takes up what it changed before it is answered.
+func (s *server) operate(ctx context.Context, o operation, who person, args json.RawMessage) (result any, err error) {
 	leave, err := s.gate.enter(ctx)
 	if err != nil {
 		return nil, err
 	}
 	in := s.instance()
-	result, err := o.run(ctx, in, actor, args)
-	if _, copied := in.copyFiles(ctx); copied != nil {
-		in.logger.Error("copying files to the second disk", "error", copied)
+	if err = in.permit(ctx, who, o.name); err == nil {
+		result, err = o.run(ctx, in, who.actor(), args)
+		if _, copied := in.copyFiles(ctx); copied != nil {
+			in.logger.Error("copying files to the second disk", "error", copied)
+		}
 	}
 	leave()
 	if !in.superseded.Load() {

@@ -84,6 +84,7 @@ type server struct {
 	gate       gate
 	patience   Duration                                // how long it waits for requests under way; 0 is reopenPatience
 	rooms      atomic.Pointer[map[string]http.Handler] // by service name
+	routes     routeIndex                              // that are answered at all
 	background context.Context                         // of what the server does by itself
 	pause      func()                                  // ends that, until resume
 	lost       chan error                              // a state that could not be opened again
@@ -209,6 +210,7 @@ func (s *server) listen() (bound []boundListener, err error) {
 	}()
 	rooms := s.instance().handlers(s)
 	s.rooms.Store(&rooms)
+	s.routes = newRoutes()
 	addresses := map[string]map[string]http.Handler{} // listen address -> host name -> handler
 	encrypted := map[string]bool{}                    // listen address -> speaks TLS
 	for name, svc := range s.cfg.Services.all() {
@@ -234,10 +236,14 @@ func (s *server) listen() (bound []boundListener, err error) {
 			return bound, unavailable(fmt.Errorf("listening on %s: %w", address, err))
 		}
 		if encrypted[address] {
-			listener = tls.NewListener(listener, &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"},
-				GetCertificate: s.front.certificate})
+			listener = tls.NewListener(listener, s.handshakes())
 		}
 		bound = append(bound, boundListener{address, listener, s.httpServer(byHost(hosts, s.alias))})
+	}
+	if people, err := s.peopleSocket(); err != nil {
+		return bound, err
+	} else if people != nil {
+		bound = append(bound, boundListener{"people's socket", people, controlServer(s)})
 	}
 	control, err := listenSocket(s.in.dir)
 	if err != nil {

@@ -26,6 +26,7 @@ type statusReport struct {
 	Logs        []logInfo         `json:"logs"`
 	URLs        map[string]string `json:"urls"`
 	Software    bool              `json:"softwareKeys"`
+	People      string            `json:"people"` // who may do what, in a sentence
 	CAExpires   time.Time         `json:"caExpires"`
 	TSAExpires  time.Time         `json:"tsaExpires"`
 	TrustExpiry time.Time         `json:"trustExpires"`
@@ -50,7 +51,7 @@ var readStatus = verb[struct{}, statusReport]{"status", func(ctx context.Context
 		}
 		report.Mirror = &status
 	}
-	report.Counters = in.counterStatus()
+	report.Counters, report.People = in.counterStatus(), in.law().peopleSays()
 	report.Ready = ready(report.Checks)
 	return report, nil
 }}
@@ -93,6 +94,7 @@ func (r *statusReport) print(w io.Writer) {
 	if r.Software {
 		fmt.Fprintln(w, "SOFTWARE KEYS: whoever copies the disk and the passphrase has the keys")
 	}
+	fmt.Fprintf(w, "people: %s\n", r.People)
 	printChecks(w, r.Checks)
 	for _, l := range r.Logs {
 		fmt.Fprintf(w, "%-8s%s: %d entries\n", l.Log, l.Origin, l.Size)
@@ -119,9 +121,10 @@ func printCounter(w io.Writer, s log.SlowStatus) {
 	fmt.Fprintf(w, "high-water marks bound to %s: count %d, stored every %s, last %s, %s; %s\n", s.Name, s.Counter, s.Every, s.StoredAt.Format(time.RFC3339), pending, kind)
 }
 
-// consoleHandler shows the status as a page without script, form or outside reference.
-func (s *server) consoleHandler() http.Handler {
+// consoleHandler shows the status as a page without script, form or outside reference, and takes operations of people.
+func (s *server) consoleHandler() *http.ServeMux {
 	mux := http.NewServeMux()
+	mux.HandleFunc("POST /api/v1/act/{operation}", s.serveAct)
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) {
 		report, err := readStatus.run(r.Context(), s.instance(), "console", struct{}{})
 		if err != nil {

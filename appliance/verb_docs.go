@@ -36,9 +36,10 @@ mirror
 // topics are what `redoubt docs` prints; generated ones cannot fall behind the binary.
 func topics(app *cli.App) map[string]func(io.Writer) error {
 	return map[string]func(io.Writer) error{
-		"config":     configManual,
-		"json":       resultsManual,
-		"exit-codes": func(w io.Writer) error { _, err := io.WriteString(w, exitCodesTopic); return err },
+		"config":      configManual,
+		"json":        resultsManual,
+		"permissions": permissionsPage,
+		"exit-codes":  func(w io.Writer) error { _, err := io.WriteString(w, exitCodesTopic); return err },
 		"commands": func(w io.Writer) error {
 			text, err := app.ToMarkdown()
 			if err == nil {

@@ -45,17 +45,7 @@ func Handler(a *ca.Authority, v *identity.Verifier, o Options) http.Handler {
 	for _, c := range a.Chain() {
 		s.above = append(s.above, pemOf(c.Raw))
 	}
-	routes := map[string]struct {
-		method string
-		serve  func(http.ResponseWriter, *http.Request) error
-	}{
-		"/api/v2/signingCert":   {http.MethodPost, s.serveSigningCert},
-		"/api/v2/trustBundle":   {http.MethodGet, s.serveTrustBundle},
-		"/api/v2/configuration": {http.MethodGet, s.serveConfiguration},
-		"/api/v1/signingCert":   {http.MethodPost, s.serveLegacySigningCert},
-		"/api/v1/rootCert":      {http.MethodGet, s.serveRootCert},
-		"/healthz":              {http.MethodGet, s.serveHealth},
-	}
+	routes := s.routes()
 	rpc := newRPC(s)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.ProtoMajor == 2 && strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") {
@@ -84,6 +74,37 @@ func Handler(a *ca.Authority, v *identity.Verifier, o Options) http.Handler {
 			}
 		}
 	})
+}
+
+// route is one path of the HTTP face.
+type route struct {
+	method string
+	serve  func(http.ResponseWriter, *http.Request) error
+}
+
+func (s *api) routes() map[string]route {
+	return map[string]route{
+		"/api/v2/signingCert":   {http.MethodPost, s.serveSigningCert},
+		"/api/v2/trustBundle":   {http.MethodGet, s.serveTrustBundle},
+		"/api/v2/configuration": {http.MethodGet, s.serveConfiguration},
+		"/api/v1/signingCert":   {http.MethodPost, s.serveLegacySigningCert},
+		"/api/v1/rootCert":      {http.MethodGet, s.serveRootCert},
+		"/healthz":              {http.MethodGet, s.serveHealth},
+	}
+}
+
+// Routes lists what Handler serves as patterns of http.ServeMux, the methods of gRPC among them.
+func Routes() (patterns []string) {
+	s := &api{logger: slog.New(slog.DiscardHandler)}
+	for path, r := range s.routes() {
+		patterns = append(patterns, r.method+" "+path, http.MethodOptions+" "+path)
+	}
+	for service, info := range newRPC(s).GetServiceInfo() {
+		for _, m := range info.Methods {
+			patterns = append(patterns, http.MethodPost+" /"+service+"/"+m.Name)
+		}
+	}
+	return patterns
 }
 
 // serveSigningCert answers version 2 in JSON, whatever the client accepts.

@@ -13,13 +13,7 @@ import (
 // Handler serves both generations on one host: Rekor v1 under /api/v1/, Rekor v2 under /api/v2/, C2SP tlog-tiles at the root, and the
 // health probes of both (/ping, /healthz). A trailing slash makes no difference.
 func (l *Log) Handler() http.Handler {
-	mux := http.NewServeMux()
-	route := func(path string, h http.HandlerFunc) {
-		mux.HandleFunc(path, h)
-		mux.HandleFunc(path+"/{$}", h)
-	}
-	l.routesV1(route)
-	l.routesV2(route, mux)
+	mux := l.Routes()
 	notFound := func(w http.ResponseWriter, r *http.Request) {
 		write := WriteErrorV1
 		if strings.HasPrefix(r.URL.Path, "/api/v2/") {
@@ -35,6 +29,18 @@ func (l *Log) Handler() http.Handler {
 		}
 		mux.ServeHTTP(w, r)
 	})
+}
+
+// Routes is what Handler serves, without what it answers to other paths.
+func (l *Log) Routes() *http.ServeMux {
+	mux := http.NewServeMux()
+	route := func(path string, h http.HandlerFunc) {
+		mux.HandleFunc(path, h)
+		mux.HandleFunc(path+"/{$}", h)
+	}
+	l.routesV1(route)
+	l.routesV2(route, mux)
+	return mux
 }
 
 // method refuses other methods than the ones given.

@@ -1,0 +1,39 @@
+package main
+
+// verbRow is a row for verbs of the command line and the operations they ask the server for, or do here when there is none.
+type verbRow struct {
+	verbs      string // separated by ", "
+	operations string // separated by blanks
+	access
+}
+
+// verbTable is who may do which verb. Verbs that are anyone's touch no state of a deployment, or are what makes one.
+var verbTable = []verbRow{
+	{"demo, init, serve, sign, verify, version, docs, completion, hsm-worker", "", anyone},
+	{"ceremony plan, ceremony digest, ceremony operator new, ceremony operator show, ceremony approve, ceremony rehearse, ceremony run, ceremony sign, ceremony verify, ceremony diff, ceremony register", "", anyone},
+	{"keys attestation, keys seal, approve sign, log verify, mirror evidence, mirror evidence verify, mirror send, mirror inspect", "", anyone},
+	{"bundle build, bundle unpack, bundle verify, backup key, backup verify, config validate, config show, config schema", "", anyone},
+
+	{"status, doctor", "status", everybody},
+	{"client setup, log info, log get, log search, log proof, log export", "client.trust log.info log.get log.search log.proof log.copy", everybody},
+	{"keys list, ca chain, tsa chain, tsa status, tls show, trust status", "keys.list chain tsa.status tls.show trust.status", everybody},
+	{"mirror status, mirror artifacts list, mirror artifacts get, mirror trust show, mirror trust history, mirror trust export", "mirror.status mirror.progress mirror.artifacts.list mirror.artifacts.get mirror.trust.show mirror.trust.history mirror.trust.export", everybody},
+	{"mirror evidence list, mirror evidence show, mirror claims, mirror coverage, mirror media, mirror exporter list", "mirror.evidence mirror.evidence.show mirror.claims mirror.coverage mirror.media mirror.exporters", everybody},
+	{"mirror observed, mirror watch list, mirror quarantine list, mirror quarantine show, mirror key", "mirror.observed mirror.watch.list mirror.quarantine mirror.quarantine.show mirror.key", everybody},
+	{"approve list, approve show", "approve.list", everybody},
+
+	{"audit list, audit verify", "audit.list audit.verify", auditors},
+	{"log fsck, mirror fsck, mirror artifacts check", "log.fsck mirror.fsck mirror.artifacts.check", auditors},
+
+	{"keys check, keys attest, tls renew, trust publish, trust renew, log resume, log mark, log resubmit", "keys.check keys.attest tls.renew trust.publish trust.renew", operators},
+	{"mirror pull, mirror export, mirror import, mirror receive, mirror reconcile, mirror plan, mirror accept-clock", "mirror.pull mirror.export mirror.import mirror.look mirror.reconcile mirror.plan mirror.accept-clock", operators},
+	{"mirror receipt read, mirror compare, mirror watch scan, mirror watch ack, mirror artifacts push", "mirror.receipt.read mirror.compare mirror.watch.scan mirror.watch.ack mirror.artifacts.push", operators},
+	{"mirror exporter announce, mirror exporter continue, approve drop", "mirror.announce mirror.continue approve.drop", operators},
+	{"mirror receipt, mirror heads, mirror picklist", "mirror.receipt mirror.heads mirror.picklist", leaving},
+	{"backup create", "backup.create", keepers},
+
+	{"keys rotate, ca rotate, tsa rotate, trust rotate, log rotate", "keys.rotate keys.finish", ofSeveral},
+	{"identity token", "identity.token", ofSeveral},
+	{"mirror unfreeze, mirror quarantine release, mirror exporter accept", "mirror.unfreeze mirror.release mirror.accept-exporter", ofSeveral},
+	{"log retire, backup restore", "", ofRecovery},
+}
