@@ -13,6 +13,7 @@ import (
 	"redoubt.internal/ca/trust"
 	"redoubt.internal/hsm"
 	"redoubt.internal/log"
+	"redoubt.internal/log/store"
 	"redoubt.internal/log/store/bolt"
 )
 
@@ -92,6 +93,9 @@ func createState(ctx context.Context, cfg *Config, dir layout, keys *keyring, lo
 		return err
 	}
 	if err := in.openHighWater(); err != nil {
+		return err
+	}
+	if err := dir.writeState(stateRecord{Format: store.Format, Program: versionString()}); err != nil {
 		return err
 	}
 	if err := in.openDBs(bolt.Create); err != nil {

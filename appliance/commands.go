@@ -7,7 +7,7 @@ func commands() []*cli.Command {
 	return uniform([]*cli.Command{
 		demoCommand(), initCommand(), serveCommand(), statusCommand(), doctorCommand(),
 		identityCommand(), clientCommand(), signCommand(), verifyCommand(),
-		keysCommand(), ceremonyCommand(), caCommand(), tsaCommand(), logCommand(), auditCommand(), trustCommand(), tlsCommand(), mirrorCommand(), approveCommand(), backupCommand(),
+		keysCommand(), ceremonyCommand(), caCommand(), tsaCommand(), logCommand(), auditCommand(), trustCommand(), tlsCommand(), mirrorCommand(), approveCommand(), backupCommand(), stateCommand(),
 		bundleCommand(), configCommand(), docsCommand(), completionCommand(), versionCommand(), workerCommand(),
 	})
 }

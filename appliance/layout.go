@@ -25,6 +25,7 @@ import (
 //	tuf/                    the trust repository
 //	mirror/                 tiles of carried logs, reports
 //	inbox/                  parcels on their way in
+//	state.json              of which format the directory is
 //	disk.json               how much of the disk was free, for a forecast
 //	approvals/              acts that wait for approval, with the approvals handed in
 //	run/redoubt.sock        the control socket of the serving process (0600)

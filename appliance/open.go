@@ -160,6 +160,9 @@ func openWith(ctx context.Context, cfg *Config, logger *slog.Logger, keys *keyri
 // openLocked is openWith for a caller that has the directory's lock, and keeps it.
 func openLocked(ctx context.Context, cfg *Config, logger *slog.Logger, keys *keyring) (in *instance, err error) {
 	in = &instance{cfg: cfg, dir: layout{cfg.Dir}, logger: logger, now: clock, keys: keys, roleKeys: map[string]*hsm.Key{}, failed: make(chan error, 4)}
+	if err := in.dir.checkFormat(); err != nil {
+		return nil, err
+	}
 	defer func() {
 		if err != nil {
 			in.close()
@@ -265,7 +268,7 @@ func (in *instance) openDBs(open func(path string) (*bolt.DB, error)) error {
 		}
 		in.onClose(func() { db.Close() })
 		*to = db
-		return nil
+		return checkMigrated(db)
 	}
 	for _, c := range in.cfg.Log.Artifact {
 		a := &artifactLog{ArtifactLog: c}

@@ -114,6 +114,7 @@ var resultDocs = []resultDoc{
 	{"backup create, backup verify", reflect.TypeFor[backup.Report](), "", nil},
 	{"backup key", reflect.TypeFor[custodianKey](), "", nil},
 	{"backup restore", reflect.TypeFor[restoreResult](), "", nil},
+	{"state show, state migrate", reflect.TypeFor[stateResult](), "", nil},
 	{"bundle build, bundle verify", reflect.TypeFor[*installer.Report](), "", nil},
 	{"config validate", reflect.TypeFor[configVerdict](), "", nil},
 	{"config show", reflect.TypeFor[map[string]any](), "redoubt.yaml as JSON; `redoubt docs config` has its keys", nil},

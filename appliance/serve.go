@@ -51,9 +51,15 @@ func serveCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
+			if err := migrateToServe(c.Context, layout{cfg.Dir}, logger); err != nil {
+				return err
+			}
 			in, err := openInstance(c.Context, cfg, logger)
 			if err != nil {
 				return err
+			}
+			if err := in.recordMoves(c.Context); err != nil {
+				logger.Error("recording a migration in the audit log; the next start tries again", "error", err)
 			}
 			s := &server{in: in, cfg: in.cfg, logger: logger, configPath: configPath(c)}
 			defer func() { s.instance().close() }()

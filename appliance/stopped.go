@@ -107,6 +107,9 @@ func openStoppedWith(ctx context.Context, cfg *Config, dir layout, said io.Write
 		return nil, err
 	}
 	in.onClose(release)
+	if err := dir.checkFormat(); err != nil {
+		return nil, err
+	}
 	if s.public, err = s.publicKeys(ctx); err != nil {
 		return nil, err
 	}

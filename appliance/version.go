@@ -8,6 +8,8 @@ import (
 	"runtime/debug"
 
 	"github.com/urfave/cli/v2"
+
+	"redoubt.internal/log/store"
 )
 
 // version is set by the build of a release (-ldflags -X main.version=...); a build from a checkout says "dev".
@@ -22,10 +24,11 @@ type versionInfo struct {
 	Revision string `json:"revision,omitempty"`
 	Modified bool   `json:"modified,omitempty"` // built from a checkout with uncommitted changes
 	FIPS     string `json:"fips"`               // version of the Go Cryptographic Module this was built with (GOFIPS140)
+	Format   uint64 `json:"stateFormat"`        // of state directories that it works on
 }
 
 func readVersion() versionInfo {
-	v := versionInfo{Version: version, Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH, CGO: cgoEnabled, FIPS: fips140.Version()}
+	v := versionInfo{Version: version, Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH, CGO: cgoEnabled, FIPS: fips140.Version(), Format: store.Format}
 	if info, ok := debug.ReadBuildInfo(); ok {
 		for _, s := range info.Settings {
 			switch s.Key {

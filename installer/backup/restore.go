@@ -3,6 +3,7 @@ package backup
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -61,6 +62,26 @@ func Restore(ctx context.Context, c ReadConfig, dir string) (Report, error) {
 // configFile is the file that makes a directory a state directory.
 const configFile = "redoubt.yaml"
 
+// stateFile says of which format a state directory is: {"format": N, ...}. Those of the first format have none.
+const stateFile = "state.json"
+
+// format is the format of what is being restored, which is not the one that new databases are given.
+func (w *writer) format() (uint64, error) {
+	state := struct {
+		Format uint64 `json:"format"`
+	}{store.FirstFormat}
+	if w.state == nil {
+		return state.Format, nil
+	}
+	if err := json.Unmarshal(w.state, &state); err != nil {
+		return 0, fmt.Errorf("%w: %s: %w", ErrDamaged, stateFile, err)
+	}
+	if state.Format > store.Format {
+		return 0, fmt.Errorf("%w: it is of format %d, this program knows formats up to %d", store.ErrNewer, state.Format, store.Format)
+	}
+	return state.Format, nil
+}
+
 // writer is the directory being restored.
 type writer struct {
 	root   *os.Root
@@ -72,6 +93,7 @@ type writer struct {
 	done   chan error // of the commit under way
 	open   *os.File   // a file of several pieces
 	config []byte
+	state  []byte
 	mode   fs.FileMode
 	modes  []*file // of folders
 }
@@ -177,6 +199,9 @@ func (w *writer) piece(f *file, data []byte, first, last bool) (err error) {
 		w.config, w.mode = append(w.config, data...), f.Mode
 		return nil
 	}
+	if f.Path == stateFile {
+		w.state = append(w.state, data...)
+	}
 	if first {
 		if folder := filepath.Dir(f.Path); folder != "." {
 			if err := w.root.MkdirAll(folder, 0o700); err != nil {
@@ -203,8 +228,12 @@ func (w *writer) finish() error {
 	if err := errors.Join(w.commit(), w.settled()); err != nil {
 		return err
 	}
+	format, err := w.format()
+	if err != nil {
+		return err
+	}
 	for name, db := range w.dbs {
-		err := db.Close()
+		err := errors.Join(db.Migrate(format, func(store.Tx) error { return nil }), db.Close())
 		delete(w.dbs, name)
 		if err == nil {
 			err = w.root.Remove("db/" + partName(name) + "-journal") // closing emptied it

@@ -6,6 +6,7 @@
 //     file, from which the next Open restores what the file itself may have lost (journal.go).
 //   - A failed write or flush latches the file: every later Update returns store.ErrSync until it is opened again. A
 //     full disk met before the flush is no such failure (store.ErrFull): nothing was committed, and it heals by itself.
+//   - A file carries the number of its format (store.Format); one that a later program wrote is not opened (format.go).
 //   - bbolt panics, or faults, on damaged pages. Both are caught here and come back as store.ErrCorrupt.
 //
 // bbolt pages carry no checksums: see package store.
@@ -71,8 +72,10 @@ func Create(path string) (*DB, error) {
 		return nil, err
 	}
 	err = d.b.Update(func(tx *bbolt.Tx) error {
-		_, err := tx.CreateBucket(bucket)
-		return err
+		if _, err := tx.CreateBucket(bucket); err != nil {
+			return err
+		}
+		return setFormat(tx, store.Format)
 	})
 	if cerr := d.b.Close(); err == nil {
 		err = cerr
@@ -137,6 +140,9 @@ func openWith(path string, j *os.File) (*DB, error) {
 	err = d.view(func(tx *bbolt.Tx) error {
 		if tx.Bucket(bucket) == nil {
 			return fmt.Errorf("opening %s: %w: the bucket %q is missing", path, store.ErrCorrupt, bucket)
+		}
+		if err := checkFormat(tx); err != nil {
+			return fmt.Errorf("opening %s: %w", path, err)
 		}
 		return nil
 	})

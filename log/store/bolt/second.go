@@ -58,7 +58,7 @@ func (d *DB) Pair(path string, required bool) error {
 	if err != nil {
 		return fmt.Errorf("opening the second file: %w", err)
 	}
-	if err := d.match(db); err != nil {
+	if err := errors.Join(d.match(db), d.sameFormat(db)); err != nil {
 		db.Close()
 		return fmt.Errorf("bringing %s up to date: %w", path, err)
 	}
