@@ -42,6 +42,9 @@ type gathering struct {
 	seen  map[string]bool // manifests
 	files map[string]bool // manifests and blobs that were kept
 	bytes int64
+	// flat takes what signs the one manifest alone, in the form of bundles: nothing of its platforms, and nothing that only travels.
+	flat     bool
+	vouching []Voucher
 }
 
 // image takes the manifest of the image or of one of its platforms, found by a digest or, the image itself, a tag.
@@ -62,6 +65,9 @@ func (g *gathering) image(ctx context.Context, at, index string, depth int) erro
 	}
 	if err := g.vouchers(ctx, digest, 0); err != nil {
 		return err
+	}
+	if g.flat {
+		return nil
 	}
 	if depth == maxDepth && d.index && len(d.manifests) > 0 {
 		return fmt.Errorf("%w: indexes in indexes, %d deep", ErrLimit, depth+1)
@@ -108,6 +114,9 @@ func (g *gathering) vouchers(ctx context.Context, subject string, depth int) err
 	}
 	for _, m := range list {
 		digest, err := wanted(m)
+		if g.flat && kindOf(m.ArtifactType) == KindSBOM { // of all others the manifest says what it is: registries differ in what they list
+			continue
+		}
 		if err == nil {
 			err = g.artifact(ctx, digest, link{kind: kindOf(m.ArtifactType), subject: subject, listed: true}, depth)
 		}
@@ -117,6 +126,9 @@ func (g *gathering) vouchers(ctx context.Context, subject string, depth int) err
 	}
 	tag := strings.Replace(subject, ":", "-", 1)
 	for _, t := range []struct{ suffix, kind string }{{".sig", KindSignature}, {".att", KindAttestation}, {".sbom", KindSBOM}} {
+		if g.flat && t.kind == KindSBOM {
+			continue
+		}
 		err := g.artifact(ctx, tag+t.suffix, link{kind: t.kind, subject: subject, tag: tag + t.suffix}, depth)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
@@ -155,6 +167,9 @@ func (g *gathering) artifact(ctx context.Context, at string, l link, depth int) 
 		g.seen[digest] = true
 		return g.leave(digest, why)
 	}
+	if g.flat {
+		return g.voucher(ctx, a, d, b)
+	}
 	for _, part := range d.blobs() {
 		content, err := g.blob(ctx, part)
 		if err != nil {
@@ -179,9 +194,12 @@ func (g *gathering) tooMuch(d document) string {
 	if d.index && len(d.manifests) > 0 {
 		return "it is an index"
 	}
-	blobs := d.blobs()
-	if len(blobs) > MaxBlobs {
-		return fmt.Sprintf("it has %d blobs, at most %d are taken", len(blobs), MaxBlobs)
+	blobs, most := d.blobs(), MaxBlobs
+	if g.flat {
+		most = MaxVouchers
+	}
+	if len(blobs) > most {
+		return fmt.Sprintf("it has %d blobs, at most %d are taken", len(blobs), most)
 	}
 	for _, b := range blobs {
 		if _, err := Hex(b.Digest.String()); err != nil || len(b.URLs) > 0 {

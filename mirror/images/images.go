@@ -10,7 +10,7 @@
 //
 // What it does not: find what vouches for an image without the registry's help. A registry can withhold.
 //
-// Start at Source.Gather.
+// Start at Source.Gather for what is to be carried, at Source.Vouchers for what is to be judged.
 package images
 
 import (
@@ -42,6 +42,7 @@ const (
 	MaxBlobs     = 32        // config and layers of one artifact
 	MaxFiles     = 1000      // files of one image: one parcel holds them
 	MaxEntries   = 1024      // log entries that the artifacts of one image name
+	MaxVouchers  = 256       // signatures and attestations of one manifest, where they are to be judged
 	maxDepth     = 3         // an index in an index, something that vouches for what vouches
 	maxLeft      = 256
 )

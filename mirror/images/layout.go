@@ -2,7 +2,6 @@ package images
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -25,8 +24,8 @@ const (
 
 // layout reads an OCI image layout (image-spec, image-layout.md), as `docker save`, `skopeo copy`, `oras cp` and `cosign save` write it.
 type layout struct {
-	root *os.Root
-	list []v1.Descriptor // index.json
+	open func(name string) (io.ReadCloser, error) // a file; fs.ErrNotExist when it is not there
+	list []v1.Descriptor                          // index.json
 	subj map[string][]v1.Descriptor
 }
 
@@ -37,15 +36,34 @@ func OpenLayout(dir string) (*Source, []Reference, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("opening the layout: %w", err)
 	}
-	l := &layout{root: root, subj: make(map[string][]v1.Descriptor)}
+	return readLayout(dir, func(name string) (io.ReadCloser, error) {
+		f, err := root.Open(name)
+		if err != nil {
+			return nil, err
+		}
+		st, err := f.Stat()
+		if err == nil && !st.Mode().IsRegular() {
+			err = fmt.Errorf("%w: %s is no file", ErrAnswer, name)
+		}
+		if err != nil {
+			f.Close()
+			return nil, err
+		}
+		return f, nil
+	}, root.Close)
+}
+
+// readLayout reads the index of the layout at a place, whose files open opens.
+func readLayout(at string, open func(string) (io.ReadCloser, error), close func() error) (*Source, []Reference, error) {
+	l := &layout{open: open, subj: make(map[string][]v1.Descriptor)}
 	all, err := l.load()
 	if err != nil {
-		root.Close()
-		return nil, nil, fmt.Errorf("reading the layout in %s: %w", dir, answered(err))
+		close()
+		return nil, nil, fmt.Errorf("reading the layout in %s: %w", at, answered(err))
 	}
 	return &Source{manifest: l.manifest, blob: l.blob, referrers: func(_ context.Context, _ Reference, digest string) ([]v1.Descriptor, string, error) {
 		return l.subj[digest], "", nil
-	}, close: root.Close}, all, nil
+	}, close: close}, all, nil
 }
 
 func (l *layout) load() ([]Reference, error) {
@@ -160,21 +178,14 @@ func (l *layout) blob(_ context.Context, _ Reference, digest string, size int64)
 }
 
 func (l *layout) file(name string, limit int64) ([]byte, error) {
-	f, err := l.root.Open(name)
+	f, err := l.open(name)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	st, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if !st.Mode().IsRegular() {
-		return nil, fmt.Errorf("%w: %s is no file", ErrAnswer, name)
-	}
 	b, err := io.ReadAll(io.LimitReader(f, limit+1))
 	if err == nil && int64(len(b)) > limit {
 		err = fmt.Errorf("%w: %s is longer than %d bytes", ErrLimit, name, limit)
 	}
-	return b, errors.Join(err)
+	return b, err
 }
