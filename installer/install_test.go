@@ -4,11 +4,15 @@ package installer_test
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"errors"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -27,21 +31,27 @@ func TestInstallOnFreshDebian(t *testing.T) {
 	}
 	root := freshDebian(t)
 	bundle := filepath.Join(t.TempDir(), "redoubt.tar.zst")
-	report, err := installer.Build(t.Context(), installer.Config{Source: source, Out: bundle, Version: "0.0.0-test"})
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	report, err := installer.Build(t.Context(), installer.Config{Source: source, Out: bundle, Version: "0.0.0-test", Platforms: []string{runtime.GOARCH}, Signer: key})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Logf("%d bytes, %d files, %d modules, SHA-256 %s", report.Bytes, len(report.Files), report.Modules, report.SHA256)
-	if _, err := installer.Unpack(bundle, filepath.Join(root, "root")); err != nil {
+	if _, err := installer.Unpack(t.Context(), bundle, filepath.Join(root, "root"), installer.Trust{Fingerprint: report.Fingerprint}); err != nil {
 		t.Fatal(err)
 	}
-	out := inside(t, root, `
+	out := inside(t, root, "FINGERPRINT="+report.Fingerprint+`
 set -eux
 ! command -v go
 ! command -v softhsm2-util
 ! ping -c1 -W1 192.0.2.1
-/root/redoubt-0.0.0-test/install.sh
-/root/redoubt-0.0.0-test/install.sh
+! /root/redoubt-0.0.0-test/install.sh --fingerprint 0000-0000-0000-0000-0000-0000-0000-0000
+! test -e /usr/bin/redoubt
+/root/redoubt-0.0.0-test/install.sh --fingerprint $FINGERPRINT
+/root/redoubt-0.0.0-test/install.sh --fingerprint $FINGERPRINT
 id redoubt
 redoubt version -o json
 redoubt-static version -o json

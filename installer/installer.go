@@ -1,11 +1,12 @@
 // Package installer packs Redoubt into one file that installs it on a machine with no network, and checks such a file.
 //
-// Build guarantees that the archive holds only what Verify accepts: regular files and directories below one folder, every
-// file named in SHA256SUMS, nothing named that is not there. The same inputs give the same bytes; with the same toolchain the
-// free-standing binary inside is the same too, while the PKCS#11 build also depends on the C compiler. Licences are those of
-// the modules the binaries say they are linked from, read from the module cache.
+// A bundle is a parcel (package mirror/parcel) that carries software: its first zstd frame holds the signed manifest alone, and nothing behind it
+// is unpacked before its digest is that of the manifest. Build guarantees that the archive holds only what Verify accepts: regular files below one
+// folder, every file named in SHA256SUMS, nothing named that is not there. The same inputs give the same bytes but for the signature, from whatever
+// folder; the PKCS#11 builds also depend on the C compiler. Licences and bills of materials are those of the modules the binaries say they are
+// linked from.
 //
-// It does not sign: who made a bundle is proven by a Sigstore bundle beside it, made and checked like any other artifact's.
+// Verify says who made a bundle to somebody who knows the fingerprint of its manifest, or the key; to anybody else it says whether it is whole.
 //
 // Start at Build, then Verify. files/ holds what is packed as it stands: install.sh, the systemd units, and monitoring (alerting rules, a dashboard).
 package installer
@@ -14,6 +15,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"crypto"
 	"crypto/sha256"
 	"embed"
 	"errors"
@@ -22,7 +24,6 @@ import (
 	"io/fs"
 	"maps"
 	"os"
-	"os/exec"
 	"path"
 	"path/filepath"
 	"regexp"
@@ -31,6 +32,8 @@ import (
 	"time"
 
 	"github.com/klauspost/compress/zstd"
+
+	"redoubt.internal/mirror/parcel"
 )
 
 //go:embed files
@@ -51,20 +54,32 @@ type Config struct {
 	Out string
 	// Version names the folder inside and is what the binaries answer.
 	Version string
-	// Time is the modification time of everything inside; the zero time is 1980-01-01 UTC.
+	// Time is the modification time of everything inside, and when the manifest says it was made; the zero time is 2000-01-01 UTC.
 	Time time.Time
+	// Platforms are the processors to build for; none is all of them, amd64 and arm64.
+	Platforms []string
+	// Signer is the ECDSA P-256 key that signs.
+	Signer crypto.Signer
+	// Previous is the bundle before this one, if there is one: it gives this one its number.
+	Previous string
 	// Progress gets a line for each step; nil discards.
 	Progress io.Writer
 }
 
 // Report describes a bundle.
 type Report struct {
-	Path    string   `json:"path"`
-	Folder  string   `json:"folder"`
-	Bytes   int64    `json:"bytes"`
-	SHA256  string   `json:"sha256"` // lower-case hex, of the archive
-	Files   []string `json:"files"`
-	Modules int      `json:"modules"` // licences packed
+	Path        string      `json:"path"`
+	Folder      string      `json:"folder"`
+	Bytes       int64       `json:"bytes"`
+	SHA256      string      `json:"sha256"`      // lower-case hex, of the whole file
+	Fingerprint string      `json:"fingerprint"` // of the manifest: what is read out and compared
+	Key         string      `json:"key"`         // C2SP note verifier line of the key that signed
+	Sequence    uint64      `json:"sequence"`
+	Created     parcel.Time `json:"created"` // as the maker says
+	Files       []string    `json:"files"`
+	Modules     int         `json:"modules"` // licences packed
+
+	digest parcel.Digest
 }
 
 // sums is the name of the list of digests, in the format of sha256sum(1).
@@ -72,22 +87,45 @@ const sums = "SHA256SUMS"
 
 var versionPattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$`)
 
-// member is one file of a bundle; name is relative to its one folder.
+// member is one file of a bundle; its name is relative to the one folder. What is large stands in a file until it is packed.
 type member struct {
 	mode fs.FileMode
 	data []byte
+	file string // instead of data
 }
 
-// Build compiles both binaries and packs them with everything an installation needs. It writes Out completely or not at all.
+func (m member) open() (io.ReadCloser, int64, error) {
+	if m.file == "" {
+		return io.NopCloser(bytes.NewReader(m.data)), int64(len(m.data)), nil
+	}
+	f, err := os.Open(m.file)
+	if err != nil {
+		return nil, 0, err
+	}
+	info, err := f.Stat()
+	if err != nil {
+		f.Close()
+		return nil, 0, err
+	}
+	return f, info.Size(), nil
+}
+
+// Build compiles the binaries and packs them with everything an installation needs. It writes Out completely or not at all.
 func Build(ctx context.Context, c Config) (*Report, error) {
 	if !versionPattern.MatchString(c.Version) {
 		return nil, fmt.Errorf("%w: %q", ErrVersion, c.Version)
 	}
 	if c.Time.IsZero() {
-		c.Time = time.Date(1980, 1, 1, 0, 0, 0, 0, time.UTC)
+		c.Time = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
+	}
+	if len(c.Platforms) == 0 {
+		c.Platforms = []string{"amd64", "arm64"}
 	}
 	if c.Progress == nil {
 		c.Progress = io.Discard
+	}
+	if _, err := c.verifier(); err != nil {
+		return nil, err
 	}
 	work, err := os.MkdirTemp("", "redoubt-bundle-")
 	if err != nil {
@@ -96,20 +134,12 @@ func Build(ctx context.Context, c Config) (*Report, error) {
 	defer os.RemoveAll(work)
 
 	members := map[string]member{}
-	for name, cgo := range map[string]string{"redoubt": "1", "redoubt-static": "0"} {
-		fmt.Fprintf(c.Progress, "building bin/%s (CGO_ENABLED=%s)\n", name, cgo)
-		binary := filepath.Join(work, name)
-		if err := compile(ctx, c, binary, cgo); err != nil {
-			return nil, err
-		}
-		data, err := os.ReadFile(binary)
-		if err != nil {
-			return nil, err
-		}
-		members["bin/"+name] = member{0o755, data}
+	binaries, err := c.compileAll(ctx, work, members)
+	if err != nil {
+		return nil, err
 	}
 	fmt.Fprintln(c.Progress, "collecting licences and documents")
-	licences, modules, err := collectLicences(ctx, c.Source, filepath.Join(work, "redoubt"))
+	licences, modules, err := collectLicences(ctx, c.Source, binaries)
 	if err != nil {
 		return nil, err
 	}
@@ -119,30 +149,17 @@ func Build(ctx context.Context, c Config) (*Report, error) {
 			return nil, err
 		}
 	}
-	members[sums] = member{0o644, digestList(members)}
-	folder := "redoubt-" + c.Version
 	fmt.Fprintf(c.Progress, "packing %d files\n", len(members))
-	if err := pack(c, folder, members); err != nil {
+	if err := c.pack(work, "redoubt-"+c.Version, members); err != nil {
 		return nil, err
 	}
-	report, err := Verify(c.Out)
+	report, err := Verify(c.Out, Trust{})
 	if err != nil {
 		os.Remove(c.Out)
 		return nil, fmt.Errorf("reading the bundle back: %w", err)
 	}
 	report.Modules = modules
 	return report, nil
-}
-
-// compile builds the appliance so that the result depends on the source, the toolchain and the version alone.
-func compile(ctx context.Context, c Config, out, cgo string) error {
-	command := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w -buildid= -X main.version="+c.Version, "-o", out, "./appliance")
-	command.Dir = c.Source
-	command.Env = append(os.Environ(), "CGO_ENABLED="+cgo, "GOWORK=off", "GOFLAGS=")
-	if text, err := command.CombinedOutput(); err != nil {
-		return fmt.Errorf("compiling: %w\n%s", err, bytes.TrimSpace(text))
-	}
-	return nil
 }
 
 // addPacked adds install.sh, the systemd units, and rules and dashboard for monitoring.
@@ -156,7 +173,7 @@ func addPacked(_ string, members map[string]member) error {
 		if strings.HasSuffix(name, ".sh") {
 			mode = 0o755
 		}
-		members[strings.TrimPrefix(name, "files/")] = member{mode, data}
+		members[strings.TrimPrefix(name, "files/")] = member{mode: mode, data: data}
 		return err
 	})
 }
@@ -171,7 +188,7 @@ func addDocs(source string, members map[string]member) error {
 		if err != nil {
 			return err
 		}
-		members["docs/"+name] = member{0o644, data}
+		members["docs/"+name] = member{mode: 0o644, data: data}
 	}
 	root := filepath.Join(source, "docs")
 	return filepath.WalkDir(root, func(file string, d fs.DirEntry, err error) error {
@@ -183,51 +200,89 @@ func addDocs(source string, members map[string]member) error {
 			return err
 		}
 		data, err := os.ReadFile(file)
-		members[path.Join("docs", filepath.ToSlash(name))] = member{0o644, data}
+		members[path.Join("docs", filepath.ToSlash(name))] = member{mode: 0o644, data: data}
 		return err
 	})
 }
 
 // digestList is SHA256SUMS: every member but itself, sorted by name.
-func digestList(members map[string]member) []byte {
+func digestList(members map[string]member) ([]byte, error) {
 	var list bytes.Buffer
 	for _, name := range slices.Sorted(maps.Keys(members)) {
-		fmt.Fprintf(&list, "%x  %s\n", sha256.Sum256(members[name].data), name)
+		if name == sums {
+			continue
+		}
+		data, _, err := members[name].open()
+		if err != nil {
+			return nil, err
+		}
+		digest := sha256.New()
+		_, err = io.Copy(digest, data)
+		data.Close()
+		if err != nil {
+			return nil, err
+		}
+		fmt.Fprintf(&list, "%x  %s\n", digest.Sum(nil), name)
 	}
-	return list.Bytes()
+	return list.Bytes(), nil
 }
 
-// pack writes the archive beside Out and renames it into place.
-func pack(c Config, folder string, members map[string]member) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(c.Out), "."+filepath.Base(c.Out)+".*")
+// pack writes the payload into work, SHA256SUMS first, and seals it into Out.
+func (c Config) pack(work, folder string, members map[string]member) error {
+	list, err := digestList(members)
+	if err != nil {
+		return fmt.Errorf("packing: %w", err)
+	}
+	f, err := os.Create(filepath.Join(work, "payload"))
 	if err != nil {
 		return err
 	}
-	defer os.Remove(f.Name())
 	defer f.Close()
+	packed := newCounter(f)
 	// One encoder thread: the split into blocks must not depend on the machine.
-	compressor, err := zstd.NewWriter(f, zstd.WithEncoderLevel(zstd.SpeedBetterCompression), zstd.WithEncoderConcurrency(1))
+	compressor, err := zstd.NewWriter(packed, zstd.WithEncoderLevel(zstd.SpeedBetterCompression), zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(window))
 	if err != nil {
 		return err
 	}
-	archive := tar.NewWriter(compressor)
-	for _, name := range slices.Sorted(maps.Keys(members)) {
-		m := members[name]
-		header := &tar.Header{Typeflag: tar.TypeReg, Name: path.Join(folder, name), Mode: int64(m.mode), Size: int64(len(m.data)), ModTime: c.Time, Format: tar.FormatUSTAR}
-		if len(header.Name) > 100 {
-			header.Format = tar.FormatPAX
-		}
-		if err := archive.WriteHeader(header); err != nil {
-			return fmt.Errorf("packing %s: %w", name, err)
-		}
-		if _, err := archive.Write(m.data); err != nil {
-			return fmt.Errorf("packing %s: %w", name, err)
-		}
+	unpacked := newCounter(compressor)
+	archive := tar.NewWriter(unpacked)
+	if err := c.add(archive, path.Join(folder, sums), member{mode: 0o644, data: list}); err != nil {
+		return err
 	}
-	for _, close := range []func() error{archive.Close, compressor.Close, func() error { return f.Chmod(0o644) }, f.Sync} {
-		if err := close(); err != nil {
+	files := int64(1)
+	for _, name := range slices.Sorted(maps.Keys(members)) {
+		if name == sums {
+			continue
+		}
+		if err := c.add(archive, path.Join(folder, name), members[name]); err != nil {
+			return err
+		}
+		files++
+	}
+	for _, end := range []func() error{archive.Close, compressor.Close} {
+		if err := end(); err != nil {
 			return fmt.Errorf("packing: %w", err)
 		}
 	}
-	return os.Rename(f.Name(), c.Out)
+	return c.seal(folder, list, f, parcel.Volume{N: 1, Bytes: packed.bytes, Files: files, SHA256: packed.sum.Sum(nil), Unpacked: unpacked.bytes})
+}
+
+// add writes one member in the one form a bundle has.
+func (c Config) add(archive *tar.Writer, name string, m member) error {
+	data, size, err := m.open()
+	if err != nil {
+		return err
+	}
+	defer data.Close()
+	header := &tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: int64(m.mode), Size: size, ModTime: c.Time, Format: tar.FormatUSTAR}
+	if len(header.Name) > 100 {
+		header.Format = tar.FormatPAX
+	}
+	if err := archive.WriteHeader(header); err != nil {
+		return fmt.Errorf("packing %s: %w", name, err)
+	}
+	if _, err := io.Copy(archive, data); err != nil {
+		return fmt.Errorf("packing %s: %w", name, err)
+	}
+	return nil
 }

@@ -23,17 +23,9 @@ var licencePattern = regexp.MustCompile(`(?i)^(licen[cs]e|copying|notice|patents
 // maxLicence bounds one text in bytes; the longest in use is under 100 KiB.
 const maxLicence = 1 << 20
 
-// collectLicences returns the licence texts of every module binary is linked from, of Go and of Redoubt, and how many
+// collectLicences returns the licence texts of every module the binaries are linked from, of Go and of Redoubt, and how many
 // modules that are. A module without a text is an error: it could not be given to anybody.
-func collectLicences(ctx context.Context, source, binary string) (map[string]member, int, error) {
-	info, err := buildinfo.ReadFile(binary)
-	if err != nil {
-		return nil, 0, fmt.Errorf("reading what the binary is linked from: %w", err)
-	}
-	dirs, err := moduleDirs(ctx, source)
-	if err != nil {
-		return nil, 0, err
-	}
+func collectLicences(ctx context.Context, source string, binaries []binary) (map[string]member, int, error) {
 	members := map[string]member{}
 	goroot, err := goroot(ctx)
 	if err != nil {
@@ -45,40 +37,56 @@ func collectLicences(ctx context.Context, source, binary string) (map[string]mem
 	if err := addTexts(members, source, "redoubt"); err != nil {
 		return nil, 0, err
 	}
-	for _, d := range info.Deps {
-		if d.Replace != nil {
-			d = d.Replace
-		}
-		dir, ok := dirs[d.Path+"@"+d.Version]
-		if !ok {
-			return nil, 0, fmt.Errorf("licence of %s %s: the module is not in the module cache", d.Path, d.Version)
-		}
-		if err := addTexts(members, dir, d.Path+"@"+d.Version); err != nil {
+	dirs := map[string]string{}
+	for _, name := range []string{"redoubt", "redoubt-static"} {
+		if err := addModuleDirs(ctx, source, name, dirs); err != nil {
 			return nil, 0, err
 		}
 	}
-	return members, len(info.Deps) + 2, nil
+	seen := map[string]bool{}
+	for _, b := range binaries {
+		info, err := buildinfo.ReadFile(b.file)
+		if err != nil {
+			return nil, 0, fmt.Errorf("reading what the binary is linked from: %w", err)
+		}
+		for _, d := range info.Deps {
+			if d.Replace != nil {
+				d = d.Replace
+			}
+			if seen[d.Path] {
+				continue
+			}
+			seen[d.Path] = true
+			dir, ok := dirs[d.Path+"@"+d.Version]
+			if !ok {
+				return nil, 0, fmt.Errorf("licence of %s %s: the module is not in the module cache", d.Path, d.Version)
+			}
+			if err := addTexts(members, dir, d.Path+"@"+d.Version); err != nil {
+				return nil, 0, err
+			}
+		}
+	}
+	return members, len(seen) + 2, nil
 }
 
-// moduleDirs maps path@version of every module the binary is compiled from to its folder. It goes by packages: a list of modules
+// addModuleDirs maps path@version of every module the binary is compiled from to its folder. It goes by packages: a list of modules
 // takes in those that nothing is compiled from, and writes their sums into the checkout's go.sum.
-func moduleDirs(ctx context.Context, source string) (map[string]string, error) {
+func addModuleDirs(ctx context.Context, source, name string, dirs map[string]string) error {
 	command := exec.CommandContext(ctx, "go", "list", "-deps", "-json=Module", "./appliance")
 	command.Dir = source
-	command.Env = append(os.Environ(), "GOWORK=off", "GOFLAGS=-mod=readonly")
+	command.Env = append(os.Environ(), "GOWORK=off", "GOFLAGS=-mod=readonly", "CGO_ENABLED="+cgoOf(name))
 	out, err := command.Output()
 	if err != nil {
-		return nil, fmt.Errorf("listing modules: %w", err)
+		return fmt.Errorf("listing modules: %w", err)
 	}
-	dirs := map[string]string{}
 	for decoder := json.NewDecoder(bytes.NewReader(out)); ; {
 		var p struct {
 			Module *struct{ Path, Version, Dir string } // nil in the standard library
 		}
 		if err := decoder.Decode(&p); errors.Is(err, io.EOF) {
-			return dirs, nil
+			return nil
 		} else if err != nil {
-			return nil, fmt.Errorf("listing modules: %w", err)
+			return fmt.Errorf("listing modules: %w", err)
 		}
 		if m := p.Module; m != nil {
 			dirs[m.Path+"@"+m.Version] = m.Dir
@@ -109,7 +117,7 @@ func addTexts(members map[string]member, dir, name string) error {
 		if len(data) > maxLicence {
 			return fmt.Errorf("licence of %s: %s has %d bytes", name, e.Name(), len(data))
 		}
-		members[path.Join("licences", name, e.Name())] = member{0o644, data}
+		members[path.Join("licences", name, e.Name())] = member{mode: 0o644, data: data}
 		found = true
 	}
 	if !found {

@@ -35,17 +35,18 @@ type Manifest struct {
 	Stream   string `json:"-"` // name of the stream, in the first line of the note
 	Sequence uint64 `json:"-"` // number of the parcel in its stream, from 1, in the second line
 
-	Announce    []string `json:"announce,omitempty"` // verifier keys that may sign from the next parcel on, ascending
-	Blobs       []Blob   `json:"blobs,omitempty"`    // what vouches for images and is new, ascending by digest
-	Created     Time     `json:"created"`            // when the exporter says it packed the parcel; unproven
-	Exporter    string   `json:"exporter"`           // NAME+HASH of the key that signs
-	Images      Digest   `json:"images,omitempty"`   // of the blob that lists the images the blobs belong to
-	Logs        []Log    `json:"logs"`               // what moves, in the order of the files
-	MinImporter int      `json:"min_importer"`       // lowest Format an importer must know
-	Previous    Digest   `json:"previous"`           // digest of the parcel before, empty for the first
-	TUF         []TUF    `json:"tuf,omitempty"`      // TUF repositories that move, ascending by name; their files come first
-	Retire      []string `json:"retire,omitempty"`   // NAME+HASH of keys that may not sign from the next parcel on, ascending
-	Volumes     []Volume `json:"volumes"`            // in order, from number 1
+	Announce    []string  `json:"announce,omitempty"` // verifier keys that may sign from the next parcel on, ascending
+	Blobs       []Blob    `json:"blobs,omitempty"`    // what vouches for images and is new, ascending by digest
+	Created     Time      `json:"created"`            // when the exporter says it packed the parcel; unproven
+	Exporter    string    `json:"exporter"`           // NAME+HASH of the key that signs
+	Images      Digest    `json:"images,omitempty"`   // of the blob that lists the images the blobs belong to
+	Logs        []Log     `json:"logs"`               // what moves, in the order of the files
+	MinImporter int       `json:"min_importer"`       // lowest Format an importer must know
+	Previous    Digest    `json:"previous"`           // digest of the parcel before, empty for the first
+	TUF         []TUF     `json:"tuf,omitempty"`      // TUF repositories that move, ascending by name; their files come first
+	Retire      []string  `json:"retire,omitempty"`   // NAME+HASH of keys that may not sign from the next parcel on, ascending
+	Software    *Software `json:"software,omitempty"` // what installs the product, instead of data
+	Volumes     []Volume  `json:"volumes"`            // in order, from number 1
 }
 
 // Log is the step of one log.
@@ -197,7 +198,7 @@ func (m *Manifest) check() error {
 		return bad("exporter %.80q", m.Exporter)
 	case m.Created.Year() < 2000 || m.Created.Year() > 9999:
 		return bad("created %v", m.Created)
-	case m.Logs == nil || len(m.Logs)+len(m.TUF)+len(m.Blobs) == 0 || len(m.Logs) > MaxLogs || len(m.TUF) > MaxTUF:
+	case m.Logs == nil || len(m.Logs)+len(m.TUF)+len(m.Blobs) == 0 && m.Software == nil || len(m.Logs) > MaxLogs || len(m.TUF) > MaxTUF:
 		return bad("%d logs and %d TUF repositories", len(m.Logs), len(m.TUF))
 	case len(m.Volumes) == 0 || len(m.Volumes) > MaxVolumes:
 		return bad("%d volumes", len(m.Volumes))
@@ -209,6 +210,9 @@ func (m *Manifest) check() error {
 		if i > 0 && m.TUF[i-1].Name >= t.Name {
 			return bad("TUF repositories not in ascending order at %.80q", t.Name)
 		}
+	}
+	if err := m.checkSoftware(); err != nil {
+		return err
 	}
 	if err := m.checkKeys(); err != nil {
 		return err

@@ -143,6 +143,9 @@ func open(f *os.File, path string, keys []*Verifier) (*Parcel, *volumeFile, erro
 	if m.Exporter != by.ID() {
 		return nil, nil, fmt.Errorf("%s: %w: signed by %s, made by %.80q", path, ErrManifest, by.ID(), m.Exporter)
 	}
+	if m.Software != nil {
+		return nil, nil, fmt.Errorf("%s: %w: it installs the product and carries no data; see redoubt bundle verify", path, ErrManifest)
+	}
 	return &Parcel{Manifest: m, Note: signed, Digest: Sum(text), By: by}, &volumeFile{path, f, start, st.Size() - start}, nil
 }
 
