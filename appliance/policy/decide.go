@@ -3,14 +3,21 @@ package policy
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"redoubt.internal/appliance/verify"
 )
 
 // Decide judges an artifact by what is said to vouch for it. It never fails: what cannot be judged is denied.
-func (p *Policy) Decide(ctx context.Context, a Artifact, evidence ...Evidence) Decision {
-	d := Decision{Artifact: a.Digest, Version: p.version, Reasons: []string{}, Ignored: []string{}, Results: []*verify.Result{}}
+func (p *Policy) Decide(ctx context.Context, a Artifact, evidence ...Evidence) (d Decision) {
+	// Expressions are evaluated by a library over what strangers sent. A panic there allows nothing.
+	defer func() {
+		if fault := recover(); fault != nil {
+			d = Decision{Rule: d.Rule, Artifact: a.Digest, Version: p.version}.deny(fmt.Sprintf("internal error while judging: %v", fault))
+		}
+	}()
+	d = Decision{Artifact: a.Digest, Version: p.version, Reasons: []string{}, Ignored: []string{}, Results: []*verify.Result{}}
 	// 1. What is it? Rules that deny by name come first, then the first that matches.
 	if err := a.check(); err != nil {
 		return d.deny(err.Error())
@@ -60,8 +67,8 @@ func (p *Policy) match(a Artifact) *rule {
 }
 
 // require asks for everything the rule wants, and tells all that is missing.
-func (p *Policy) require(_ context.Context, r *rule, _ Artifact, facts []fact, d Decision) Decision {
-	var missing []string
+func (p *Policy) require(ctx context.Context, r *rule, a Artifact, facts []fact, d Decision) Decision {
+	var missing, met []string
 	if s := r.signatures; s != nil {
 		found, why := s.count(p, facts, func(f fact) string {
 			if !f.signature() {
@@ -72,15 +79,28 @@ func (p *Policy) require(_ context.Context, r *rule, _ Artifact, facts []fact, d
 		if why != "" {
 			missing = append(missing, "signatures: "+why)
 		} else {
-			d.Reasons = append(d.Reasons, fmt.Sprintf("signed by %s", names(found)))
+			met = append(met, fmt.Sprintf("signed by %s", names(found)))
 		}
 		d.keep(found)
+	}
+	for i := range r.attested {
+		t := &r.attested[i]
+		found, why := t.judge(ctx, p, a, facts)
+		if why != "" {
+			missing = append(missing, fmt.Sprintf("attestations[%d], %s: %s", i, t.Type, why))
+		} else {
+			met = append(met, fmt.Sprintf("%s attested by %s", t.Type, names(found)))
+		}
+		d.keep(found)
+	}
+	if err := ctx.Err(); err != nil {
+		missing = append(missing, fmt.Sprintf("judging the evidence: %v", err))
 	}
 	if len(missing) > 0 {
 		d.Reasons = missing
 		return d.deny()
 	}
-	d.Allow = true
+	d.Allow, d.Reasons = true, met
 	return d
 }
 
@@ -103,11 +123,16 @@ func (d *Decision) ignore(source string, err error) {
 	}
 }
 
+// keep adds what counted, each once.
 func (d *Decision) keep(facts []fact) {
 	for _, f := range facts {
-		d.Results = append(d.Results, f.result)
+		if !slices.Contains(d.Results, f.result) {
+			d.Results = append(d.Results, f.result)
+		}
 	}
 }
+
+func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
 
 // explain is the decision in one line.
 func (d Decision) explain() string {

@@ -37,6 +37,7 @@ const (
 	MaxEvidence = 256       // pieces of evidence for one artifact
 	maxFileSize = 4 << 20   // bytes of a trusted root or key
 	maxRules    = 1000      // rules, signers, roots and keys: each at most so many
+	maxDemands  = 100       // attestations that one rule asks for
 	maxReasons  = 100       // reasons that are told
 	maxText     = 2000      // bytes of one reason
 	maxPayload  = 128 << 10 // bytes of a simple-signing payload

@@ -3,6 +3,7 @@ package policy
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/asn1"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -123,4 +124,21 @@ rules:
 	if (Decision{}).Allow || (Decision{}).Err() == nil {
 		t.Error("a decision that nobody made allows")
 	}
+}
+
+func sum(s string) []byte {
+	digest := sha256.Sum256([]byte(s))
+	return digest[:]
+}
+
+func orElse(s, other string) string {
+	if s == "" {
+		return other
+	}
+	return s
+}
+
+// uriName is a subject alternative name of one URI (RFC 5280 4.2.1.6).
+func uriName(t testing.TB, uri string) []byte {
+	return verifytest.MustDER(t, []asn1.RawValue{{Class: asn1.ClassContextSpecific, Tag: 6, Bytes: []byte(uri)}})
 }

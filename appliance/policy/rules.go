@@ -16,6 +16,7 @@ type rule struct {
 	images     []glob
 	artifacts  []glob
 	signatures *demand
+	attested   []attestation
 }
 
 // demand is how often and by whom something must be signed.
@@ -80,13 +81,23 @@ func (p *Policy) compileRule(in Rule) (r rule, err error) {
 	if len(r.images)+len(r.artifacts) == 0 {
 		return r, errors.New("it has neither images nor artifacts, so it is for nothing")
 	}
-	if asks := in.Signatures != nil; asks == r.deny {
+	if asks := in.Signatures != nil || len(in.Attestations) > 0; asks == r.deny {
 		return r, errors.New("a rule asks for signatures or attestations, or its action is deny, and never both")
 	}
 	if in.Signatures != nil {
 		if r.signatures, err = p.demand(*in.Signatures); err != nil {
 			return r, fmt.Errorf("signatures: %w", err)
 		}
+	}
+	if len(in.Attestations) > maxDemands {
+		return r, fmt.Errorf("more than %d attestations", maxDemands)
+	}
+	for i, a := range in.Attestations {
+		t, err := p.attestation(a)
+		if err != nil {
+			return r, fmt.Errorf("attestations[%d]: %w", i, err)
+		}
+		r.attested = append(r.attested, t)
 	}
 	return r, nil
 }
