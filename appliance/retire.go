@@ -6,11 +6,14 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
+	"redoubt.internal/ca/approval"
 	"redoubt.internal/hsm"
 	"redoubt.internal/log"
 	"redoubt.internal/log/audit"
+	"redoubt.internal/log/store"
 )
 
 // A state directory that was restored from before its last head must not sign on: sizes would get second roots. What it has stays true
@@ -138,11 +141,9 @@ func retire(ctx context.Context, in *instance, lost []retiredLog, actor string, 
 			return in, lost, err
 		}
 		in = next
-		if !first(*now[0]) {
-			continue
-		}
-		for _, r := range now {
-			if err := in.record(ctx, actor, "log.retire", r.Log, r.detail()); err != nil {
+		atPoint("reopened")
+		if first(*now[0]) {
+			if err := in.recordRetired(ctx, actor); err != nil {
 				return in, lost, err
 			}
 		}
@@ -150,8 +151,48 @@ func retire(ctx context.Context, in *instance, lost []retiredLog, actor string, 
 	if err := in.finish(ctx); err != nil {
 		return in, lost, hinted(fmt.Errorf("publishing the trusted root: %w", err), "the logs are retired; the same verb again, or the next start of the server, goes on from here")
 	}
-	_, err := in.audit.Add(ctx, audit.Event{Actor: actor, Action: "log.retire", Object: in.cfg.Domain, Outcome: audit.Success, Detail: map[string]string{"logs": strconv.Itoa(len(lost))}}, nil)
-	return in, lost, err
+	return in, lost, nil
+}
+
+// retired records that it is done, and spends what was approved.
+func (in *instance) retired(ctx context.Context, actor string, lost []retiredLog, agreed retirement) error {
+	detail := map[string]string{"logs": strconv.Itoa(len(lost))}
+	if agreed.by != nil {
+		detail["by"], detail["act"] = strings.Join(agreed.by, " "), agreed.act.Digest()
+	}
+	_, err := in.audit.Add(ctx, audit.Event{Actor: actor, Action: "log.retire", Object: in.cfg.Domain, Outcome: audit.Success, Detail: detail}, func(tx store.Tx) error {
+		if agreed.by == nil {
+			return nil
+		}
+		return approval.Spend(tx, agreed.act, agreed.by, in.now())
+	})
+	return err
+}
+
+// recordRetired records the retirement of audit logs in the one after them, as the first thing, unless an interrupted run did.
+func (in *instance) recordRetired(ctx context.Context, actor string) error {
+	const near = 64 // what else is recorded before a server starts is less
+	recorded := map[string]bool{}
+	err := in.audit.Scan(ctx, 0, min(in.auditLog.Head().Size, near), func(r audit.Record) bool {
+		if r.Action == "log.retire" {
+			recorded[r.Object] = true
+		}
+		return true
+	})
+	if err != nil {
+		return fmt.Errorf("reading the audit log: %w", err)
+	}
+	all := in.onRecord().of(roleAudit)
+	for i, k := range all {
+		if k.Lost == nil || recorded[k.Name] || i+1 >= len(all) || all[i+1].Name != in.onRecord().active(roleAudit) {
+			continue
+		}
+		r := retiredLog{Log: k.Name, Size: k.Lost.Size, Missing: k.Lost.Mark - k.Lost.Size, Sure: k.Lost.Sure, Successor: all[i+1].Name}
+		if err := in.record(ctx, actor, "log.retire", r.Log, r.detail()); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (r retiredLog) detail() map[string]string {
@@ -199,13 +240,19 @@ func (in *instance) retireThese(ctx context.Context, actor string, now []*retire
 			}
 		}
 	}
+	// Roots follow each other by one, so that clients walk through them: theirs cannot be jumped.
 	for _, s := range in.tuf.Status() {
 		h.TrustFloor = max(h.TrustFloor, s.Version+trustGap)
 	}
 	if _, err := in.cfg.with(h); err != nil {
 		return err
 	}
-	return in.keep(h)
+	atPoint("recorded")
+	if err := in.keep(h); err != nil {
+		return err
+	}
+	atPoint("ended")
+	return nil
 }
 
 // succeed plans and makes the key and the empty log after that of role. Names whose keys or marks are there are passed over: the

@@ -279,6 +279,9 @@ func (in *instance) finishLocked(ctx context.Context) error {
 	if err := in.olderCopy(); err != nil {
 		return err
 	}
+	if err := in.recordRetired(ctx, localActor()); err != nil {
+		return err
+	}
 	if err := in.unlock(ctx, in.onRecord().active(roleTUF)); err != nil {
 		return err
 	}

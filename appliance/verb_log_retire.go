@@ -5,14 +5,17 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 
 	"github.com/urfave/cli/v2"
+
+	"redoubt.internal/ca/approval"
 )
 
 func logRetireCommand() *cli.Command {
 	return &cli.Command{
-		Name: "retire", Usage: "after a restore: end every log that may have signed more than it has and open the next one; without --confirm only say which; the server is stopped",
-		Flags: append(stateFlags(), outputFlag(),
+		Name: "retire", Usage: "after a restore: end every log that may have signed more than it has and open the next one; without --confirm only say which; where approvers are configured they approve it; the server is stopped",
+		Flags: append(append(stateFlags(), approvalFlags()...), outputFlag(),
 			&cli.BoolFlag{Name: "confirm", Usage: "no newer copy of this directory exists anywhere: do it", EnvVars: []string{"REDOUBT_CONFIRM"}}),
 		Action: logRetireAction,
 	}
@@ -55,8 +58,20 @@ func logRetireAction(c *cli.Context) error {
 		r.Next = append(r.Next, "a newer copy of the directory, if there is one, is better: look for it first",
 			"the same command with --confirm ends these logs where they stand; entries that are not here stay provable by the bundles that were handed out")
 	default:
+		agreed, err := in.mayRetire(c, lost)
+		if err != nil {
+			return err
+		}
 		if in, r.Logs, err = retire(c.Context, in, lost, localActor(), open); err != nil {
 			return err
+		}
+		if err := in.retired(c.Context, localActor(), r.Logs, agreed); err != nil {
+			return err
+		}
+		if agreed.by != nil {
+			if err := in.dir.dropProposal(agreed.act); err != nil {
+				return err
+			}
 		}
 		r.Done = true
 		r.Next = append(r.Next, "`redoubt serve`", "give clients the new trusted root: those of the trust repository fetch it, others need `redoubt client setup`",
@@ -84,4 +99,59 @@ func (r retireResult) print(w io.Writer) {
 	for i, step := range r.Next {
 		fmt.Fprintf(w, "%d. %s\n", i+1, step)
 	}
+}
+
+// retirement is the act that people approved; nobody where no approvers are configured.
+type retirement struct {
+	act approval.Act
+	by  []string
+}
+
+// mayRetire asks whether enough people agree that these logs end where they stand. The audit log takes no record then: the approvals wait
+// as files, and are recorded and spent in the log after it. A run that was cut off goes on under what was approved for all of it.
+func (in *instance) mayRetire(c *cli.Context, lost []retiredLog) (retirement, error) {
+	people := in.cfg.Approvers
+	if people == nil {
+		return retirement{}, nil
+	}
+	a, err := givenApprovals(c)
+	if err != nil {
+		return retirement{}, err
+	}
+	proposer, err := people.proposer(localActor(), a.As)
+	if err != nil {
+		return retirement{}, err
+	}
+	act := approval.Act{Kind: "log.retire", Domain: in.cfg.Domain, Proposer: proposer}
+	for _, l := range lost {
+		act.Lines = append(act.Lines, fmt.Sprintf("log %s ends at size %d missing %d sure %t", l.Log, l.Size, l.Missing, l.Sure))
+	}
+	waiting, err := in.dir.proposals()
+	if err != nil {
+		return retirement{}, err
+	}
+	for _, w := range waiting {
+		begun, err := approval.ParseAct([]byte(w.Text))
+		if err != nil || begun.Kind != act.Kind || begun.Domain != act.Domain || !contains(begun.Lines, act.Lines) {
+			continue
+		}
+		if by, err := in.dir.agreed(people, begun, nil); err == nil && approval.Spent(in.authorityDB, begun) == nil {
+			return retirement{begun, by}, nil
+		}
+	}
+	if act, err = approval.ParseAct([]byte(act.Text())); err != nil {
+		return retirement{}, err
+	}
+	by, err := in.dir.agreed(people, act, a.Given)
+	return retirement{act, by}, err
+}
+
+// contains says whether all of the lines are among those.
+func contains(those, lines []string) bool {
+	for _, l := range lines {
+		if !slices.Contains(those, l) {
+			return false
+		}
+	}
+	return true
 }
