@@ -289,6 +289,9 @@ func (m *fileMark) resume() error {
 	if s == nil || s.mark.Halted == "" {
 		return nil
 	}
+	if s.mark.Fenced() != "" {
+		return fmt.Errorf("%w: %s", ErrFenced, s.mark.Fenced())
+	}
 	to := s.mark
 	to.Halted = ""
 	return m.h.write(to)

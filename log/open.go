@@ -115,6 +115,9 @@ func (l *Log) checkMarks(ctx context.Context) error {
 		if err := l.warnBehind(i+1, mark.Size, v.size); err != nil {
 			return err
 		}
+		if why := mark.Fenced(); why != "" {
+			return fmt.Errorf("%w: %s", ErrFenced, why)
+		}
 		if mark.Halted != "" {
 			return fmt.Errorf("halted until an operator resumes it (`redoubt log resume`): %s", mark.Halted)
 		}
