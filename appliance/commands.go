@@ -6,8 +6,8 @@ import "github.com/urfave/cli/v2"
 func commands() []*cli.Command {
 	return uniform([]*cli.Command{
 		demoCommand(), initCommand(), serveCommand(), statusCommand(), doctorCommand(),
-		identityCommand(), clientCommand(), signCommand(), verifyCommand(), admissionCommand(),
-		keysCommand(), ceremonyCommand(), caCommand(), tsaCommand(), logCommand(), auditCommand(), trustCommand(), tlsCommand(), mirrorCommand(), approveCommand(), backupCommand(), stateCommand(),
+		identityCommand(), clientCommand(), signCommand(), verifyCommand(),
+		keysCommand(), ceremonyCommand(), caCommand(), tsaCommand(), logCommand(), auditCommand(), trustCommand(), tlsCommand(), mirrorCommand(), approveCommand(), backupCommand(), standbyCommand(), stateCommand(),
 		bundleCommand(), configCommand(), docsCommand(), completionCommand(), versionCommand(), workerCommand(),
 	})
 }

@@ -122,6 +122,8 @@ func (c *Config) logRoles() (roles []string) {
 // highWaterFix is what to do about err of a high-water file, or of a log whose mark does not fit.
 func highWaterFix(err error) string {
 	switch {
+	case errors.Is(err, log.ErrFenced):
+		return "a standby was promoted in this machine's place, for good: take this one out of service and wipe its disks; it can be the next standby"
 	case errors.Is(err, log.ErrNoMark), errors.Is(err, fs.ErrNotExist), errors.Is(err, log.ErrHighWater):
 		return "stop the server and put the high-water file of this very machine back in its place. Where it is lost for good, nothing here can tell " +
 			"whether this directory is the newest copy: `redoubt log fsck` proves it whole, clients and mirrors know heads they saw; if none is newer, " +

@@ -60,7 +60,7 @@ func (in *instance) checks(ctx context.Context) (checks []check) {
 	})
 	for _, l := range in.logs() {
 		fix := "see to the cause the reason names (disk, space, another writer), stop the server, `redoubt log resume`, start it"
-		if err := l.log.Err(); errors.Is(err, log.ErrRolledBack) || errors.Is(err, log.ErrHighWater) {
+		if err := l.log.Err(); errors.Is(err, log.ErrRolledBack) || errors.Is(err, log.ErrHighWater) || errors.Is(err, log.ErrFenced) {
 			fix = highWaterFix(l.log.Err())
 		}
 		checks = append(checks, result("log "+l.role, l.log.Err(), fix))

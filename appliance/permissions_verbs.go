@@ -11,9 +11,8 @@ type verbRow struct {
 var verbTable = []verbRow{
 	{"demo, init, serve, sign, verify, version, docs, completion, hsm-worker", "", anyone},
 	{"ceremony plan, ceremony digest, ceremony operator new, ceremony operator show, ceremony approve, ceremony rehearse, ceremony run, ceremony sign, ceremony verify, ceremony diff, ceremony register", "", anyone},
-	{"admission serve, admission manifests, admission propose", "", anyone},
 	{"keys attestation, keys seal, approve sign, log verify, mirror evidence, mirror evidence verify, mirror send, mirror inspect", "", anyone},
-	{"bundle build, bundle unpack, bundle verify, backup key, backup verify, config validate, config show, config schema", "", anyone},
+	{"bundle build, bundle unpack, bundle verify, backup key, backup verify, standby follow, standby status, config validate, config show, config schema", "", anyone},
 
 	{"status, doctor", "status", everybody},
 	{"client setup, log info, log get, log search, log proof, log export", "client.trust log.info log.get log.search log.proof log.copy", everybody},
@@ -36,5 +35,5 @@ var verbTable = []verbRow{
 	{"keys rotate, ca rotate, tsa rotate, trust rotate, log rotate", "keys.rotate keys.finish", ofSeveral},
 	{"identity token", "identity.token", ofSeveral},
 	{"mirror unfreeze, mirror quarantine release, mirror exporter accept", "mirror.unfreeze mirror.release mirror.accept-exporter", ofSeveral},
-	{"log retire, backup restore", "", ofRecovery},
+	{"log retire, backup restore, standby promote", "", ofRecovery},
 }

@@ -115,6 +115,8 @@ var resultDocs = []resultDoc{
 	{"backup key", reflect.TypeFor[custodianKey](), "", nil},
 	{"backup restore", reflect.TypeFor[restoreResult](), "", nil},
 	{"state show, state migrate", reflect.TypeFor[stateResult](), "", nil},
+	{"standby follow, standby status", reflect.TypeFor[standbyReport](), "", nil},
+	{"standby promote", reflect.TypeFor[promoteResult](), "", nil},
 	{"bundle build, bundle verify", reflect.TypeFor[*installer.Report](), "", nil},
 	{"config validate", reflect.TypeFor[configVerdict](), "", nil},
 	{"config show", reflect.TypeFor[map[string]any](), "redoubt.yaml as JSON; `redoubt docs config` has its keys", nil},

@@ -11,9 +11,13 @@ import (
 
 // A log behind its high-water mark, or whose mark is missing or damaged, says more than that the log may not be signed on: the whole
 // directory may be an older copy. The trust repository in it then stands at versions that were used, and the floor of the timestamp
-// authority at a time that has passed. Neither signs until the directory is the newest one again, by a mark that can be read.
+// authority at a time that has passed. Neither signs until the directory is the newest one again, by a mark that can be read. Nor
+// do they where a standby took over.
 
-var errOlderCopy = errors.New("nothing is signed here, this directory may be an older copy")
+var (
+	errOlderCopy = errors.New("nothing is signed here, this directory may be an older copy")
+	errTakenOver = errors.New("nothing is signed here any more")
+)
 
 // noMark is the mark of every log in a high-water file that is damaged: it cannot be read, so nothing is signed.
 type noMark struct{ err error }
@@ -50,8 +54,12 @@ func (in *instance) noteMarks() {
 // be read. Nil when none is.
 func (in *instance) olderCopy() error {
 	for _, l := range in.logs() {
-		if err := l.log.Err(); errors.Is(err, log.ErrRolledBack) {
+		err := l.log.Err()
+		if errors.Is(err, log.ErrRolledBack) {
 			return fmt.Errorf("%w: %s log: %w", errOlderCopy, l.role, err)
+		}
+		if errors.Is(err, log.ErrFenced) {
+			return fmt.Errorf("%w: %s log: %w", errTakenOver, l.role, err)
 		}
 	}
 	return in.markless

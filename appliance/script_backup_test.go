@@ -24,6 +24,7 @@ func member(ts *testscript.TestScript, neg bool, args []string) {
 func crash(ts *testscript.TestScript, neg bool, args []string) {
 	arguments(ts, neg, args, 1, "crash DIR")
 	signalServer(ts, args[0], syscall.SIGKILL)
+	ts.Check(os.Remove(ts.MkAbs(args[0] + ".ready"))) // the next server's is waited for
 	for range 2400 {
 		release, err := layout{ts.MkAbs(args[0])}.acquire()
 		if err == nil {

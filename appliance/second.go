@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 
@@ -176,7 +175,7 @@ func (s *server) registerSecond() {
 
 // secondHint adds what to do about an error of a second disk.
 func secondHint(err error, dir string) error {
-	if errors.Is(err, backup.ErrBusy) || strings.Contains(err.Error(), "still runs") {
+	if errors.Is(err, backup.ErrBusy) {
 		return hinted(err, "stop the appliance that writes to %s first; two of them fork every log", dir)
 	}
 	return err

@@ -81,8 +81,16 @@ func (i identity) encode() ([]byte, error) {
 	return append(data, '\n'), err
 }
 
-// writeRepository opens a folder to add a run to, and begins it where it is empty.
+// writeRepository opens a folder to add a run to, and begins it, under a name of its own, where it is empty.
 func writeRepository(dir string, mine identity) (*repository, error) {
+	var id [16]byte
+	rand.Read(id[:]) // never fails
+	mine.Format, mine.Repository = formatLine, hex.EncodeToString(id[:])
+	return writeRepositoryAs(dir, mine)
+}
+
+// writeRepositoryAs is writeRepository that begins it under the name in mine.
+func writeRepositoryAs(dir string, mine identity) (*repository, error) {
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return nil, fmt.Errorf("opening the backup: %w", err)
 	}
@@ -130,9 +138,6 @@ func beginRepository(dir string, mine identity) error {
 			return fmt.Errorf("%s: %w: it holds %q and is no backup", dir, ErrNotEmpty, name)
 		}
 	}
-	var id [16]byte
-	rand.Read(id[:]) // never fails
-	mine.Format, mine.Repository = formatLine, hex.EncodeToString(id[:])
 	data, err := mine.encode()
 	if err != nil {
 		return err
