@@ -32,7 +32,7 @@ func (in *instance) openChains(context.Context) (err error) {
 			if a.State != stateActive {
 				continue
 			}
-			if err := matches(a.chain[0], in.active(role), in.dir.resolve(a.Chain), in.dir.config(), a.Name); err != nil {
+			if err := matches(a.chain[0], in.signer(a.Name), in.dir.resolve(a.Chain), in.dir.config(), a.Name); err != nil {
 				return err
 			}
 			*to = a.chain
@@ -67,6 +67,9 @@ var errOtherKey = errors.New("a certificate is not of the key that should sign u
 
 // matches refuses a certificate of another key than the one that should sign under it, naming the files that say so.
 func matches(certificate *x509.Certificate, key crypto.Signer, path, config, role string) error {
+	if key == nil { // another role's, and not on record
+		return nil
+	}
 	public, ok := certificate.PublicKey.(interface{ Equal(crypto.PublicKey) bool })
 	if ok && public.Equal(key.Public()) {
 		return nil
@@ -175,6 +178,9 @@ func (in *instance) certificateLogHandler() http.Handler {
 func (in *instance) signer(name string) crypto.Signer {
 	if key, ok := in.roleKeys[name]; ok {
 		return key
+	}
+	if public, ok := in.public[name]; ok {
+		return publicOnly{public}
 	}
 	if k := in.history.find(name); k != nil {
 		if public, err := k.public(); err == nil {

@@ -111,6 +111,9 @@ func (in *instance) backupConfig(a backupArgs) (backup.Config, error) {
 		}
 	}
 	c.Databases = append(c.Databases, authority)
+	if in.floorDB != in.authorityDB {
+		c.Databases = append(c.Databases, backup.Database{Name: filepath.Base(in.dir.logDB(partTSA)), DB: in.floorDB, Stamp: bolt.Stamp})
+	}
 	return c, nil
 }
 
@@ -204,10 +207,9 @@ const (
 
 // compareMarks compares what was restored with the marks that survived, in the files the restored configuration lists.
 func compareMarks(cfg *Config, dir layout, logs []backup.LogHead) (out []restoredLog) {
-	files, _ := dir.marksIn(cfg.Log)
 	found := map[string]log.Mark{}
-	for _, path := range files {
-		marks, err := log.ReadHighWaterFile(path)
+	for _, f := range cfg.at(dir).markFiles(nil) {
+		marks, err := log.ReadHighWaterFile(f.path)
 		if err != nil {
 			continue // not there, or none: the log is unmarked
 		}

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"os/user"
+	"path/filepath"
 	"strconv"
 	"syscall"
 
@@ -61,7 +62,7 @@ func (v verb[A, R]) call(c *cli.Context, args A) (R, error) {
 // callAs is call that tells opened of the instance if it had to be opened here.
 func (v verb[A, R]) callAs(c *cli.Context, args A, opened func(*instance)) (R, error) {
 	var result R
-	cfg, dir, err := configured(c)
+	cfg, _, err := configured(c)
 	if err != nil {
 		return result, err
 	}
@@ -74,7 +75,7 @@ func (v verb[A, R]) callAs(c *cli.Context, args A, opened func(*instance)) (R, e
 		return result, err
 	}
 	for again := true; ; again = false {
-		answer, err := callSocket(c.Context, dir, v.name, raw)
+		answer, err := callServer(c.Context, cfg, v.name, raw)
 		if err == nil {
 			if err := json.Unmarshal(answer, &result); err != nil {
 				return result, fmt.Errorf("reading the server's answer: %w", err)
@@ -109,7 +110,7 @@ func (v verb[A, R]) here(ctx context.Context, in *instance, args A) (result R, e
 // attach is call for a caller that asks many times: the state is found once, and let go by done. A server that ends in between
 // is an error, never a second process on the directory.
 func (v verb[A, R]) attach(c *cli.Context) (ask func(A) (R, error), done func(), err error) {
-	cfg, dir, err := configured(c)
+	cfg, _, err := configured(c)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -122,7 +123,7 @@ func (v verb[A, R]) attach(c *cli.Context) (ask func(A) (R, error), done func(),
 		if err != nil {
 			return result, fmt.Errorf("encoding the arguments: %w", err)
 		}
-		answer, err := callSocket(c.Context, dir, v.name, raw)
+		answer, err := callServer(c.Context, cfg, v.name, raw)
 		if errors.Is(err, errNoServer) {
 			err = unavailable(errors.New("the server ended"))
 		}
@@ -135,11 +136,7 @@ func (v verb[A, R]) attach(c *cli.Context) (ask func(A) (R, error), done func(),
 		return result, nil
 	}
 	for again := true; ; again = false {
-		conn, err := dialSocket(c.Context, dir)
-		if err == nil {
-			conn.Close()
-		}
-		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ECONNREFUSED) {
+		if answered(c.Context, cfg) {
 			return remote, func() {}, nil // what else is wrong with the socket, the first question says
 		}
 		in, err := openInstance(c.Context, cfg.patiently(), logger)
@@ -155,10 +152,10 @@ func (v verb[A, R]) attach(c *cli.Context) (ask func(A) (R, error), done func(),
 
 var errNoServer = errors.New("no server answers on the control socket")
 
-// callSocket posts one operation to the server of dir. errNoServer means that nobody listens.
-func callSocket(ctx context.Context, dir layout, name string, args []byte) ([]byte, error) {
+// callSocket posts one operation to the process whose control socket is in folder. errNoServer means that nobody listens.
+func callSocket(ctx context.Context, folder, name string, args []byte) ([]byte, error) {
 	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return dialSocket(ctx, dir)
+		return dialAt(ctx, folder)
 	}}}
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://redoubt/"+name, bytes.NewReader(args))
 	if err != nil {
@@ -166,7 +163,7 @@ func callSocket(ctx context.Context, dir layout, name string, args []byte) ([]by
 	}
 	response, err := client.Do(request)
 	switch {
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+	case noServer(err):
 		return nil, errNoServer
 	case errors.Is(err, fs.ErrPermission):
 		return nil, hinted(fmt.Errorf("calling the server: %w", err), "the socket answers root and the user the server runs as")
@@ -188,35 +185,54 @@ func callSocket(ctx context.Context, dir layout, name string, args []byte) ([]by
 	return nil, &coded{code: f.Code, hint: f.Hint, err: errors.New(f.Error)}
 }
 
+// noServer tells from the error of a dial that nobody listens.
+func noServer(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED)
+}
+
 // dialSocket connects to the control socket. A socket address holds 107 bytes, state directories may be longer: the
 // directory is opened and the socket named through /proc/self/fd.
-func dialSocket(ctx context.Context, dir layout) (net.Conn, error) {
-	run, err := os.Open(dir.path("run"))
+func dialSocket(ctx context.Context, dir layout) (net.Conn, error) { return dialAt(ctx, dir.run("")) }
+
+// dialAt connects to the control socket in a folder.
+func dialAt(ctx context.Context, folder string) (net.Conn, error) {
+	return dialIn(ctx, folder, socketName)
+}
+
+// dialIn connects to the socket called name in a folder.
+func dialIn(ctx context.Context, folder, name string) (net.Conn, error) {
+	run, err := os.Open(folder)
 	if err != nil {
 		return nil, err
 	}
 	defer run.Close()
 	var d net.Dialer
-	return d.DialContext(ctx, "unix", fmt.Sprintf("/proc/self/fd/%d/redoubt.sock", run.Fd()))
+	return d.DialContext(ctx, "unix", fmt.Sprintf("/proc/self/fd/%d/%s", run.Fd(), name))
 }
+
+const socketName = "redoubt.sock"
 
 // listenSocket binds the control socket with mode 0600. The caller holds the directory's lock, so a socket that stands
 // there is a leftover of a process that was killed.
-func listenSocket(dir layout) (net.Listener, error) {
-	if err := os.Remove(dir.socket()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+func listenSocket(dir layout) (net.Listener, error) { return listenIn(dir.run(""), socketName, 0o600) }
+
+// listenIn binds the socket called name in a folder, with a mode.
+func listenIn(folder, name string, mode os.FileMode) (net.Listener, error) {
+	path := filepath.Join(folder, name)
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	run, err := os.Open(dir.path("run"))
+	run, err := os.Open(folder)
 	if err != nil {
 		return nil, err
 	}
 	defer run.Close()
-	listener, err := net.Listen("unix", fmt.Sprintf("/proc/self/fd/%d/redoubt.sock", run.Fd()))
+	listener, err := net.Listen("unix", fmt.Sprintf("/proc/self/fd/%d/%s", run.Fd(), name))
 	if err != nil {
 		return nil, fmt.Errorf("binding the control socket: %w", err)
 	}
 	listener.(*net.UnixListener).SetUnlinkOnClose(false)
-	if err := os.Chmod(dir.socket(), 0o600); err != nil {
+	if err := os.Chmod(path, mode); err != nil {
 		listener.Close()
 		return nil, err
 	}
@@ -227,15 +243,22 @@ const maxCallBytes = 1 << 20
 
 type peerKey struct{}
 
-// controlServer answers verbs on the control socket. The run directory is 0700, so nobody reaches the socket between bind
-// and chmod; the kernel names the peer who that is in people, and what they may do, the law in force says.
+// controlServer answers verbs on the control socket. The run directory is closed to others, so nobody reaches the socket between bind
+// and chmod; the kernel names the peer: who that is in people, and what they may do, the law in force says. The process of another
+// role may ask for what peerMay says.
 func controlServer(s *server) *http.Server {
 	handler := func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodPost {
 			writeFailure(w, usage("the control socket takes POST /OPERATION, got %.20q", r.Method))
 			return
 		}
-		s.serveOperation(w, r, r.URL.Path[1:], s.peer(r.Context()))
+		name := r.URL.Path[1:]
+		uid, known := r.Context().Value(peerKey{}).(int)
+		if part := s.instance().partOfPeer(uid, known); part != "" {
+			s.servePeer(w, r, name, part)
+			return
+		}
+		s.serveOperation(w, r, name, s.peer(r.Context()))
 	}
 	return &http.Server{
 		Handler:           http.HandlerFunc(handler),

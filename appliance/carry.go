@@ -26,7 +26,7 @@ var errNoStream = errors.New("no stream of parcels is configured")
 
 // openMirror opens the inside end, when a stream is configured.
 func (in *instance) openMirror(ctx context.Context) error {
-	if in.cfg.Mirror.Stream == "" {
+	if in.cfg.Mirror.Stream == "" || !in.parts.runs(partCA) {
 		return nil
 	}
 	logs, err := in.cfg.Mirror.logs()

@@ -5,7 +5,7 @@ import "github.com/urfave/cli/v2"
 // commands is the command table: one constructor per verb, each in its own verb_X.go.
 func commands() []*cli.Command {
 	return uniform([]*cli.Command{
-		demoCommand(), initCommand(), serveCommand(), statusCommand(), doctorCommand(),
+		demoCommand(), initCommand(), serveCommand(), rolesCommand(), statusCommand(), doctorCommand(),
 		identityCommand(), clientCommand(), signCommand(), verifyCommand(),
 		keysCommand(), ceremonyCommand(), caCommand(), tsaCommand(), logCommand(), auditCommand(), trustCommand(), tlsCommand(), mirrorCommand(), approveCommand(), backupCommand(), standbyCommand(), stateCommand(),
 		bundleCommand(), configCommand(), docsCommand(), completionCommand(), versionCommand(), workerCommand(),

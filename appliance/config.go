@@ -54,6 +54,8 @@ type Config struct {
 	Mirror Mirror `yaml:"mirror,omitempty"`
 	// Backup is how the server copies its state directory by itself. Left out, `redoubt backup create` is somebody else's to call.
 	Backup *Backup `yaml:"backup,omitempty"`
+	// Roles are the users that the roles of the server run under, each in a process of its own. Left out, one process runs all of them.
+	Roles *Roles `yaml:"roles,omitempty"`
 	// Limits bound what one client can ask for.
 	Limits Limits `yaml:"limits,omitempty"`
 }

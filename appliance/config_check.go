@@ -79,7 +79,7 @@ func (c *Config) check() error {
 		bad("profile: %q is neither dev nor production", c.Profile)
 	}
 	production := c.Profile == profileProduction
-	for _, err := range slices.Concat(c.Approvers.check(), c.Backup.check(), c.People.check(c)) {
+	for _, err := range slices.Concat(c.Approvers.check(), c.Backup.check(), c.People.check(c), c.Roles.check()) {
 		bad("%w", err)
 	}
 	if production && c.Approvers != nil && c.Approvers.Threshold < 2 {
@@ -90,6 +90,9 @@ func (c *Config) check() error {
 	}
 	if !filepath.IsAbs(c.Dir) {
 		bad("dir: %q is not absolute", c.Dir)
+	}
+	if _, counters := (layout{c.Dir}).marksIn(c.Log); c.Roles != nil && len(counters) > 0 {
+		bad("log.highwater: a counter of a TPM binds the marks of one process, and with roles there are two; name files on other disks")
 	}
 	if c.Keys.Token == "" {
 		bad("keys.token: missing")

@@ -89,8 +89,8 @@ func warning(name string, err error, fix string) check {
 // checkHighWater reads every high-water file: whether it is whole and holds a mark for each log. How the marks stand to the logs
 // is what opening the logs finds out; the checks "log NAME" say it.
 func checkHighWater(cfg *Config, dir layout) error {
-	paths, _ := dir.marksIn(cfg.Log)
-	for _, path := range paths {
+	for _, f := range cfg.at(dir).markFiles(nil) {
+		path := f.path
 		info, err := os.Stat(path)
 		if err != nil {
 			return err // opening it would make an empty one
@@ -103,7 +103,7 @@ func checkHighWater(cfg *Config, dir layout) error {
 			return err
 		}
 		for _, role := range cfg.logRoles() {
-			if !slices.ContainsFunc(marks, func(m log.Mark) bool { return m.Origin == cfg.origin(role) }) {
+			if f.covers(role) && !slices.ContainsFunc(marks, func(m log.Mark) bool { return m.Origin == cfg.origin(role) }) {
 				return fmt.Errorf("%w: %s holds none of %s", log.ErrNoMark, path, cfg.origin(role))
 			}
 		}
@@ -164,11 +164,9 @@ func clientRoots(cfg *Config, dir layout) *x509.CertPool {
 
 // checkListeners asks every service for its liveness, when a server holds the directory.
 func checkListeners(ctx context.Context, cfg *Config, dir layout) (checks []check) {
-	conn, err := dialSocket(ctx, dir)
-	if err != nil {
+	if !dir.answers(ctx, nil) {
 		return nil // nothing serves, nothing to reach
 	}
-	conn.Close()
 	client := http.Client{Timeout: probeTimeout, Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: clientRoots(cfg, dir)}}}
 	for _, name := range serviceNames {
 		s := cfg.Services.all()[name]

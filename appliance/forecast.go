@@ -55,11 +55,7 @@ func sampleDisk(dir layout, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	next := dir.diskSamples() + ".new"
-	if err := os.WriteFile(next, text, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(next, dir.diskSamples())
+	return os.WriteFile(dir.diskSamples(), text, 0o600) // in place: whoever samples may not make files beside it
 }
 
 // lasts is how long the free space lasts, as it went down over the last thirty days; false where that cannot be told, because it is

@@ -60,15 +60,16 @@ func (c *Config) issued() bool { return c.TLS.Cert == "" && c.Keys.Roles[roleTLS
 // encrypts tells whether listeners can speak TLS.
 func (c *Config) encrypts() bool { return c.TLS.Cert != "" || c.issued() }
 
-// frontNames are the names that clients call this site's https services by, and of those that further logs and mirrored logs get.
-func (c *Config) frontNames() (names frontend.Names) {
+// frontNames are the names that clients call the https services of the roles p by, and of those that further logs and mirrored logs get.
+// One role's certificate is for no name that is another's: where roles run apart, it names each log instead of all that may come.
+func (c *Config) frontNames(p parts) (names frontend.Names) {
 	add := func(name string) {
 		if !slices.Contains(names.DNS, name) {
 			names.DNS = append(names.DNS, name)
 		}
 	}
 	for _, service := range serviceNames {
-		s := c.Services.all()[service]
+		s := p.services(c)[service]
 		if s == nil {
 			continue
 		}
@@ -85,13 +86,30 @@ func (c *Config) frontNames() (names frontend.Names) {
 		}
 		add(host)
 		if strings.HasSuffix(host, "."+c.Domain) {
-			add("*." + c.Domain)
+			for _, further := range c.furtherNames(service, p) {
+				add(further + "." + c.Domain)
+			}
 		}
 		if service == "mirror" {
 			add("*." + host)
 		}
 	}
 	return names
+}
+
+// furtherNames are the first labels of names besides its own that a service answers to.
+func (c *Config) furtherNames(service string, p parts) (labels []string) {
+	switch {
+	case p == nil:
+		return []string{"*"}
+	case service == "rekor":
+		for _, a := range c.Log.Artifact {
+			labels = append(labels, a.Name)
+		}
+	case service == "ct":
+		labels = c.certificateLogs()
+	}
+	return labels
 }
 
 // makeTLSRoot makes the key and the certificate of the TLS root of a new state directory, and returns the SHA-256 of the certificate.
@@ -105,8 +123,8 @@ func makeTLSRoot(ctx context.Context, cfg *Config, dir layout, keys *keyring) (f
 	if err != nil {
 		return "", fmt.Errorf("making the %s key: %w", roleTLS, err)
 	}
-	permitted := frontend.Names{DNS: []string{cfg.Domain}, IP: cfg.frontNames().IP}
-	for _, name := range cfg.frontNames().DNS {
+	permitted := frontend.Names{DNS: []string{cfg.Domain}, IP: cfg.frontNames(nil).IP}
+	for _, name := range cfg.frontNames(nil).DNS {
 		if name != cfg.Domain && !strings.HasSuffix(name, "."+cfg.Domain) {
 			permitted.DNS = append(permitted.DNS, strings.TrimPrefix(name, "*."))
 		}
@@ -137,25 +155,88 @@ func (f *frontEnd) renew(ctx context.Context, in *instance, actor string) error 
 }
 
 func (f *frontEnd) issue(ctx context.Context, in *instance, actor string) error {
-	root, err := in.tlsRoot()
+	names := in.cfg.frontNames(in.parts)
+	key, err := frontend.NewKey()
 	if err != nil {
 		return err
 	}
-	names, life := in.cfg.frontNames(), in.cfg.TLS.Life.or(frontend.Life)
-	if err := in.record(ctx, actor, "tls.issue", names.String(), map[string]string{"life": life.String()}); err != nil {
+	leaf, err := in.certifyListener(ctx, actor, key.Public(), names)
+	if err != nil {
 		return err
+	}
+	f.shown.Store(&tls.Certificate{Certificate: [][]byte{leaf.Raw}, PrivateKey: key, Leaf: leaf})
+	in.logger.InfoContext(ctx, "certificate of the listeners renewed", "names", names.String(), "until", leaf.NotAfter.UTC())
+	return nil
+}
+
+// certifyListener has the key of the TLS root sign a certificate over public, here or in the process that has it.
+func (in *instance) certifyListener(ctx context.Context, actor string, public crypto.PublicKey, names frontend.Names) (*x509.Certificate, error) {
+	if !in.parts.opens(roleTLS) {
+		return in.certifyElsewhere(ctx, public, names)
+	}
+	root, err := in.tlsRoot()
+	if err != nil {
+		return nil, err
+	}
+	life := in.cfg.TLS.Life.or(frontend.Life)
+	if err := in.record(ctx, actor, "tls.issue", names.String(), map[string]string{"life": life.String()}); err != nil {
+		return nil, err
 	}
 	key, err := in.keys.role(ctx, roleTLS)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	c, err := frontend.Issue(root, key, names, life, in.now())
+	return frontend.Certify(root, key, public, names, life, in.now())
+}
+
+// certificateArgs ask for a certificate of the listeners of one process.
+type certificateArgs struct {
+	Roles  string `json:"roles"`  // that the process runs
+	Public []byte `json:"public"` // PKIX
+}
+
+// peerCertificate certifies the key of another process's listeners, for the names of its roles alone.
+var peerCertificate = verb[certificateArgs, []byte]{certificateOperation, func(ctx context.Context, in *instance, actor string, a certificateArgs) ([]byte, error) {
+	p, err := parseParts(a.Roles)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	f.shown.Store(c)
-	in.logger.InfoContext(ctx, "certificate of the listeners renewed", "names", names.String(), "until", c.Leaf.NotAfter.UTC())
-	return nil
+	if role := roleOfActor(actor); role != "" && p.only() != role {
+		return nil, fmt.Errorf("%w: a certificate for %s, %s", errStranger, p, actor)
+	}
+	public, err := x509.ParsePKIXPublicKey(a.Public)
+	if err != nil {
+		return nil, fmt.Errorf("reading the key to certify: %w", err)
+	}
+	leaf, err := in.certifyListener(ctx, actor, public, in.cfg.frontNames(p))
+	if err != nil {
+		return nil, err
+	}
+	return leaf.Raw, nil
+}}
+
+// certifyElsewhere asks the process with the key of the TLS root, and takes from it only what clients would accept.
+func (in *instance) certifyElsewhere(ctx context.Context, public crypto.PublicKey, names frontend.Names) (*x509.Certificate, error) {
+	der, err := x509.MarshalPKIXPublicKey(public)
+	if err != nil {
+		return nil, err
+	}
+	answer, err := ask[[]byte](ctx, in.cfg, keyPart(roleTLS), certificateOperation, certificateArgs{in.parts.String(), der})
+	if err != nil {
+		return nil, fmt.Errorf("asking for a certificate of the listeners: %w", err)
+	}
+	leaf, err := x509.ParseCertificate(answer)
+	if err != nil {
+		return nil, fmt.Errorf("reading the certificate of the listeners: %w", err)
+	}
+	root, err := in.tlsRoot()
+	if err != nil {
+		return nil, err
+	}
+	if !hsm.SamePublic(leaf.PublicKey, public) {
+		return nil, fmt.Errorf("%w: the certificate is over another key", frontend.ErrKey)
+	}
+	return leaf, frontend.Accepted(leaf, root, names, in.now())
 }
 
 // load takes the site's own certificate from its files; its key may be in a token.
@@ -196,7 +277,7 @@ func isKeyURI(s string) bool {
 // keep renews until ctx ends: at two thirds of a certificate's life, and after a try that failed within the hour,
 // within the minute where there is no certificate at all.
 func (f *frontEnd) keep(ctx context.Context, in *instance) {
-	if !in.cfg.issued() {
+	if !in.cfg.issued() || len(in.cfg.frontNames(in.parts).Strings()) == 0 {
 		return
 	}
 	for wait := tlsLook; ; {
@@ -206,6 +287,9 @@ func (f *frontEnd) keep(ctx context.Context, in *instance) {
 		}
 		if wait = min(2*wait, tlsPatience); err == nil || f.shown.Load() == nil { // each try is in the audit log
 			wait = tlsLook
+		}
+		if errors.Is(err, errRoleDown) && f.shown.Load() == nil { // nothing was tried
+			wait = hearAgainAfter
 		}
 		select {
 		case <-ctx.Done():
@@ -238,7 +322,7 @@ func (in *instance) tlsLeaf() (*x509.Certificate, error) {
 
 // tlsChecks tell how long the certificate of the listeners is valid. One that is made here is spoken of when it was not renewed in time.
 func (in *instance) tlsChecks() []check {
-	if !in.cfg.encrypts() {
+	if !in.cfg.encrypts() || len(in.cfg.frontNames(in.parts).Strings()) == 0 {
 		return nil
 	}
 	leaf, err := in.tlsLeaf()
@@ -271,7 +355,7 @@ func (in *instance) tlsChecks() []check {
 // look renews the certificate if that is due.
 func (f *frontEnd) look(ctx context.Context, in *instance) error {
 	if c := f.shown.Load(); c != nil && in.now().Before(frontend.RenewAt(c.Leaf)) {
-		return nil
+		return nil // names come and go with rotations, which roles that run apart are stopped for
 	}
 	return f.renew(ctx, in, "redoubt")
 }

@@ -16,20 +16,27 @@ import (
 
 // handlers are the rooms' HTTP faces by service name. The CA's is looked up at each request, because a reload replaces it.
 func (in *instance) handlers(s *server) map[string]http.Handler {
-	h := map[string]http.Handler{
-		"fulcio": http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	h := map[string]http.Handler{}
+	if in.parts.runs(partCA) {
+		h["fulcio"] = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			in.issuance.Load().handler.ServeHTTP(w, r)
-		}),
-		"rekor":   in.artifactHandler(),
-		"tsa":     in.timestampHandler(),
-		"ct":      in.certificateLogHandler(),
-		"tuf":     in.tuf.Handler(),
-		"console": s.consoleHandler(),
-		"mirror":  in.mirrorHandler(),
-		"metrics": s.metricsHandler(),
+		})
+		h["ct"], h["mirror"] = in.certificateLogHandler(), in.mirrorHandler()
 	}
-	if in.issuer != nil {
+	if in.parts.runs(partLog) {
+		h["rekor"] = in.artifactHandler()
+	}
+	if in.parts.runs(partTSA) {
+		h["tsa"] = in.timestampHandler()
+	}
+	if in.parts.runs(partTrust) {
+		h["tuf"] = in.tuf.Handler()
+	}
+	if in.parts.runs(partOIDC) && in.issuer != nil {
 		h["oidc"] = in.issuerHandler()
+	}
+	if in.parts.runs(partConsole) {
+		h["console"], h["metrics"] = s.consoleHandler(), s.metricsHandler()
 	}
 	return h
 }
@@ -67,10 +74,14 @@ func (in *instance) checks(ctx context.Context) (checks []check) {
 	}
 	checks = append(checks, in.counterChecks()...)
 	checks = append(checks, in.keys.tpmChecks(ctx)...)
-	checks = append(checks, result("trust repository", in.tufFresh(), "`redoubt trust renew`"))
-	checks = append(checks, in.trustChecks()...)
+	if in.parts.runs(partTrust) {
+		checks = append(checks, result("trust repository", in.tufFresh(), "`redoubt trust renew`"))
+		checks = append(checks, in.trustChecks()...)
+	}
 	checks = append(checks, machineChecks(in.cfg, in.dir)...)
-	checks = append(checks, warning("identity providers", checkIssuers(in.cfg), "add oidc-issuers, with jwks where the issuer cannot be reached, then SIGHUP"))
+	if in.parts.runs(partCA) {
+		checks = append(checks, warning("identity providers", checkIssuers(in.cfg), "add oidc-issuers, with jwks where the issuer cannot be reached, then SIGHUP"))
+	}
 	checks = append(checks, result("clock", in.clockSane(), "set the clock: a certificate or a head lies in the future"))
 	checks = append(checks, in.mirrorChecks(ctx)...)
 	checks = append(checks, in.tlsChecks()...)

@@ -23,7 +23,7 @@ import (
 func initCommand() *cli.Command {
 	return &cli.Command{
 		Name: "init", Usage: "make a state directory: keys, certificates, logs, trust repository, configuration",
-		Flags: []cli.Flag{
+		Flags: append([]cli.Flag{
 			&cli.StringFlag{Name: "dir", Required: true, Usage: "state directory to make; must not exist, or be empty", EnvVars: []string{"REDOUBT_DIR"}},
 			&cli.StringFlag{Name: "domain", Required: true, Usage: "DNS domain of this deployment; part of the log origins for good", EnvVars: []string{"REDOUBT_DOMAIN"}},
 			&cli.StringFlag{Name: "profile", Value: profileDev, Usage: "dev or production", EnvVars: []string{"REDOUBT_PROFILE"}},
@@ -41,13 +41,18 @@ func initCommand() *cli.Command {
 			&cli.IntFlag{Name: "first-port", Value: 8441, Usage: "with --address: the first of those ports", EnvVars: []string{"REDOUBT_FIRST_PORT"}},
 			&cli.StringFlag{Name: "ceremony", Usage: "folder of a ceremony held before (found or offline-root): its keys and certificates are taken over", EnvVars: []string{"REDOUBT_CEREMONY"}},
 			&cli.StringFlag{Name: "owner", Usage: "user that will run the server; everything made is given to it", EnvVars: []string{"REDOUBT_OWNER"}},
+			&cli.BoolFlag{Name: "one-process", Usage: "run every role in one process, of one user (production; default: each in its own, `serve --roles`)", EnvVars: []string{"REDOUBT_ONE_PROCESS"}},
 			&cli.StringFlag{Name: "plugin", Usage: "SCHEME=PATH: sigstore KMS plugin behind --keys SCHEME://PREFIX, pinned by its SHA-256 as it is now", EnvVars: []string{"REDOUBT_PLUGIN"}},
 			&cli.BoolFlag{Name: "one-tree", Usage: "one artifact log for both wire formats; stock clients then accept signatures that were never logged", EnvVars: []string{"REDOUBT_ONE_TREE"}},
 			&cli.BoolFlag{Name: "non-interactive", Usage: "never ask; every answer is a flag already", EnvVars: []string{"REDOUBT_NON_INTERACTIVE"}},
 			outputFlag(),
-		},
+		}, roleFlags()...),
 		Action: func(c *cli.Context) error {
 			logger, err := newLogger(c)
+			if err != nil {
+				return err
+			}
+			roles, err := rolesOf(c)
 			if err != nil {
 				return err
 			}
@@ -56,6 +61,9 @@ func initCommand() *cli.Command {
 				PassphraseFile: c.String("passphrase-file"), AllowSoftware: c.Bool("allow-software-keys"),
 				TLSCert: c.String("tls-cert"), TLSKey: c.String("tls-key"), TLSCA: c.String("tls-ca"), Address: c.String("address"), FirstPort: c.Int("first-port"), Owner: c.String("owner"), OneTree: c.Bool("one-tree"),
 				TPMDevice: c.String("tpm-device"), TPMAuthFile: c.String("tpm-auth-file"), TPMPlain: c.Bool("tpm-plain-sessions"), HighWater: c.StringSlice("highwater"), Actor: localActor(),
+			}
+			if !c.Bool("one-process") && request.Owner == "" {
+				request.Roles = roles
 			}
 			if folder := c.String("ceremony"); folder != "" {
 				if request.adopted, err = readAdopted(folder, &request); err != nil {
@@ -84,6 +92,7 @@ type initRequest struct {
 	TPMPlain                                   bool     // no encryption in sessions
 	HighWater                                  []string // counters of a TPM
 	OneTree                                    bool     // one artifact log for both wire formats
+	Roles                                      *Roles   // users of the roles; nil for one process
 }
 
 // initResult is the JSON of `redoubt init -o json`.
@@ -146,11 +155,23 @@ func initialise(ctx context.Context, request initRequest, logger *slog.Logger, o
 	if err := giveTo(request.Owner, dir); err != nil {
 		return nil, err
 	}
+	unowned := error(nil)
+	if cfg.Roles != nil {
+		if _, unowned = cfg.Roles.gid(); os.Geteuid() != 0 {
+			unowned = errors.New("only root can give files away")
+		}
+		if unowned == nil {
+			unowned = own(cfg, dir)
+		}
+	}
 	if err := settle(dir, layout{final}); err != nil {
 		return nil, err
 	}
 	if cfg.Profile == profileProduction {
-		result.Notes = productionNotes
+		result.Notes = slices.Clone(productionNotes)
+	}
+	if unowned != nil {
+		result.Notes = append(result.Notes, fmt.Sprintf("the roles cannot run apart yet: %v. Then, as root: redoubt roles apart --dir %s. Until then `redoubt serve` runs them in one process; --one-process makes an instance for that alone", unowned, final))
 	}
 	settleKeys(result.Keys, building, final)
 	result.Dir, result.Config, result.HighWater = final, layout{final}.config(), layout{final}.highWater()

@@ -62,6 +62,9 @@ var listKeys = verb[struct{}, []keyEntry]{"keys.list", func(ctx context.Context,
 	made, ends := in.ceremonyTimes(), in.endings()
 	h := in.onRecord()
 	for _, k := range slices.Concat(in.instances(), in.mirroredInstances()) {
+		if !in.parts.opens(k.Name) {
+			continue
+		}
 		e := keyEntry{Name: k.Name, State: k.State, UsedBy: usedBy(k.Role), Since: k.Made, Until: k.End, keyRecord: keyRecord{Role: k.Role}}
 		if t, ok := made[k.Name]; ok {
 			e.Since = t
@@ -178,12 +181,13 @@ type ending struct {
 func (in *instance) endings() []ending {
 	root := in.caChain[len(in.caChain)-1]
 	h := in.history
-	return []ending{
+	all := []ending{
 		{roleRoot, roleRoot, root.NotAfter, "certificate", "a ceremony of kind rotate-root, while both roots are trusted"},
 		{h.active(roleIssuing), roleIssuing, in.caChain[0].NotAfter, "certificate", "`redoubt ca rotate`"},
 		{h.active(roleTSA), roleTSA, in.tsaChain[0].NotAfter, "certificate", "`redoubt tsa rotate`"},
 		{h.active(roleTUF), roleTUF, in.tufExpiry(), "metadata", "`redoubt trust renew`; a server that runs does it by itself"},
 	}
+	return slices.DeleteFunc(all, func(e ending) bool { return !in.parts.runs(orDefault(keyPart(e.role), partCA)) })
 }
 
 // alarmDays are the steps in which an ending is announced; the last one is urgent.
@@ -247,6 +251,9 @@ func (s *server) registerEndings() {
 			return float64(alarm(alarmDays, end.at, s.instance().now()))
 		})
 	}
+	if !s.instance().parts.runs(partTSA) {
+		return
+	}
 	s.metrics.gauge("timestamp_authority_certificate_valid_days_remaining", "Days until the timestamp certificate ends.", func() float64 {
 		end, _ := find(roleTSA)
 		return end.at.Sub(s.instance().now()).Hours() / 24
@@ -255,7 +262,7 @@ func (s *server) registerEndings() {
 
 // checkKeys lets every key sign once. Of a retired key only a log's is needed, for what it signs when it is read.
 var checkKeys = verb[struct{}, []check]{"keys.check", func(ctx context.Context, in *instance, _ string, _ struct{}) (checks []check, err error) {
-	made := slices.DeleteFunc(in.instances(), func(k keyInstance) bool { return k.State == statePlanned })
+	made := slices.DeleteFunc(in.instances(), func(k keyInstance) bool { return k.State == statePlanned || !in.parts.opens(k.Name) })
 	checks = eachKey(made, func(k keyInstance) check {
 		key, err := in.keys.signer(ctx, k.URI)
 		if err == nil {

@@ -62,6 +62,9 @@ func (in *instance) issuerHandler() http.Handler {
 
 // reloadIssuers replaces the verifier and the authority in one step, or changes nothing.
 func (in *instance) reloadIssuers(cfg *Config) error {
+	if !in.parts.runs(partCA) {
+		return nil
+	}
 	verifier, err := identity.New(in.identityConfig(cfg))
 	if err != nil {
 		return err
@@ -187,7 +190,7 @@ var mintToken = verb[tokenArgs, tokenResult]{"identity.token", func(ctx context.
 // canIssue refuses the subject of a workload that no certificate can carry. What a person's claims or another audience lack is
 // left to the CA to refuse: such tokens are made to see that.
 func (in *instance) canIssue(ctx context.Context, issuer *identity.Issuer, claims identity.Claims) error {
-	if claims.Email != "" || claims.Audience != "" {
+	if claims.Email != "" || claims.Audience != "" || !in.parts.runs(partCA) {
 		return nil
 	}
 	token, err := issuer.Mint(claims)

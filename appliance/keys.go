@@ -26,6 +26,7 @@ type keyring struct {
 	cfg    Keys
 	dir    layout
 	logger *slog.Logger
+	parts  parts // whose keys it opens, by name of the key and no others
 	// softDir is where relative soft: URIs start; keys/ of dir unless set.
 	softDir string
 
@@ -81,7 +82,7 @@ func (k *keyring) token(uri string) (hsm.Token, error) {
 // openPKCS11 opens a PKCS#11 token in a child process, or in this one where the configuration says so.
 func (k *keyring) openPKCS11(uri string) (hsm.Token, error) {
 	s := pkcs11Settings{
-		URI: uri, PINFile: secretPath(k.dir, k.cfg.PINFile), TPM: k.cfg.TPM.settings(k.dir), LatchDir: k.dir.keys(), AllowedModules: k.modules(uri), LibraryParameters: k.cfg.LibraryParameters,
+		URI: uri, PINFile: secretPath(k.dir, k.cfg.PINFile), TPM: k.cfg.TPM.settings(k.dir), LatchDir: k.dir.latches(k.parts), AllowedModules: k.modules(uri), LibraryParameters: k.cfg.LibraryParameters,
 		AllowImported: k.cfg.AllowImported, Sessions: k.cfg.Sessions,
 	}
 	if !k.cfg.InProcess {
@@ -133,7 +134,7 @@ func (k *keyring) refusedPINs() error {
 	pinFile, _ := k.cfg.TPM.settings(k.dir).secretFile(secretPath(k.dir, k.cfg.PINFile), k.logger)
 	var errs []error
 	for _, at := range k.pkcs11Tokens() {
-		path, err := pkcs11.RefusedPIN(pkcs11.Config{URI: at, PINFile: pinFile, LatchDir: k.dir.keys()})
+		path, err := pkcs11.RefusedPIN(pkcs11.Config{URI: at, PINFile: pinFile, LatchDir: k.dir.latches(k.parts)})
 		if err == nil && path != "" {
 			err = fmt.Errorf("%w by the token; it was tried once and is not tried again until its file holds another (mark: %s)", hsm.ErrBadPIN, path)
 		}
@@ -145,7 +146,7 @@ func (k *keyring) refusedPINs() error {
 // pkcs11Tokens are the PKCS#11 tokens that hold a configured key.
 func (k *keyring) pkcs11Tokens() (tokens []string) {
 	for _, uri := range append(slices.Collect(maps.Values(k.cfg.Roles)), k.cfg.Token) {
-		if at := tokenURI(uri); strings.HasPrefix(at, pkcs11.Scheme) && !slices.Contains(tokens, at) {
+		if at := tokenURI(uri); strings.HasPrefix(at, pkcs11.Scheme) && !strings.Contains(at, rolePlace) && !slices.Contains(tokens, at) {
 			tokens = append(tokens, at)
 		}
 	}
@@ -174,6 +175,9 @@ func (k *keyring) signer(ctx context.Context, uri string) (*hsm.Key, error) {
 
 // role returns the key of a role.
 func (k *keyring) role(ctx context.Context, role string) (*hsm.Key, error) {
+	if err := k.parts.refuses(role); err != nil {
+		return nil, err
+	}
 	uri, ok := k.cfg.Roles[role]
 	if !ok {
 		return nil, fmt.Errorf("keys.roles.%s: not configured", role)
@@ -251,6 +255,7 @@ func attestationVerifier(roots *x509.CertPool) func(hsm.Attestation, []byte) (st
 
 // keyURI names the key called name in the token the configuration points at.
 func keyURI(token, name string) string {
+	token = strings.ReplaceAll(token, rolePlace, orDefault(keyPart(name), roleRoot))
 	scheme, rest, _ := strings.Cut(token, ":")
 	switch scheme {
 	case "soft":

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -37,7 +38,7 @@ func machineChecks(cfg *Config, dir layout) []check {
 
 func listMachineChecks(cfg *Config, dir layout) []check {
 	checks := []check{
-		result("state directory", checkModes(dir), "chown it to the service user; chmod 0700 keys and run"),
+		result("state directory", checkModes(cfg, dir), "chown it to the service user; chmod 0700 keys and run; where roles run apart, `redoubt roles apart`"),
 		urgent("free space", checkFreeSpace(dir.root), "free or add space: a log that cannot write latches read-only; one that stays so needs `redoubt log resume`"),
 		urgent("free inodes", checkInodes(dir.root), "remove small files, or make the file system with more inodes (mkfs.ext4 -N): mirrors keep one file for 256 entries"),
 		forecastCheck(dir),
@@ -70,7 +71,12 @@ func urgent(name string, err error, fix string) check {
 }
 
 // checkModes refuses private folders that others can read.
-func checkModes(dir layout) error { return closed(0o077, dir.keys(), dir.path("run")) }
+func checkModes(cfg *Config, dir layout) error {
+	if cfg.Roles == nil {
+		return closed(0o077, dir.keys(), dir.path("run"))
+	}
+	return closed(0o027, dir.root, dir.keys(), dir.path("db"), dir.path("run"))
+}
 
 // closed refuses files and folders that have any of the permissions in mask.
 func closed(mask os.FileMode, paths ...string) error {
@@ -199,7 +205,10 @@ func checkSecrets(cfg *Config, dir layout) error {
 		if name == "" || strings.HasPrefix(name, "tpm-sealed:") {
 			continue
 		}
-		if err := closed(0o077, dir.resolve(strings.TrimPrefix(name, "file:"))); err != nil {
+		if name = dir.resolve(strings.TrimPrefix(name, "file:")); strings.Contains(name, rolePlace) {
+			continue
+		}
+		if err := closed(0o077, name); err != nil && !errors.Is(err, fs.ErrPermission) { // another's, and closed to this one
 			return err
 		}
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto"
 	"crypto/x509"
 	"encoding/asn1"
 	"encoding/pem"
@@ -38,12 +39,14 @@ import (
 type instance struct {
 	cfg    *Config
 	dir    layout
+	parts  parts // the roles this process runs
 	logger *slog.Logger
 	now    func() time.Time
 
 	keys      *keyring
-	roleKeys  map[string]*hsm.Key // every role the running process signs with; not root
-	highWater []*log.File
+	roleKeys  map[string]*hsm.Key         // every role the running process signs with; not root
+	public    map[string]crypto.PublicKey // of the keys on record that other roles sign with
+	highWater []openMark
 	slowMarks []*log.SlowMarks // bound to counters of a TPM
 	noMarks   []noMark         // high-water files that are damaged
 	second    *secondDisk      // nil without one
@@ -74,12 +77,14 @@ type instance struct {
 	inForce           atomic.Pointer[law]
 	front             *frontEnd // the certificate that a server's listeners show; nil without a server
 	authorityDB       store.DB
+	floorDB           store.DB // of the timestamp authority: a database of its own where roles may run apart
 
 	failed  chan error // a writer that stopped by itself
 	closing []func()   // undone in reverse order
 	held    []func()   // undone after those: the tokens and the directory's lock, which the next instance of a server takes over
 
-	superseded atomic.Bool // a rotation changed what is in force: this instance must be opened anew
+	heard      atomic.Pointer[error] // what the processes that have the logs say of the directory's age; nil until they said it
+	superseded atomic.Bool           // a rotation changed what is in force: this instance must be opened anew
 }
 
 // clock is the time that instances and verifications go by. Tests move it; the program does not.
@@ -116,7 +121,7 @@ func (in *instance) onlineKeys() (inUse, frozen []string) {
 			frozen = append(frozen, name)
 		}
 	}
-	return inUse, frozen
+	return in.parts.ours(inUse), in.parts.ours(frozen)
 }
 
 // active is the key that signs for role now.
@@ -125,11 +130,17 @@ func (in *instance) active(role string) *hsm.Key { return in.roleKeys[in.history
 // openInstance opens cfg's state directory under its lock. A log whose database is behind its high-water mark opens
 // read-only: its reads are served, nothing is signed, and checks say why.
 func openInstance(ctx context.Context, cfg *Config, logger *slog.Logger) (*instance, error) {
+	return openParts(ctx, cfg, nil, logger)
+}
+
+// openParts is openInstance with some of the roles: their keys, their databases, their rooms.
+func openParts(ctx context.Context, cfg *Config, p parts, logger *slog.Logger) (*instance, error) {
 	cfg, _, err := cfg.inForce()
 	if err != nil {
 		return nil, err
 	}
-	keys := newKeyring(cfg.Keys, layout{cfg.Dir}, logger)
+	keys := newKeyring(cfg.Keys.of(p, layout{cfg.Dir}), layout{cfg.Dir}, logger)
+	keys.parts = p
 	in, err := openWith(ctx, cfg, logger, keys)
 	if err != nil {
 		keys.close()
@@ -141,10 +152,10 @@ func openInstance(ctx context.Context, cfg *Config, logger *slog.Logger) (*insta
 
 // openWith is openInstance with a keyring the caller closes.
 func openWith(ctx context.Context, cfg *Config, logger *slog.Logger, keys *keyring) (*instance, error) {
-	if _, err := os.Stat(layout{cfg.Dir}.authorityDB()); err != nil {
+	if _, err := os.Stat(layout{cfg.Dir}.config()); err != nil {
 		return nil, hinted(fmt.Errorf("opening the state directory: %w", err), "`redoubt init --dir %s --domain D` makes one", cfg.Dir)
 	}
-	release, err := layout{cfg.Dir}.acquireSoon(ctx)
+	release, err := layout{cfg.Dir}.acquireSoon(ctx, keys.parts)
 	if err != nil {
 		return nil, err
 	}
@@ -154,12 +165,15 @@ func openWith(ctx context.Context, cfg *Config, logger *slog.Logger, keys *keyri
 		return nil, err
 	}
 	in.held = []func(){release}
+	if keys.parts == nil {
+		in.held = append(in.held, func() { ownAgain(in.cfg, in.dir, logger) })
+	}
 	return in, nil
 }
 
 // openLocked is openWith for a caller that has the directory's lock, and keeps it.
 func openLocked(ctx context.Context, cfg *Config, logger *slog.Logger, keys *keyring) (in *instance, err error) {
-	in = &instance{cfg: cfg, dir: layout{cfg.Dir}, logger: logger, now: clock, keys: keys, roleKeys: map[string]*hsm.Key{}, failed: make(chan error, 4)}
+	in = &instance{cfg: cfg, dir: layout{cfg.Dir}, logger: logger, now: clock, keys: keys, parts: keys.parts, roleKeys: map[string]*hsm.Key{}, failed: make(chan error, 4)}
 	if err := in.dir.checkFormat(); err != nil {
 		return nil, err
 	}
@@ -211,12 +225,13 @@ func (in *instance) openLogs(ctx context.Context) (err error) {
 		return err
 	}
 	to := map[string]**log.Log{}
-	in.auditLogs = make([]namedLog, len(in.cfg.auditLogs()))
-	for i, name := range in.cfg.auditLogs() {
+	audits := in.parts.ours(in.cfg.auditLogs())
+	in.auditLogs = make([]namedLog, len(audits))
+	for i, name := range audits {
 		in.auditLogs[i].role = name
 		to[name] = &in.auditLogs[i].log
 	}
-	for _, name := range in.cfg.certificateLogs() {
+	for _, name := range in.parts.ours(in.cfg.certificateLogs()) {
 		c := &certificateLog{name: name}
 		in.certificateLogs = append(in.certificateLogs, c)
 		to[name] = &c.log
@@ -271,19 +286,30 @@ func (in *instance) openDBs(open func(path string) (*bolt.DB, error)) error {
 		return checkMigrated(db)
 	}
 	for _, c := range in.cfg.Log.Artifact {
+		if !in.parts.runs(partLog) {
+			break
+		}
 		a := &artifactLog{ArtifactLog: c}
 		if err := one(in.dir.logDB(a.Name), &a.db); err != nil {
 			return err
 		}
 		in.artifacts = append(in.artifacts, a)
 	}
-	return one(in.dir.authorityDB(), &in.authorityDB)
+	if in.parts.runs(partCA) {
+		if err := one(in.dir.authorityDB(), &in.authorityDB); err != nil {
+			return err
+		}
+	}
+	if in.cfg.Roles == nil || !in.parts.runs(partTSA) {
+		in.floorDB = in.authorityDB
+		return nil
+	}
+	return one(in.dir.logDB(partTSA), &in.floorDB)
 }
 
 func (in *instance) openHighWater() error {
-	files, _ := in.dir.marksIn(in.cfg.Log)
-	for _, path := range files {
-		f, err := log.OpenHighWaterFile(path)
+	for _, m := range in.cfg.markFiles(in.parts) {
+		f, err := log.OpenHighWaterFile(m.path)
 		if errors.Is(err, log.ErrHighWater) && !errors.Is(err, syscall.EWOULDBLOCK) { // damaged, not held by another process
 			in.noMarks = append(in.noMarks, noMark{err})
 			continue
@@ -291,7 +317,7 @@ func (in *instance) openHighWater() error {
 		if err != nil {
 			return fmt.Errorf("opening the high-water file: %w", err)
 		}
-		in.highWater = append(in.highWater, f)
+		in.highWater = append(in.highWater, openMark{f, m})
 		in.onClose(func() { f.Close() })
 	}
 	return in.openCounters()
@@ -300,10 +326,10 @@ func (in *instance) openHighWater() error {
 // logConfigs describes the logs by role: which database and prefix, which origin, which key, how they are searched.
 func (in *instance) logConfigs() map[string]log.Config {
 	configs := map[string]log.Config{}
-	for _, name := range in.cfg.auditLogs() {
+	for _, name := range in.parts.ours(in.cfg.auditLogs()) {
 		configs[name] = log.Config{DB: in.authorityDB, Prefix: name + "/"}
 	}
-	for _, name := range in.cfg.certificateLogs() {
+	for _, name := range in.parts.ours(in.cfg.certificateLogs()) {
 		configs[name] = certificateLogConfig(in.authorityDB, name)
 	}
 	for _, a := range in.artifacts {
@@ -327,36 +353,21 @@ func (c *Config) origin(role string) string { return role + "." + c.Domain }
 
 // openAuthorities wires the rooms that stand on the logs.
 func (in *instance) openAuthorities(context.Context) (err error) {
-	in.audit = audit.New(in.auditLog)
-	if err := in.openArtifacts(); err != nil {
-		return err
-	}
-	if err := in.openCertificateLogs(); err != nil {
-		return err
-	}
-	policy, err := parseOID(in.cfg.TSA.Policy)
-	if err != nil {
-		return fmt.Errorf("tsa.policy: %w", err)
-	}
-	if in.tsa, err = tsa.New(tsa.Config{Signer: in.active(roleTSA), Chain: in.tsaChain, Policy: policy, DB: in.authorityDB, Now: in.now, Logger: in.logger}); err != nil {
-		return err
-	}
-	if in.cfg.Issuer.Enabled {
-		former, err := in.formerIssuerKeys()
-		if err != nil {
-			return err
+	for _, room := range []struct {
+		part string
+		open func() error
+	}{{partCA, in.openAudit}, {partLog, in.openArtifacts}, {partCA, in.openCertificateLogs}, {partTSA, in.openTimestamps}, {partTrust, in.openTrust}} {
+		if !in.parts.runs(room.part) {
+			continue
 		}
-		c := identity.IssuerConfig{URL: in.cfg.Services.OIDC.URL, Signer: in.active(roleOIDC), Former: former, Audience: in.cfg.Issuer.Audience, Now: in.now}
-		if in.issuer, err = identity.NewIssuer(c); err != nil {
-			return err
-		}
-		c.URL = in.issuer.URL() + workloadPath
-		if in.workloads, err = identity.NewIssuer(c); err != nil {
+		if err := room.open(); err != nil {
 			return err
 		}
 	}
-	if in.tuf, err = trust.Open(in.tufConfig()); err != nil {
-		return fmt.Errorf("opening the trust repository: %w", err)
+	if in.cfg.Issuer.Enabled && (in.parts.runs(partOIDC) || in.parts.runs(partCA)) { // the CA knows the issuer's key without asking for it
+		if err := in.openIssuer(); err != nil {
+			return err
+		}
 	}
 	l, err := in.readLaw(in.cfg)
 	if err != nil {
@@ -364,6 +375,42 @@ func (in *instance) openAuthorities(context.Context) (err error) {
 	}
 	in.inForce.Store(l)
 	return in.reloadIssuers(in.cfg)
+}
+
+func (in *instance) openAudit() error {
+	in.audit = audit.New(in.auditLog)
+	return nil
+}
+
+func (in *instance) openTimestamps() error {
+	policy, err := parseOID(in.cfg.TSA.Policy)
+	if err != nil {
+		return fmt.Errorf("tsa.policy: %w", err)
+	}
+	in.tsa, err = tsa.New(tsa.Config{Signer: in.active(roleTSA), Chain: in.tsaChain, Policy: policy, DB: in.floorDB, Now: in.now, Logger: in.logger})
+	return err
+}
+
+func (in *instance) openTrust() (err error) {
+	if in.tuf, err = trust.Open(in.tufConfig()); err != nil {
+		return fmt.Errorf("opening the trust repository: %w", err)
+	}
+	return nil
+}
+
+// openIssuer opens the built-in issuer under its two names. Without the oidc role's key it says who it is and makes no tokens.
+func (in *instance) openIssuer() error {
+	former, err := in.formerIssuerKeys()
+	if err != nil {
+		return err
+	}
+	c := identity.IssuerConfig{URL: in.cfg.Services.OIDC.URL, Signer: in.signer(in.history.active(roleOIDC)), Former: former, Audience: in.cfg.Issuer.Audience, Now: in.now}
+	if in.issuer, err = identity.NewIssuer(c); err != nil {
+		return err
+	}
+	c.URL = in.issuer.URL() + workloadPath
+	in.workloads, err = identity.NewIssuer(c)
+	return err
 }
 
 func orDefault(s, def string) string {

@@ -12,7 +12,7 @@ import (
 // peopleSocket binds the socket that every user may connect to, where the configuration names one. What stands there is replaced only
 // if it is a socket that nobody answers on.
 func (s *server) peopleSocket() (l net.Listener, err error) {
-	if s.cfg.People == nil || s.cfg.People.Socket == "" {
+	if s.cfg.People == nil || s.cfg.People.Socket == "" || !s.instance().parts.runs(partCA) {
 		return nil, nil
 	}
 	path := s.cfg.People.Socket

@@ -96,8 +96,8 @@ func (in *instance) permit(ctx context.Context, who person, operation string) er
 	}
 	err := fmt.Errorf("%w: %s by %s", errNotAllowed, operation, who.actor())
 	detail := map[string]string{"roles": joinDuties(who.roles), "wanted": joinDuties(a.roles)}
-	if in.audit != nil {
-		if _, aerr := in.audit.Add(ctx, audit.Event{Actor: who.actor(), Action: operation, Object: in.cfg.Domain, Outcome: audit.Refused, Detail: detail}, nil); aerr != nil {
+	if in.audit != nil || in.parts != nil {
+		if aerr := in.put(ctx, audit.Event{Actor: who.actor(), Action: operation, Object: in.cfg.Domain, Outcome: audit.Refused, Detail: detail}); aerr != nil {
 			err = fmt.Errorf("%w; recording that: %w", err, aerr)
 		}
 	}

@@ -9,7 +9,7 @@ type verbRow struct {
 
 // verbTable is who may do which verb. Verbs that are anyone's touch no state of a deployment, or are what makes one.
 var verbTable = []verbRow{
-	{"demo, init, serve, sign, verify, version, docs, completion, hsm-worker", "", anyone},
+	{"demo, init, serve, roles apart, sign, verify, version, docs, completion, hsm-worker", "", anyone},
 	{"ceremony plan, ceremony digest, ceremony operator new, ceremony operator show, ceremony approve, ceremony rehearse, ceremony run, ceremony sign, ceremony verify, ceremony diff, ceremony register", "", anyone},
 	{"keys attestation, keys seal, approve sign, log verify, mirror evidence, mirror evidence verify, mirror send, mirror inspect", "", anyone},
 	{"bundle build, bundle unpack, bundle verify, backup key, backup verify, standby follow, standby status, config validate, config show, config schema", "", anyone},

@@ -78,6 +78,12 @@ func (in *instance) openKeys(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	in.public = map[string]crypto.PublicKey{}
+	for name, p := range pins {
+		if !in.parts.opens(name) {
+			in.public[name] = p.public
+		}
+	}
 	doors := map[string]*door{} // by token
 	inUse, frozen := in.onlineKeys()
 	for i, name := range append(inUse, frozen...) {

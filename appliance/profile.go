@@ -56,7 +56,10 @@ func productionConfig(request initRequest) (*Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	cfg.Profile, cfg.Keys.AllowSoftware = profileProduction, request.AllowSoftware
+	cfg.Profile, cfg.Keys.AllowSoftware, cfg.Roles = profileProduction, request.AllowSoftware, request.Roles
+	if len(request.HighWater) > 0 { // a counter binds the marks of one process
+		cfg.Roles = nil
+	}
 	if request.TLSCert == "" {
 		cfg.Keys.Roles[roleTLS] = keyURI(cfg.Keys.Token, roleTLS)
 		cfg.TLS = TLS{CA: tlsRootFile}

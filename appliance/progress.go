@@ -95,11 +95,11 @@ func askProgress(c *cli.Context, here *instance) *mirror.Progress {
 	if here != nil {
 		return here.transfer.get()
 	}
-	_, dir, err := configured(c)
+	cfg, _, err := configured(c)
 	if err != nil {
 		return nil
 	}
-	answer, err := callSocket(c.Context, dir, mirrorProgress.name, []byte("{}"))
+	answer, err := callServer(c.Context, cfg, mirrorProgress.name, []byte("{}"))
 	var p *mirror.Progress
 	if err != nil || json.Unmarshal(answer, &p) != nil {
 		return nil

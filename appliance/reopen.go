@@ -155,6 +155,10 @@ func (s *server) operate(ctx context.Context, o operation, who person, args json
 		return nil, err
 	}
 	in := s.instance()
+	if err = in.parts.does(in.cfg, o.name, args); err != nil {
+		leave()
+		return nil, err
+	}
 	if err = in.permit(ctx, who, o.name); err == nil {
 		result, err = o.run(ctx, in, who.actor(), args)
 		if _, copied := in.copyFiles(ctx); copied != nil {
@@ -197,12 +201,17 @@ func (s *server) resume() {
 	ctx, stop := context.WithCancel(s.background)
 	var work sync.WaitGroup
 	in := s.instance()
-	work.Go(func() { s.maintain(ctx, in) })
-	work.Go(func() { in.reconcileEvery(ctx) })
-	work.Go(func() { in.observeEvery(ctx) })
-	work.Go(func() { in.lookEvery(ctx) })
-	work.Go(func() { in.backupEvery(ctx) })
-	work.Go(func() { in.followFiles(ctx) })
+	work.Go(func() { in.hearPeers(ctx) })
+	if in.parts.runs(partTrust) || in.parts.runs(partCA) {
+		work.Go(func() { s.maintain(ctx, in) })
+	}
+	if in.parts.runs(partCA) {
+		work.Go(func() { in.reconcileEvery(ctx) })
+		work.Go(func() { in.observeEvery(ctx) })
+		work.Go(func() { in.lookEvery(ctx) })
+		work.Go(func() { in.backupEvery(ctx) })
+		work.Go(func() { in.followFiles(ctx) })
+	}
 	work.Go(func() { s.front.keep(ctx, in) })
 	s.pause = func() { stop(); work.Wait() }
 }
@@ -222,5 +231,5 @@ func (s *server) room(name string) http.Handler {
 func (k *keyring) reconfigure(cfg Keys) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.cfg = cfg
+	k.cfg = cfg.of(k.parts, k.dir)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 
 	"redoubt.internal/log"
 )
@@ -28,7 +29,9 @@ func (m noMark) Raise(context.Context, log.Mark) error  { return m.err }
 // marks are the high-water marks of one log, in every file.
 func (in *instance) marks(origin string) (marks []log.HighWater) {
 	for _, f := range in.highWater {
-		marks = append(marks, f.For(origin))
+		if f.covers(strings.TrimSuffix(origin, "."+in.cfg.Domain)) {
+			marks = append(marks, f.For(origin))
+		}
 	}
 	for _, s := range in.slowMarks {
 		marks = append(marks, s.For(origin))
@@ -53,6 +56,14 @@ func (in *instance) noteMarks() {
 // olderCopy is why nothing may be signed from this directory: the first log that is behind its high-water mark, or has none that can
 // be read. Nil when none is.
 func (in *instance) olderCopy() error {
+	if err := in.olderHere(); err != nil {
+		return err
+	}
+	return in.peersOlder()
+}
+
+// olderHere is olderCopy as far as the logs that this process has say it.
+func (in *instance) olderHere() error {
 	for _, l := range in.logs() {
 		err := l.log.Err()
 		if errors.Is(err, log.ErrRolledBack) {

@@ -273,7 +273,7 @@ func (in *instance) finish(ctx context.Context) error {
 
 // finishLocked is finish for a caller that has in.rotating.
 func (in *instance) finishLocked(ctx context.Context) error {
-	if in.onRecord().Unpublished == "" || in.superseded.Load() {
+	if in.onRecord().Unpublished == "" || in.superseded.Load() || in.parts != nil { // where roles run apart, keys are rotated while none does
 		return nil
 	}
 	if err := in.olderCopy(); err != nil {

@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -35,6 +36,7 @@ func serveCommand() *cli.Command {
 		Name: "serve", Usage: "serve everything the configuration enables until SIGTERM; SIGHUP reloads",
 		Flags: append(stateFlags(),
 			&cli.StringFlag{Name: "listen", Usage: "listen on this host instead of the configured ones; ports stay", EnvVars: []string{"REDOUBT_LISTEN"}},
+			&cli.StringFlag{Name: "roles", Usage: "run these roles alone: a comma list of " + strings.Join(partNames, ", ") + " (default: all in this process)", EnvVars: []string{"REDOUBT_ROLES"}},
 			&cli.StringFlag{Name: "ready-file", Usage: "write the service URLs to this file once everything answers", EnvVars: []string{"REDOUBT_READY_FILE"}},
 		),
 		Action: func(c *cli.Context) error {
@@ -51,10 +53,19 @@ func serveCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			if err := migrateToServe(c.Context, layout{cfg.Dir}, logger); err != nil {
+			p, err := parseParts(c.String("roles"))
+			if err != nil {
 				return err
 			}
-			in, err := openInstance(c.Context, cfg, logger)
+			if p != nil && cfg.Roles == nil {
+				return hinted(errTogether, "`redoubt roles apart --dir %s` gives each role its user and its files, with the server stopped", cfg.Dir)
+			}
+			if p == nil { // a role may not change what others work on: `redoubt state migrate` does
+				if err := migrateToServe(c.Context, layout{cfg.Dir}, logger); err != nil {
+					return err
+				}
+			}
+			in, err := openParts(c.Context, cfg, p, logger)
 			if err != nil {
 				return err
 			}
@@ -127,7 +138,7 @@ func (s *server) run(ctx context.Context, readyFile string) error {
 	failed := make(chan error, len(servers))
 	for _, l := range servers {
 		go func() {
-			if err := l.server.Serve(l.listener); !errors.Is(err, http.ErrServerClosed) {
+			if err := l.serve(); err != nil && !errors.Is(err, http.ErrServerClosed) {
 				failed <- fmt.Errorf("serving %s: %w", l.name, err)
 			}
 		}()
@@ -178,12 +189,16 @@ const (
 func (s *server) maintain(ctx context.Context, in *instance) {
 	for {
 		next := renewInterval
-		if err := sampleDisk(in.dir, in.now()); err != nil {
-			s.logger.Warn("noting how much of the disk is free", "error", err)
+		if in.parts.runs(partCA) {
+			if err := sampleDisk(in.dir, in.now()); err != nil {
+				s.logger.Warn("noting how much of the disk is free", "error", err)
+			}
 		}
-		if err := in.olderCopy(); err != nil {
+		if err := in.olderCopy(); errors.Is(err, errUnheard) {
+			next = hearAgainAfter
+		} else if err != nil {
 			s.logger.Error("trust metadata and timestamps are held back", "error", err)
-		} else if err := in.tuf.Renew(ctx); err != nil && ctx.Err() == nil {
+		} else if err := in.renewTrust(ctx); err != nil && ctx.Err() == nil {
 			s.logger.Error("renewing the trust repository", "error", err)
 			next = renewAgainAfter
 		} else if err := in.publishMirroredTrust(ctx); err != nil && ctx.Err() == nil {
@@ -198,14 +213,29 @@ func (s *server) maintain(ctx context.Context, in *instance) {
 	}
 }
 
-// boundListener is one listener and the server that answers on it.
-type boundListener struct {
-	name     string
-	listener net.Listener
-	server   *http.Server
+// renewTrust renews the trust repository where this process has it.
+func (in *instance) renewTrust(ctx context.Context) error {
+	if in.tuf == nil {
+		return nil
+	}
+	return in.tuf.Renew(ctx)
 }
 
-// listen binds the control socket and every listen address of the configuration, or none of them.
+// boundListener is one listener and what answers on it.
+type boundListener struct {
+	name     string
+	control  bool
+	listener net.Listener
+	serve    func() error
+	shutdown func(context.Context) error
+}
+
+func bind(name string, l net.Listener, server *http.Server) boundListener {
+	return boundListener{name, false, l, func() error { return server.Serve(l) }, server.Shutdown}
+}
+
+// listen binds the control sockets and every listen address of this process's services, or none of them. Of an address that other roles
+// have services on too, this process has a socket instead, and the front role's the address.
 func (s *server) listen() (bound []boundListener, err error) {
 	defer func() {
 		if err != nil {
@@ -219,7 +249,11 @@ func (s *server) listen() (bound []boundListener, err error) {
 	s.routes = newRoutes()
 	addresses := map[string]map[string]http.Handler{} // listen address -> host name -> handler
 	encrypted := map[string]bool{}                    // listen address -> speaks TLS
-	for name, svc := range s.cfg.Services.all() {
+	p := s.instance().parts
+	for name, svc := range p.services(s.cfg) {
+		if p != nil && slices.Contains(s.cfg.divided(), svc.Listen) {
+			svc = &Service{Listen: filepath.Join(s.in.dir.run(serviceParts[name]), serveSocket), URL: svc.URL}
+		}
 		if rooms[name] == nil {
 			return bound, fmt.Errorf("services.%s: this build does not serve it", name)
 		}
@@ -237,43 +271,91 @@ func (s *server) listen() (bound []boundListener, err error) {
 		addresses[svc.Listen][u.Hostname()] = s.guard(name, s.room(name))
 	}
 	for address, hosts := range addresses {
-		listener, err := net.Listen("tcp", address)
+		listener, err := s.listenOn(address)
 		if err != nil {
 			return bound, unavailable(fmt.Errorf("listening on %s: %w", address, err))
 		}
 		if encrypted[address] {
 			listener = tls.NewListener(listener, s.handshakes())
 		}
-		bound = append(bound, boundListener{address, listener, s.httpServer(byHost(hosts, s.alias))})
+		bound = append(bound, bind(address, listener, s.httpServer(byHost(hosts, s.alias))))
 	}
 	if people, err := s.peopleSocket(); err != nil {
 		return bound, err
 	} else if people != nil {
-		bound = append(bound, boundListener{"people's socket", people, controlServer(s)})
+		bound = append(bound, bind("people's socket", people, controlServer(s)))
 	}
-	control, err := listenSocket(s.in.dir)
+	if p != nil && p.runs(partFront) {
+		for _, address := range s.cfg.divided() {
+			listener, err := s.listenOn(address)
+			if err != nil {
+				return bound, unavailable(fmt.Errorf("listening on %s: %w", address, err))
+			}
+			passer := newPasser(s.cfg, address, s.logger)
+			bound = append(bound, boundListener{address, false, listener, func() error { return passer.serve(listener) },
+				func(ctx context.Context) error { return passer.shutdown(ctx, listener) }})
+		}
+	}
+	for _, at := range s.controls() {
+		control, err := listenIn(at.folder, socketName, at.mode)
+		if err != nil {
+			return bound, err
+		}
+		b := bind("control socket", control, controlServer(s))
+		b.control = true
+		bound = append(bound, b)
+	}
+	return bound, nil
+}
+
+// listenOn binds a host and port, or the socket at a path, which the front role alone reaches.
+func (s *server) listenOn(address string) (net.Listener, error) {
+	if !filepath.IsAbs(address) {
+		return net.Listen("tcp", address)
+	}
+	l, err := listenIn(filepath.Dir(address), filepath.Base(address), 0o660)
 	if err != nil {
-		return bound, err
+		return nil, err
 	}
-	return append(bound, boundListener{"control socket", control, controlServer(s)}), nil
+	return fromFront{l, s.cfg.Roles}, nil
+}
+
+// controlSocket is where a control socket stands, and who reaches it: whoever runs the one process, or the group of the roles.
+type controlSocket struct {
+	folder string
+	mode   os.FileMode
+}
+
+func (s *server) controls() (at []controlSocket) {
+	in := s.instance()
+	if in.parts == nil {
+		return []controlSocket{{in.dir.run(""), 0o600}}
+	}
+	for _, part := range partNames {
+		if in.parts[part] {
+			at = append(at, controlSocket{in.dir.run(part), 0o660})
+		}
+	}
+	return at
 }
 
 // alias is the host name of the service that has the log called host: rekor-3.<domain> is served where the artifact logs are, and a mirrored
 // log where the mirror is. "" where
 // there is none. It is asked at each request, because a rotation adds logs.
-func (s *server) alias(host string) string {
-	in := s.instance()
-	if at := in.cfg.mirrorHost(); at != "" && (strings.HasSuffix(host, "."+at) || in.cfg.Mirror.Hosts[host] != "") {
+func (s *server) alias(host string) string { return s.instance().cfg.alias(host) }
+
+func (c *Config) alias(host string) string {
+	if at := c.mirrorHost(); at != "" && (strings.HasSuffix(host, "."+at) || c.Mirror.Hosts[host] != "") {
 		return at
 	}
-	name, ours := strings.CutSuffix(host, "."+in.cfg.Domain)
+	name, ours := strings.CutSuffix(host, "."+c.Domain)
 	if !ours {
 		return ""
 	}
-	at := in.cfg.Services.Rekor
-	if slices.Contains(in.cfg.certificateLogs(), name) {
-		at = in.cfg.Services.CT
-	} else if !slices.ContainsFunc(in.cfg.Log.Artifact, func(a ArtifactLog) bool { return a.Name == name }) {
+	at := c.Services.Rekor
+	if slices.Contains(c.certificateLogs(), name) {
+		at = c.Services.CT
+	} else if !slices.ContainsFunc(c.Log.Artifact, func(a ArtifactLog) bool { return a.Name == name }) {
 		return ""
 	}
 	if at == nil {
@@ -313,21 +395,26 @@ func (s *server) drain(servers []boundListener) error {
 	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.Limits.Drain.or(defaultDrain))
 	defer cancel()
 	var errs []error
-	for _, l := range slices.Backward(servers[:len(servers)-1]) {
-		errs = append(errs, l.server.Shutdown(ctx))
+	for _, control := range []bool{false, true} {
+		for _, l := range slices.Backward(servers) {
+			if l.control == control {
+				errs = append(errs, l.shutdown(ctx))
+			}
+		}
 	}
-	errs = append(errs, servers[len(servers)-1].server.Shutdown(ctx))
-	os.Remove(s.in.dir.socket())
+	for _, at := range s.controls() {
+		os.Remove(filepath.Join(at.folder, socketName))
+	}
 	return errors.Join(errs...)
 }
 
 // readiness is the content of the ready file.
 func (s *server) readiness() map[string]any {
 	ready := map[string]any{"pid": os.Getpid(), "version": versionString()}
-	if err := errors.Join(s.instance().olderCopy(), s.instance().tryKeys(context.Background())); err != nil {
+	if err := errors.Join(s.instance().olderHere(), s.instance().tryKeys(context.Background())); err != nil {
 		ready["notReady"] = err.Error() // reads are served all the same
 	}
-	for name, svc := range s.cfg.Services.all() {
+	for name, svc := range s.instance().parts.services(s.cfg) {
 		ready[name] = svc.URL
 		if name == "tsa" {
 			ready[name] = svc.URL + timestampPath
@@ -343,6 +430,7 @@ const timestampPath = "/api/v1/timestamp"
 // away when one is to be made does not stop the server: it is tried again.
 func (s *server) loadTLS(ctx context.Context, t TLS) error {
 	switch in := s.instance(); {
+	case in.parts != nil && len(in.cfg.frontNames(in.parts).Strings()) == 0:
 	case t.Cert != "":
 		return s.front.load(ctx, in, t)
 	case in.cfg.issued() && s.front.shown.Load() == nil:

@@ -44,12 +44,12 @@ func unopened[R any](c *cli.Context, v verb[struct{}, R], alone func(context.Con
 	if err := checkOutput(c); err != nil {
 		return result, err
 	}
-	_, dir, err := configured(c)
+	cfg, _, err := configured(c)
 	if err != nil {
 		return result, err
 	}
 	for again := true; ; again = false {
-		answer, err := callSocket(c.Context, dir, v.name, []byte("{}"))
+		answer, err := callServer(c.Context, cfg, v.name, []byte("{}"))
 		if err == nil {
 			if err := json.Unmarshal(answer, &result); err != nil {
 				return result, fmt.Errorf("reading the server's answer: %w", err)
@@ -102,7 +102,7 @@ func openStoppedWith(ctx context.Context, cfg *Config, dir layout, said io.Write
 			in.close()
 		}
 	}()
-	release, err := dir.acquireSoon(ctx)
+	release, err := dir.acquireSoon(ctx, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -140,21 +140,20 @@ func (s *stopped) blame(err error, roles []string) {
 
 // openMarks opens the high-water files that are there; looking makes none.
 func (s *stopped) openMarks() {
-	paths, _ := s.in.dir.marksIn(s.in.cfg.Log)
 	if err := s.in.openCounters(); err != nil {
 		s.blame(err, s.in.cfg.logRoles())
 	}
-	for _, path := range paths {
-		_, err := os.Stat(path)
+	for _, m := range s.in.cfg.markFiles(nil) {
+		_, err := os.Stat(m.path)
 		var f *log.File
 		if err == nil {
-			f, err = log.OpenHighWaterFile(path)
+			f, err = log.OpenHighWaterFile(m.path)
 		}
 		if err != nil {
 			s.blame(fmt.Errorf("the high-water file: %w", err), s.in.cfg.logRoles())
 			continue
 		}
-		s.in.highWater = append(s.in.highWater, f)
+		s.in.highWater = append(s.in.highWater, openMark{f, m})
 		s.in.onClose(func() { f.Close() })
 	}
 }

@@ -43,8 +43,7 @@ func logMarkAction(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if conn, err := dialSocket(c.Context, dir); err == nil {
-		conn.Close()
+	if dir.answers(c.Context, nil) {
 		return hinted(errors.New("a server holds this directory; logs are marked while none does"), "stop the server, run this again, start it")
 	}
 	s, err := openStopped(c)

@@ -45,8 +45,7 @@ func logResumeAction(c *cli.Context) error {
 		}
 		roles = []string{only}
 	}
-	if conn, err := dialSocket(c.Context, dir); err == nil {
-		conn.Close()
+	if dir.answers(c.Context, nil) {
 		return hinted(errors.New("a server holds this directory; a halted log resumes while none does"), "stop the server, run this again, start it")
 	}
 	s, err := openStopped(c)

@@ -26,8 +26,7 @@ func logRetireAction(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if conn, err := dialSocket(c.Context, dir); err == nil {
-		conn.Close()
+	if dir.answers(c.Context, nil) {
 		return hinted(errors.New("a server holds this directory; logs are retired while none does"), "stop the server, run this again, start it")
 	}
 	logger := slog.New(slog.DiscardHandler) // that logs are behind is what this verb is about

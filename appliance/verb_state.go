@@ -107,7 +107,7 @@ func migrateAction(c *cli.Context) error {
 	if to == 0 {
 		to = store.Format
 	}
-	release, err := dir.acquireSoon(c.Context)
+	release, err := dir.acquireSoon(c.Context, nil)
 	if err != nil {
 		return err
 	}
@@ -143,7 +143,7 @@ func migrateToServe(ctx context.Context, dir layout, logger *slog.Logger) error 
 	if err := dir.checkFormat(); !errors.Is(err, errOlderState) {
 		return err
 	}
-	release, err := dir.acquireSoon(ctx)
+	release, err := dir.acquireSoon(ctx, nil)
 	if err != nil {
 		return err
 	}
@@ -171,7 +171,7 @@ func checkMigrated(db *bolt.DB) error {
 // until they are there.
 func (in *instance) recordMoves(ctx context.Context) error {
 	r, err := in.dir.readState()
-	if err != nil || len(r.Moves) == 0 {
+	if err != nil || len(r.Moves) == 0 || in.parts != nil { // a role may not write the record: whoever runs all of them next does
 		return err
 	}
 	for _, m := range r.Moves {

@@ -79,7 +79,7 @@ func (in *instance) tlsState() (s tlsState, err error) {
 	case in.cfg.TLS.Cert != "":
 		s.Source = "site"
 	case in.cfg.issued():
-		s.Source, s.Names = "issued", in.cfg.frontNames().Strings()
+		s.Source, s.Names = "issued", in.cfg.frontNames(in.parts).Strings()
 	}
 	if ca := in.cfg.TLS.CA; ca != "" {
 		chain, err := readChain(in.dir.resolve(ca))

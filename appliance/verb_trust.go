@@ -83,6 +83,9 @@ var trustPublish = verb[struct{}, []trust.RoleStatus]{"trust.publish", func(ctx 
 
 // tufExpiry is when clients begin to refuse the repository: the earliest end of any role.
 func (in *instance) tufExpiry() (first time.Time) {
+	if in.tuf == nil { // another role's
+		return first
+	}
 	for _, r := range in.tuf.Status() {
 		if first.IsZero() || r.Expires.Before(first) {
 			first = r.Expires

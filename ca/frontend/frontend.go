@@ -40,6 +40,8 @@ var (
 	ErrRoot = errors.New("not a TLS root of this site")
 	// ErrName: a name is malformed, or none that the root may vouch for.
 	ErrName = errors.New("the TLS root may not vouch for this name")
+	// ErrKey: a listener's key is ECDSA P-256.
+	ErrKey = errors.New("not a key for a listener")
 	// ErrLife: the life asked for is out of bounds, or longer than the root's.
 	ErrLife = errors.New("life of a TLS certificate")
 )
@@ -103,6 +105,31 @@ func host(ip net.IP) *net.IPNet {
 // Issue makes a key and a certificate over it for names, valid for life, below root, whose key is key. The chain is the certificate alone:
 // clients have the root. Errors are ErrRoot, ErrName, ErrLife, and those of the key.
 func Issue(root *x509.Certificate, key crypto.Signer, names Names, life time.Duration, now time.Time) (*tls.Certificate, error) {
+	leafKey, err := NewKey()
+	if err != nil {
+		return nil, err
+	}
+	leaf, err := Certify(root, key, leafKey.Public(), names, life, now)
+	if err != nil {
+		return nil, err
+	}
+	return &tls.Certificate{Certificate: [][]byte{leaf.Raw}, PrivateKey: leafKey, Leaf: leaf}, nil
+}
+
+// NewKey makes the key of a listener.
+func NewKey() (*ecdsa.PrivateKey, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("making a TLS key: %w", err)
+	}
+	return key, nil
+}
+
+// Certify is Issue over a key that somebody else made with NewKey: public is its public half. ErrKey is any other kind of key.
+func Certify(root *x509.Certificate, key crypto.Signer, public crypto.PublicKey, names Names, life time.Duration, now time.Time) (*x509.Certificate, error) {
+	if p, ok := public.(*ecdsa.PublicKey); !ok || p.Curve != elliptic.P256() {
+		return nil, ErrKey
+	}
 	if public, ok := root.PublicKey.(interface{ Equal(crypto.PublicKey) bool }); !ok || !public.Equal(key.Public()) || !root.IsCA {
 		return nil, ErrRoot
 	}
@@ -111,10 +138,6 @@ func Issue(root *x509.Certificate, key crypto.Signer, names Names, life time.Dur
 	}
 	if len(names.Strings()) == 0 {
 		return nil, fmt.Errorf("%w: there is none", ErrName)
-	}
-	leafKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, fmt.Errorf("making a TLS key: %w", err)
 	}
 	serial, err := serialNumber()
 	if err != nil {
@@ -125,7 +148,7 @@ func Issue(root *x509.Certificate, key crypto.Signer, names Names, life time.Dur
 		NotBefore: now.Add(-backdate), NotAfter: now.Add(life), DNSNames: names.DNS, IPAddresses: names.IP,
 		BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, root, leafKey.Public(), key)
+	der, err := x509.CreateCertificate(rand.Reader, template, root, public, key)
 	if err != nil {
 		return nil, fmt.Errorf("signing a TLS certificate: %w", err)
 	}
@@ -136,7 +159,7 @@ func Issue(root *x509.Certificate, key crypto.Signer, names Names, life time.Dur
 	if err := Accepted(leaf, root, names, now); err != nil {
 		return nil, err
 	}
-	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: leafKey, Leaf: leaf}, nil
+	return leaf, nil
 }
 
 // Accepted tells whether a client that trusts root takes leaf for each of names: ErrName with the first it would refuse.
