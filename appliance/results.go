@@ -34,6 +34,7 @@ type resultDoc struct {
 // resultDocs is a row for every verb with -o json. A test holds it to the command tree and to what the verbs hand to printResult.
 var resultDocs = []resultDoc{
 	{"init", reflect.TypeFor[*initResult](), "", nil},
+	{"roles apart", reflect.TypeFor[rolesResult](), "", nil},
 	{"status", reflect.TypeFor[statusReport](), "", nil},
 	{"doctor, keys check", reflect.TypeFor[[]check](), "", nil},
 	{"identity token", reflect.TypeFor[tokenResult](), "", nil},
