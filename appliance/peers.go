@@ -35,8 +35,7 @@ const (
 
 // peerMay is what the process of each role may ask of others.
 var peerMay = map[string][]string{
-	partCA:      {olderOperation},
-	partLog:     {olderOperation, certificateOperation},
+	partLog:     {certificateOperation},
 	partTSA:     {olderOperation, certificateOperation},
 	partTrust:   {olderOperation, recordOperation, certificateOperation},
 	partOIDC:    {recordOperation, certificateOperation},
@@ -134,8 +133,8 @@ var peerOlder = verb[struct{}, age]{olderOperation, func(_ context.Context, in *
 // hearPeers learns, until ctx ends, whether the processes that have the logs found the directory to be an older copy. Before both have
 // said that it is not, this one signs nothing that an older copy must not; what they said holds while they are away.
 func (in *instance) hearPeers(ctx context.Context) {
-	if in.parts == nil || in.parts.runs(partCA) && in.parts.runs(partLog) {
-		return
+	if in.parts == nil || !in.parts.runs(partTSA) && !in.parts.runs(partTrust) {
+		return // the others sign nothing that an older copy must not, but in their logs, which know
 	}
 	for {
 		err := in.askPeers(ctx)
@@ -172,7 +171,7 @@ func (in *instance) askPeers(ctx context.Context) error {
 
 // peersOlder is what was heard last.
 func (in *instance) peersOlder() error {
-	if in.parts == nil || in.parts.runs(partCA) && in.parts.runs(partLog) {
+	if in.parts == nil || !in.parts.runs(partTSA) && !in.parts.runs(partTrust) {
 		return nil
 	}
 	if heard := in.heard.Load(); heard != nil {
