@@ -27,6 +27,7 @@ import (
 
 	"redoubt.internal/appliance/verify"
 	"redoubt.internal/mirror"
+	"redoubt.internal/mirror/parcel"
 )
 
 func logResubmitCommand() *cli.Command {
@@ -153,14 +154,21 @@ func (s *resubmission) bundle(ctx context.Context, path string) (resubmitted, er
 	if err != nil {
 		return r, err
 	}
+	if head.Origin != host {
+		return r, fmt.Errorf("the checkpoint of %s is of %s", host, head.Origin)
+	}
 	if r.Size = head.Size; r.Index < r.Size {
 		return r, nil
 	}
-	version := uint32(1)
-	if proofs[0].Version == "0.0.2" && proofs[0].Kind == "hashedrekord" {
-		version = 2
+	return r, s.enter(ctx, b, wireVersion(proofs[0].Kind, proofs[0].Version), &r)
+}
+
+// wireVersion is the version of the Rekor API that takes entries of a kind. Version 0.0.2 of the kinds of v2 is v2's; of intoto it is v1's.
+func wireVersion(kind, version string) uint32 {
+	if version == "0.0.2" && (kind == "hashedrekord" || kind == "dsse") {
+		return 2
 	}
-	return r, s.enter(ctx, b, version, &r)
+	return 1
 }
 
 // signedDigest is the digest a bundle speaks of, as `redoubt verify` takes it.
@@ -206,10 +214,39 @@ func (s *resubmission) head(ctx context.Context, at string) (mirror.Checkpoint, 
 	if err != nil || response.StatusCode != http.StatusOK {
 		return mirror.Checkpoint{}, unavailable(fmt.Errorf("asking for a checkpoint: %s answered %s", at, response.Status))
 	}
-	text, _, _ := strings.Cut(string(body), "\n\n")
-	h, err := mirror.ParseCheckpoint([]byte(text + "\n"))
-	if err == nil {
-		s.heads[at] = h
+	h, err := s.checkpoint(body)
+	if err != nil {
+		return h, fmt.Errorf("the checkpoint at %s: %w", at, err)
+	}
+	s.heads[at] = h
+	return h, nil
+}
+
+// checkpoint believes a checkpoint that is signed by the key the trusted root has for its origin.
+func (s *resubmission) checkpoint(signed []byte) (mirror.Checkpoint, error) {
+	var known []*parcel.Verifier
+	for _, l := range s.trusted.RekorLogs() {
+		base, err := url.Parse(l.BaseURL)
+		if err != nil {
+			return mirror.Checkpoint{}, err
+		}
+		line, err := parcel.VerifierKey(base.Hostname(), l.PublicKey)
+		if err != nil {
+			continue // of a kind that signs no checkpoints
+		}
+		key, err := parcel.NewVerifier(line)
+		if err != nil {
+			return mirror.Checkpoint{}, err
+		}
+		known = append(known, key)
+	}
+	text, by, err := parcel.OpenNote(signed, known)
+	if err != nil {
+		return mirror.Checkpoint{}, err
+	}
+	h, err := mirror.ParseCheckpoint(text)
+	if err == nil && h.Origin != by.Name() {
+		err = fmt.Errorf("it is of %.100q and signed by the key of %s", h.Origin, by.Name())
 	}
 	return h, err
 }

@@ -57,10 +57,20 @@ func BenchmarkAppend(b *testing.B) {
 	b.Run("writers=1,no-mark", func(b *testing.B) {
 		benchAppend(b, 1, func(c *Config) { c.HighWater = nil })
 	})
+	for _, writers := range []int{1, 64, 256, 1024} {
+		b.Run(fmt.Sprintf("writers=%d,second-disk", writers), func(b *testing.B) {
+			benchPaired = filepath.Join(b.TempDir(), "second.db")
+			defer func() { benchPaired = "" }()
+			benchAppend(b, writers, func(*Config) {})
+		})
+	}
 	b.Run("writers=256,unique", func(b *testing.B) {
 		benchAppend(b, 256, func(c *Config) { c.Unique = true })
 	})
 }
+
+// benchPaired is the second file of the next benchmark's database; "" for none.
+var benchPaired string
 
 func benchAppend(b *testing.B, writers int, change func(*Config)) {
 	r := newRig(b, nil)
@@ -69,6 +79,11 @@ func benchAppend(b *testing.B, writers int, change func(*Config)) {
 		change(&r.c)
 		keep := r.c.HighWater == nil
 		r.db, _ = bolt.Open(r.path())
+		if benchPaired != "" {
+			if err := r.db.Pair(benchPaired, true); err != nil {
+				b.Fatal(err)
+			}
+		}
 		r.c.DB = r.db
 		r.openHW()
 		if keep {

@@ -224,7 +224,14 @@ type records struct {
 	w     *store.Snapshot
 	n     int
 	parts []Part
+	// Objects of a read transaction wait in memory, as far as there is room, so that a slow medium does not keep it open.
+	hold    bool
+	waiting [][]byte
+	bytes   int
 }
+
+// waitingBytes is how much of a read transaction waits in memory.
+const waitingBytes = 256 << 20
 
 func (r *run) records() *records { return &records{r: r} }
 
@@ -246,9 +253,26 @@ func (s *records) cut() error {
 	if err := s.w.Close(); err != nil {
 		return err
 	}
-	p, err := s.r.object(s.r.buf.Bytes())
-	s.parts = append(s.parts, p)
+	if s.hold && s.bytes < waitingBytes {
+		s.waiting, s.bytes = append(s.waiting, bytes.Clone(s.r.buf.Bytes())), s.bytes+s.r.buf.Len()
+		return nil
+	}
+	s.waiting = append(s.waiting, s.r.buf.Bytes()) // written before the next one begins
+	_, err := s.stored()
 	return err
+}
+
+// stored writes what waits and returns all the objects.
+func (s *records) stored() ([]Part, error) {
+	for _, plain := range s.waiting {
+		p, err := s.r.object(plain)
+		if err != nil {
+			return nil, err
+		}
+		s.parts = append(s.parts, p)
+	}
+	s.waiting, s.bytes = nil, 0
+	return append([]Part{}, s.parts...), nil
 }
 
 // boundary says whether an object ends after the record of a key: at places that do not move when other records come and go.

@@ -17,6 +17,8 @@ func (r *run) database(ctx context.Context, d Database) error {
 	was := r.have.database(d.Name)
 	next := &database{Name: d.Name, Rest: []Part{}}
 	extents := make([]log.Extent, len(d.Logs))
+	var rest *records
+	tails := make([]*records, len(d.Logs))
 	err := d.DB.View(func(tx store.Tx) error {
 		next.Stamp = d.Stamp(tx)
 		for i, l := range d.Logs {
@@ -31,15 +33,13 @@ func (r *run) database(ctx context.Context, d Database) error {
 			return errUnchanged
 		}
 		var err error
-		if next.Rest, err = r.rest(ctx, tx, d); err != nil {
+		if rest, err = r.rest(ctx, tx, d); err != nil {
 			return err
 		}
 		for i, l := range d.Logs {
-			tail, err := r.tail(tx, l, extents[i])
-			if err != nil {
+			if tails[i], err = r.tail(tx, l, extents[i]); err != nil {
 				return err
 			}
-			next.Logs = append(next.Logs, &logPart{Name: l.Name, Prefix: l.Config.Prefix, Origin: l.Config.Origin, Size: extents[i].Head.Size, Tail: tail})
 		}
 		return nil
 	})
@@ -48,6 +48,16 @@ func (r *run) database(ctx context.Context, d Database) error {
 	}
 	if err != nil {
 		return err
+	}
+	if next.Rest, err = rest.stored(); err != nil {
+		return err
+	}
+	for i, l := range d.Logs {
+		tail, err := tails[i].stored()
+		if err != nil {
+			return err
+		}
+		next.Logs = append(next.Logs, &logPart{Name: l.Name, Prefix: l.Config.Prefix, Origin: l.Config.Origin, Size: extents[i].Head.Size, Tail: tail})
 	}
 	for i, l := range d.Logs {
 		part, from, begun := next.Logs[i], uint64(0), false
@@ -65,8 +75,9 @@ func (r *run) database(ctx context.Context, d Database) error {
 }
 
 // rest copies everything that does not follow from the logs.
-func (r *run) rest(ctx context.Context, tx store.Tx, d Database) ([]Part, error) {
+func (r *run) rest(ctx context.Context, tx store.Tx, d Database) (*records, error) {
 	s := r.records()
+	s.hold = true
 	var err error
 	// Chunks and heads are jumped over, not read.
 	for from := []byte(nil); ; {
@@ -93,13 +104,13 @@ func (r *run) rest(ctx context.Context, tx store.Tx, d Database) ([]Part, error)
 		}
 		from = jump
 	}
-	err = s.cut()
-	return append([]Part{}, s.parts...), err
+	return s, s.cut()
 }
 
 // tail copies the chunks that no head covers yet.
-func (r *run) tail(tx store.Tx, l Log, e log.Extent) ([]Part, error) {
+func (r *run) tail(tx store.Tx, l Log, e log.Extent) (*records, error) {
 	s := r.records()
+	s.hold = true
 	err := log.CopyChunks(tx, l.Config.Prefix, e.Head.Size, e.Entries, func(_ uint64, k, v []byte) (bool, error) {
 		err := s.put(k, v)
 		if err == nil && s.n >= objectBytes {
@@ -110,7 +121,7 @@ func (r *run) tail(tx store.Tx, l Log, e log.Extent) ([]Part, error) {
 	if err == nil {
 		err = s.cut()
 	}
-	return append([]Part{}, s.parts...), err
+	return s, err
 }
 
 // segments copies the chunks of entries from to to-1 and the heads of the sizes they reach. Unless the log was begun by an earlier run

@@ -21,6 +21,9 @@ import (
 // pieceBytes is the most of a file that one record holds.
 const pieceBytes = 4 << 20
 
+// maxPasses bounds how often folders are looked at while files come and go.
+const maxPasses = 8
+
 // maxPath bounds the path of a file below the state directory.
 const maxPath = store.MaxKey - 16
 
@@ -36,6 +39,31 @@ func (r *run) files(ctx context.Context) error {
 	}
 	defer root.Close()
 	w := &fileWriter{r: r}
+	seen := map[string]bool{}
+	// A file that is renamed from one folder to another while we look, as a release from quarantine does, may be in neither when we come by:
+	// so we look until nothing is new.
+	for news, pass := true, 0; err == nil && news && pass < maxPasses; pass++ {
+		news, err = r.walk(ctx, root, w, was, seen)
+	}
+	if err == nil {
+		err = w.config(root, was)
+	}
+	if err == nil {
+		err = w.flush()
+	}
+	if err != nil {
+		return fmt.Errorf("copying files: %w", err)
+	}
+	for path := range was {
+		r.diff.Removed = append(r.diff.Removed, path)
+	}
+	slices.Sort(r.diff.Removed) // as the map gave them
+	slices.Sort(r.left)
+	return nil
+}
+
+// walk takes up what is not in seen, and says whether that was anything.
+func (r *run) walk(ctx context.Context, root *os.Root, w *fileWriter, was map[string]*file, seen map[string]bool) (news bool, err error) {
 	err = fs.WalkDir(root.FS(), ".", func(path string, e fs.DirEntry, err error) error {
 		switch {
 		case err != nil && errors.Is(err, fs.ErrNotExist):
@@ -46,6 +74,11 @@ func (r *run) files(ctx context.Context) error {
 			return ctx.Err()
 		case path == ".":
 			return nil
+		}
+		if again := seen[path]; again && !(r.skipped(path) && e.IsDir()) {
+			return nil
+		} else if !again {
+			seen[path], news = true, true
 		}
 		if r.skipped(path) {
 			if e.IsDir() {
@@ -74,21 +107,7 @@ func (r *run) files(ctx context.Context) error {
 		}
 		return err
 	})
-	if err == nil {
-		err = w.config(root, was)
-	}
-	if err == nil {
-		err = w.flush()
-	}
-	if err != nil {
-		return fmt.Errorf("copying files: %w", err)
-	}
-	for path := range was {
-		r.diff.Removed = append(r.diff.Removed, path)
-	}
-	slices.Sort(r.diff.Removed) // as the map gave them
-	slices.Sort(r.left)
-	return nil
+	return news, err
 }
 
 // folder notes a folder, unless it is as it was.

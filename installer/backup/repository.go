@@ -41,6 +41,8 @@ type repository struct {
 	path string
 	identity
 	runs uint64 // how many there are
+	// flushed are the folders whose entries this process made durable: whoever made one may have been killed before.
+	flushed map[string]bool
 }
 
 // openRepository opens a folder to read.
@@ -270,19 +272,42 @@ func objectFile(d parcel.Digest) string {
 func (r *repository) put(sealed []byte) (p Part, written bool, err error) {
 	p = Part{Object: parcel.Sum(sealed), Bytes: int64(len(sealed))}
 	name := objectFile(p.Object)
-	if err := r.root.Mkdir(path.Dir(name), 0o750); err == nil {
+	if err := r.root.Mkdir(path.Dir(name), 0o750); err != nil && !errors.Is(err, fs.ErrExist) {
+		return p, false, writing(err)
+	}
+	if !r.flushed[path.Dir(name)] {
 		if err := r.flush("objects"); err != nil {
 			return p, false, err
 		}
-	} else if !errors.Is(err, fs.ErrExist) {
-		return p, false, writing(err)
+		if r.flushed == nil {
+			r.flushed = map[string]bool{}
+		}
+		r.flushed[path.Dir(name)] = true
 	}
 	err = r.add(name, sealed)
 	if errors.Is(err, fs.ErrExist) {
-		_, err = r.get(p)
-		return p, false, err
+		return p, false, r.settle(p)
 	}
 	return p, err == nil, err
+}
+
+// settle compares an object that was there before with its name, and makes it durable: the run that wrote it may have been killed.
+func (r *repository) settle(p Part) error {
+	if _, err := r.get(p); err != nil {
+		return err
+	}
+	f, err := r.root.Open(objectFile(p.Object))
+	if err != nil {
+		return err
+	}
+	err = f.Sync()
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return fmt.Errorf("flushing %s: %w", objectFile(p.Object), err)
+	}
+	return r.flush(path.Dir(objectFile(p.Object)))
 }
 
 // has says whether the file of an object is there with its length.
