@@ -42,7 +42,7 @@ type consent struct {
 // consent asks whether enough of the configured approvers agree to what lines say is done, and who proposes it. If not, the act
 // is kept as a proposal and the error says who has to do what next. If so, the caller does it in a transaction with spend.
 func (in *instance) consent(ctx context.Context, actor, kind string, lines []string, a approvalArgs) (consent, error) {
-	people := in.cfg.Approvers
+	people := in.law().approvers
 	if people == nil {
 		return consent{}, hinted(errNoApprovers, "set approvers in the configuration; `redoubt docs config` explains them, `redoubt ceremony operator new NAME --key KEY` makes a key")
 	}
@@ -61,9 +61,11 @@ func (in *instance) consent(ctx context.Context, actor, kind string, lines []str
 	if err != nil {
 		return consent{}, err
 	}
+	given, stale := approval.Fresh(given, in.now(), people.life())
 	by, err := approval.Check(people.group(), act, given)
 	var few *approval.TooFew
 	if errors.As(err, &few) {
+		few.Stale = stale
 		return consent{}, in.asksFor(act, few)
 	}
 	if err != nil {
@@ -71,6 +73,32 @@ func (in *instance) consent(ctx context.Context, actor, kind string, lines []str
 	}
 	err = in.record(ctx, actor, "approval.consent", act.Digest(), map[string]string{"kind": kind, "by": strings.Join(by, " ")})
 	return consent{act, by, in}, err
+}
+
+// agree is consent for acts that the dev profile without people does alone, and that may be done again.
+func (in *instance) agree(ctx context.Context, actor, kind string, lines []string, a approvalArgs) (consent, error) {
+	if in.law().everything {
+		return consent{}, nil
+	}
+	if in.authorityDB == nil {
+		return consent{}, fmt.Errorf("%w: approvals are counted by the role ca", errOtherProcess)
+	}
+	act, err := approval.Round(in.authorityDB, approval.Act{Kind: kind, Domain: in.cfg.Domain, Lines: lines})
+	if err != nil {
+		return consent{}, err
+	}
+	return in.consent(ctx, actor, kind, act.Lines, a)
+}
+
+// finish remembers, after an act that is no transaction of its own, that it was done.
+func (c consent) finish() error {
+	if c.in == nil {
+		return nil
+	}
+	if err := c.in.authorityDB.Update(c.spend); err != nil {
+		return fmt.Errorf("noting that the act was done: %w", err)
+	}
+	return c.done()
 }
 
 // asksFor says what an act that lacks approvals waits for.
@@ -99,7 +127,7 @@ func (l layout) proposal(act approval.Act) string {
 // collect keeps the act and the approvals that were handed in, and returns all there are of it. Only a valid approval of one of
 // the approvers is kept.
 func (in *instance) collect(ctx context.Context, actor string, act approval.Act, given [][]byte) ([]approval.Approval, error) {
-	people := in.cfg.Approvers.group()
+	people := in.law().approvers.group()
 	if err := in.propose(ctx, actor, act); err != nil {
 		return nil, err
 	}
@@ -225,7 +253,7 @@ var approveList = verb[struct{}, []waitingAct]{"approve.list", func(_ context.Co
 	if err != nil {
 		return nil, err
 	}
-	people := in.cfg.Approvers.group()
+	people := in.law().approvers.group()
 	for i := range all {
 		act, err := approval.ParseAct([]byte(all[i].Text))
 		if err != nil {
@@ -236,6 +264,7 @@ var approveList = verb[struct{}, []waitingAct]{"approve.list", func(_ context.Co
 			return nil, err
 		}
 		all[i].Wanted = people.Threshold
+		kept, _ = approval.Fresh(kept, in.now(), in.law().approvers.life())
 		for _, a := range kept {
 			if by, err := approval.Check(people, act, []approval.Approval{a}); err == nil || errors.Is(err, approval.ErrTooFew) {
 				all[i].Approved = append(all[i].Approved, by...)

@@ -44,9 +44,11 @@ func (l layout) agreed(people *Approvers, act approval.Act, given [][]byte) ([]s
 			all = append(all, a)
 		}
 	}
+	all, stale := approval.Fresh(all, clock(), people.life())
 	by, err := approval.Check(people.group(), act, all)
 	var few *approval.TooFew
 	if errors.As(err, &few) {
+		few.Stale = stale
 		return nil, hinted(withCode(exitUnapproved, few), "`redoubt approve show %s` prints what is asked; %d more people run `redoubt approve sign %s --key KEY --as NAME --out FILE`; then run this command again with --approval FILE for each",
 			file, few.Want-len(few.Have), file)
 	}

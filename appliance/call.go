@@ -62,6 +62,9 @@ func (v verb[A, R]) call(c *cli.Context, args A) (R, error) {
 // callAs is call that tells opened of the instance if it had to be opened here.
 func (v verb[A, R]) callAs(c *cli.Context, args A, opened func(*instance)) (R, error) {
 	var result R
+	if socket := givenSocket(c); socket != "" {
+		return v.ask(c.Context, dialFile(socket), args)
+	}
 	cfg, _, err := configured(c)
 	if err != nil {
 		return result, err
@@ -98,6 +101,25 @@ func (v verb[A, R]) callAs(c *cli.Context, args A, opened func(*instance)) (R, e
 	}
 }
 
+// ask runs the verb in the server at the other end of dial.
+func (v verb[A, R]) ask(ctx context.Context, dial dialer, args A) (result R, err error) {
+	raw, err := json.Marshal(args)
+	if err != nil {
+		return result, fmt.Errorf("encoding the arguments: %w", err)
+	}
+	answer, err := callOn(ctx, dial, v.name, raw)
+	if errors.Is(err, errNoServer) {
+		err = unavailable(err)
+	}
+	if err != nil {
+		return result, err
+	}
+	if err := json.Unmarshal(answer, &result); err != nil {
+		return result, fmt.Errorf("reading the server's answer: %w", err)
+	}
+	return result, nil
+}
+
 // here runs the verb in this process, for its user.
 func (v verb[A, R]) here(ctx context.Context, in *instance, args A) (result R, err error) {
 	who := in.law().user(os.Getuid())
@@ -110,6 +132,9 @@ func (v verb[A, R]) here(ctx context.Context, in *instance, args A) (result R, e
 // attach is call for a caller that asks many times: the state is found once, and let go by done. A server that ends in between
 // is an error, never a second process on the directory.
 func (v verb[A, R]) attach(c *cli.Context) (ask func(A) (R, error), done func(), err error) {
+	if socket := givenSocket(c); socket != "" {
+		return func(args A) (R, error) { return v.ask(c.Context, dialFile(socket), args) }, func() {}, nil
+	}
 	cfg, _, err := configured(c)
 	if err != nil {
 		return nil, nil, err
@@ -154,8 +179,34 @@ var errNoServer = errors.New("no server answers on the control socket")
 
 // callSocket posts one operation to the process whose control socket is in folder. errNoServer means that nobody listens.
 func callSocket(ctx context.Context, folder, name string, args []byte) ([]byte, error) {
+	return callOn(ctx, func(ctx context.Context) (net.Conn, error) { return dialAt(ctx, folder) }, name, args)
+}
+
+// dialer connects to a server's socket.
+type dialer func(ctx context.Context) (net.Conn, error)
+
+func dialFile(path string) dialer {
+	return func(ctx context.Context) (net.Conn, error) { return new(net.Dialer).DialContext(ctx, "unix", path) }
+}
+
+// givenSocket is the socket that the command line, or else the environment, names; "" for that of the state directory. A flag counts before
+// an environment variable, at whatever level of the command line it stands.
+func givenSocket(c *cli.Context) string {
+	for _, level := range c.Lineage() {
+		switch {
+		case level.IsSet("socket"):
+			return level.String("socket")
+		case level.IsSet("dir"), level.IsSet("config"):
+			return ""
+		}
+	}
+	return ""
+}
+
+// callOn posts one operation to the server at the other end of dial.
+func callOn(ctx context.Context, dial dialer, name string, args []byte) ([]byte, error) {
 	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return dialAt(ctx, folder)
+		return dial(ctx)
 	}}}
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://redoubt/"+name, bytes.NewReader(args))
 	if err != nil {
@@ -166,7 +217,7 @@ func callSocket(ctx context.Context, folder, name string, args []byte) ([]byte, 
 	case noServer(err):
 		return nil, errNoServer
 	case errors.Is(err, fs.ErrPermission):
-		return nil, hinted(fmt.Errorf("calling the server: %w", err), "the socket answers root and the user the server runs as")
+		return nil, hinted(fmt.Errorf("calling the server: %w", err), "the socket answers root and the user the server runs as; others ask at people.socket, with --socket")
 	case err != nil:
 		return nil, unavailable(fmt.Errorf("calling the server: %w", err))
 	}

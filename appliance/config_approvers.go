@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"redoubt.internal/ca/approval"
 )
@@ -12,6 +13,8 @@ import (
 type Approvers struct {
 	// Threshold is how many different members must approve an act. Who proposes it is not counted: have more members than that.
 	Threshold int `yaml:"threshold"`
+	// Life is how long an approval counts after it was signed, by its signer's clock (default 168h).
+	Life Duration `yaml:"life,omitempty"`
 	// Members are the people, each with a key of their own.
 	Members []Approver `yaml:"members"`
 }
@@ -47,6 +50,9 @@ func (a *Approvers) check() (problems []error) {
 	for _, p := range a.group().Problems("approvers") {
 		problems = append(problems, errors.New(p))
 	}
+	if a.Life < 0 {
+		problems = append(problems, errors.New("approvers.life must not be negative"))
+	}
 	accounts := map[string]string{}
 	for _, m := range a.Members {
 		if other, taken := accounts[m.Account]; taken && m.Account != "" {
@@ -57,14 +63,46 @@ func (a *Approvers) check() (problems []error) {
 	return problems
 }
 
-// proposer names the approver who asks for an act: the one whose account actor is, else the one --as names, else nobody.
+// readApprovers makes approvers of files as `redoubt ceremony operator new` prints them.
+func readApprovers(files []string, threshold int) (*Approvers, error) {
+	if len(files) == 0 {
+		return nil, nil
+	}
+	a := &Approvers{Threshold: threshold}
+	for _, file := range files {
+		text, err := readRecord(file)
+		if err != nil {
+			return nil, fmt.Errorf("--approver: %w", err)
+		}
+		o, err := approval.ParseOperator(text)
+		if err != nil {
+			return nil, fmt.Errorf("--approver %s: %w", file, err)
+		}
+		a.Members = append(a.Members, Approver{Name: o.Name, PublicKey: o.PublicKey})
+	}
+	return a, nil
+}
+
+const defaultApprovalLife = Duration(7 * 24 * time.Hour)
+
+// life is how long an approval counts.
+func (a *Approvers) life() time.Duration {
+	if a == nil {
+		return 0
+	}
+	return a.Life.or(time.Duration(defaultApprovalLife))
+}
+
+// proposer names the approver who asks for an act: the one who has the name of the member of people that actor is, or whose account
+// actor is, else the one --as names, else nobody.
 func (a *Approvers) proposer(actor, as string) (string, error) {
+	who := memberName(actor)
 	_, account, _ := strings.Cut(strings.TrimSuffix(actor, ")"), "(")
 	for _, m := range a.Members {
 		switch {
-		case m.Account == "" || m.Account != account:
+		case m.Name != who && (m.Account == "" || m.Account != account):
 		case as != "" && as != m.Name:
-			return "", usage("--as %s: %s is the account of %s", as, account, m.Name)
+			return "", usage("--as %s: who asks is %s", as, m.Name)
 		default:
 			return m.Name, nil
 		}

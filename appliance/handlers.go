@@ -87,6 +87,7 @@ func (in *instance) checks(ctx context.Context) (checks []check) {
 	checks = append(checks, in.tlsChecks()...)
 	checks = append(checks, in.backupChecks()...)
 	checks = append(checks, in.secondChecks()...)
+	checks = append(checks, in.reloadChecks()...)
 	return append(checks, in.endingChecks()...)
 }
 

@@ -40,6 +40,8 @@ func initCommand() *cli.Command {
 			&cli.StringFlag{Name: "address", Usage: "IP address of this machine: each service on a port of its own there, for sites without DNS (production)", EnvVars: []string{"REDOUBT_ADDRESS"}},
 			&cli.IntFlag{Name: "first-port", Value: 8441, Usage: "with --address: the first of those ports", EnvVars: []string{"REDOUBT_FIRST_PORT"}},
 			&cli.StringFlag{Name: "ceremony", Usage: "folder of a ceremony held before (found or offline-root): its keys and certificates are taken over", EnvVars: []string{"REDOUBT_CEREMONY"}},
+			&cli.StringSliceFlag{Name: "approver", Usage: "file of somebody who may approve acts, as ceremony operator new prints it (repeatable)", EnvVars: []string{"REDOUBT_APPROVER"}},
+			&cli.IntFlag{Name: "approvals", Value: 2, Usage: "with --approver: how many of them must agree", EnvVars: []string{"REDOUBT_APPROVALS"}},
 			&cli.StringFlag{Name: "owner", Usage: "user that will run the server; everything made is given to it", EnvVars: []string{"REDOUBT_OWNER"}},
 			&cli.BoolFlag{Name: "one-process", Usage: "run every role in one process, of one user (production; default: each in its own, `serve --roles`)", EnvVars: []string{"REDOUBT_ONE_PROCESS"}},
 			&cli.StringFlag{Name: "plugin", Usage: "SCHEME=PATH: sigstore KMS plugin behind --keys SCHEME://PREFIX, pinned by its SHA-256 as it is now", EnvVars: []string{"REDOUBT_PLUGIN"}},
@@ -64,6 +66,9 @@ func initCommand() *cli.Command {
 			}
 			if !c.Bool("one-process") && request.Owner == "" {
 				request.Roles = roles
+			}
+			if request.Approvers, err = readApprovers(c.StringSlice("approver"), c.Int("approvals")); err != nil {
+				return err
 			}
 			if folder := c.String("ceremony"); folder != "" {
 				if request.adopted, err = readAdopted(folder, &request); err != nil {
@@ -93,6 +98,7 @@ type initRequest struct {
 	HighWater                                  []string // counters of a TPM
 	OneTree                                    bool     // one artifact log for both wire formats
 	Roles                                      *Roles   // users of the roles; nil for one process
+	Approvers                                  *Approvers
 }
 
 // initResult is the JSON of `redoubt init -o json`.
@@ -236,7 +242,17 @@ func initialConfig(request initRequest) (cfg *Config, err error) {
 	if err != nil {
 		return nil, err
 	}
-	cfg.Keys.Vault = server
+	cfg.Keys.Vault, cfg.Approvers = server, request.Approvers
+	if cfg.Profile == profileProduction {
+		owner := request.Owner
+		if owner == "" {
+			owner = strconv.Itoa(os.Getuid())
+		}
+		cfg.People = &People{Members: firstPeople(owner)}
+	}
+	if err := cfg.Approvers.check(); len(err) > 0 {
+		return nil, usage("--approver: %v", err[0])
+	}
 	if request.Plugin != "" {
 		scheme, pinned, err := pinPlugin(request.Plugin)
 		if err != nil {
@@ -364,6 +380,7 @@ Without --one-tree each wire format has a tree of its own and they refuse it too
 var productionNotes = []string{
 	"the high-water mark is a file on this machine's disk; keep it out of every backup of the directory. A counter of a TPM binds a second one: --highwater tpm:nv=0x01...... . Marks in an HSM or at a witness are not part of this version",
 	"backup and restore are not part of this version: copy the stopped directory, and never start an older copy",
+	"who may do what: people in redoubt.yaml, root and the server's user at first. Acts that need approval (`redoubt docs permissions`) are refused until approvers are configured: --approver FILE, or the block approvers",
 	"no issuer is configured: add oidc-issuers, with jwks where the issuer cannot be reached, then SIGHUP",
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
@@ -15,6 +16,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"redoubt.internal/ca"
+	"redoubt.internal/ca/approval"
 	fulcioapi "redoubt.internal/ca/fulcio"
 	"redoubt.internal/ca/identity"
 )
@@ -83,9 +85,14 @@ func restartNeeded(running, next *Config) (sections []string) {
 	a, b, t := reflect.ValueOf(*running), reflect.ValueOf(*next), reflect.TypeFor[Config]()
 	for i := range t.NumField() {
 		switch name, _, _ := strings.Cut(t.Field(i).Tag.Get("yaml"), ","); name {
-		case "oidc-issuers", "meta-issuers", "ci-issuer-metadata", "define", "tls":
+		case "oidc-issuers", "meta-issuers", "ci-issuer-metadata", "define", "tls", "people", "approvers":
 		default:
-			if !reflect.DeepEqual(a.Field(i).Interface(), b.Field(i).Interface()) {
+			is, will := a.Field(i).Interface(), b.Field(i).Interface()
+			if l, ok := is.(Log); ok {
+				l.Read = next.Log.Read // taken
+				is = l
+			}
+			if !reflect.DeepEqual(is, will) {
 				sections = append(sections, name)
 			}
 		}
@@ -99,7 +106,7 @@ func identityCommand() *cli.Command {
 		Subcommands: []*cli.Command{{
 			Name: "token", Usage: "print a token of the built-in issuer (dev profile)",
 			Description: "With --email (or a subject that is an address) the token speaks for a person, with --subject URI for a workload.",
-			Flags: append(stateFlags(), outputFlag(),
+			Flags: append(append(stateFlags(), approvalFlags()...), outputFlag(),
 				&cli.StringFlag{Name: "subject", Usage: "sub claim", EnvVars: []string{"REDOUBT_SUBJECT"}},
 				&cli.StringFlag{Name: "email", Usage: "email claim, marked verified", EnvVars: []string{"REDOUBT_EMAIL"}},
 				&cli.StringFlag{Name: "audience", Usage: "aud claim (default: issuer.audience)", EnvVars: []string{"REDOUBT_AUDIENCE"}},
@@ -108,6 +115,10 @@ func identityCommand() *cli.Command {
 			),
 			Action: func(c *cli.Context) error {
 				args := tokenArgs{Subject: c.String("subject"), Email: c.String("email"), Audience: c.String("audience"), TTL: c.Duration("ttl"), Extra: map[string]any{}}
+				var err error
+				if args.approvalArgs, err = givenApprovals(c); err != nil {
+					return err
+				}
 				for _, kv := range c.StringSlice("claim") {
 					k, v, ok := strings.Cut(kv, "=")
 					if !ok || k == "" {
@@ -149,6 +160,7 @@ type tokenArgs struct {
 	Audience string         `json:"audience"`
 	TTL      time.Duration  `json:"ttl"`
 	Extra    map[string]any `json:"extra"`
+	approvalArgs
 }
 
 // tokenResult is the JSON of `redoubt identity token -o json`.
@@ -180,12 +192,30 @@ var mintToken = verb[tokenArgs, tokenResult]{"identity.token", func(ctx context.
 	if err := in.canIssue(ctx, issuer, claims); err != nil {
 		return tokenResult{}, hinted(err, "a workload's --subject is a URI, such as https://ci.%s/build/7; a person is named by --email", in.cfg.Domain)
 	}
-	err := in.record(ctx, actor, "identity.token", result.Identity, map[string]string{"issuer": result.Issuer})
-	if err == nil {
-		result.Token, err = issuer.Mint(claims)
+	lines, err := mintText(result, a)
+	if err != nil {
+		return tokenResult{}, err
 	}
+	agreed, err := in.agree(ctx, actor, "identity.token", lines, a.approvalArgs)
+	if err != nil {
+		return tokenResult{}, err
+	}
+	if err := in.record(ctx, actor, "identity.token", result.Identity, map[string]string{"issuer": result.Issuer}); err != nil {
+		return tokenResult{}, err
+	}
+	if err := agreed.finish(); err != nil { // before there is a token: one approval, one token
+		return tokenResult{}, err
+	}
+	result.Token, err = issuer.Mint(claims)
 	return result, err
 }}
+
+// mintText is what people approve of a token: everything that goes into it.
+func mintText(r tokenResult, a tokenArgs) ([]string, error) {
+	extra, err := json.Marshal(a.Extra)
+	return []string{"issuer " + approval.Value(r.Issuer), "identity " + approval.Value(r.Identity), "subject " + approval.Value(a.Subject), "audience " + approval.Value(a.Audience),
+		"life " + a.TTL.String(), "claims " + approval.Value(string(extra))}, err
+}
 
 // canIssue refuses the subject of a workload that no certificate can carry. What a person's claims or another audience lack is
 // left to the CA to refuse: such tokens are made to see that.

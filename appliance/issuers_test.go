@@ -65,7 +65,7 @@ func TestReloadTakesIssuers(t *testing.T) {
 			t.Fatal(err)
 		}
 		var said strings.Builder
-		(&server{in: s.in, cfg: s.cfg, logger: slog.New(slog.NewTextHandler(&said, nil)), configPath: path}).reload()
+		(&server{in: s.in, cfg: s.cfg, logger: slog.New(slog.NewTextHandler(&said, nil)), configPath: path, background: t.Context()}).hangup()
 		return said.String()
 	}
 	ask(http.StatusBadRequest)

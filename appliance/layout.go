@@ -204,6 +204,7 @@ func trimLine(b []byte) string {
 func stateFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.StringFlag{Name: "dir", Usage: "state directory; its redoubt.yaml is the configuration", EnvVars: []string{"REDOUBT_DIR"}},
+		&cli.StringFlag{Name: "socket", Usage: "socket of a server for its people (people.socket): ask it, without reading its configuration", EnvVars: []string{"REDOUBT_SOCKET"}},
 		&cli.StringFlag{Name: "config", Usage: "configuration file (default /etc/redoubt/redoubt.yaml)", EnvVars: []string{"REDOUBT_CONFIG"}},
 	}
 }

@@ -17,6 +17,6 @@ func operations() []operation {
 		mirrorHits.operation(), mirrorWatchScan.operation(), mirrorWatchAck.operation(), mirrorClaimsOf.operation(), mirrorCoverage.operation(),
 		mirrorUnfreeze.operation(), mirrorRelease.operation(), mirrorQuarantine.operation(), mirrorQuarantineOf.operation(), mirrorEvidence.operation(), mirrorEvidenceShow.operation(),
 		mirrorMedia.operation(), mirrorLook.operation(), mirrorExporters.operation(), mirrorAnnounce.operation(), mirrorAcceptExporter.operation(), mirrorContinue.operation(),
-		createBackup.operation(), tlsShow.operation(), tlsRenew.operation(), readStatus.operation(),
+		createBackup.operation(), configReload.operation(), tlsShow.operation(), tlsRenew.operation(), readStatus.operation(),
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"strings"
 
@@ -91,13 +92,18 @@ func (p person) may(a access) bool {
 // that cannot be recorded is a refusal all the same.
 func (in *instance) permit(ctx context.Context, who person, operation string) error {
 	a, ok := operationAccess(operation)
-	if ok && who.may(a) {
+	return in.refuseUnless(ctx, ok && who.may(a), who, operation, a)
+}
+
+// refuseUnless records and returns the refusal of what is not allowed.
+func (in *instance) refuseUnless(ctx context.Context, allowed bool, who person, operation string, a access) error {
+	if allowed {
 		return nil
 	}
 	err := fmt.Errorf("%w: %s by %s", errNotAllowed, operation, who.actor())
 	detail := map[string]string{"roles": joinDuties(who.roles), "wanted": joinDuties(a.roles)}
 	if in.audit != nil || in.parts != nil {
-		if aerr := in.put(ctx, audit.Event{Actor: who.actor(), Action: operation, Object: in.cfg.Domain, Outcome: audit.Refused, Detail: detail}); aerr != nil {
+		if aerr := in.put(ctx, audit.Event{Actor: who.actor(), Action: strings.ReplaceAll(operation, " ", "."), Object: in.cfg.Domain, Outcome: audit.Refused, Detail: detail}); aerr != nil {
 			err = fmt.Errorf("%w; recording that: %w", err, aerr)
 		}
 	}
@@ -105,6 +111,13 @@ func (in *instance) permit(ctx context.Context, who person, operation string) er
 		return hinted(err, "people in the configuration says who is known here and how; `redoubt docs permissions` has the table")
 	}
 	return hinted(err, "it takes a person with one of the roles %s; `redoubt docs permissions` has the table", joinDuties(a.roles))
+}
+
+// permitHere is permit for a verb that works on the state directory in this process, for its user.
+func (in *instance) permitHere(ctx context.Context, verb string) (person, error) {
+	who := in.law().user(os.Getuid())
+	a, ok := verbAccess(verb)
+	return who, in.refuseUnless(ctx, ok && who.may(a), who, verb, a)
 }
 
 func joinDuties(all []duty) string {

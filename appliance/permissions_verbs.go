@@ -11,7 +11,7 @@ type verbRow struct {
 var verbTable = []verbRow{
 	{"demo, init, serve, roles apart, sign, verify, version, docs, completion, hsm-worker", "", anyone},
 	{"ceremony plan, ceremony digest, ceremony operator new, ceremony operator show, ceremony approve, ceremony rehearse, ceremony run, ceremony sign, ceremony verify, ceremony diff, ceremony register", "", anyone},
-	{"keys attestation, keys seal, approve sign, log verify, mirror evidence, mirror evidence verify, mirror send, mirror inspect", "", anyone},
+	{"keys attestation, keys seal, approve sign, log verify, log resubmit, mirror evidence, mirror evidence verify, mirror send, mirror inspect", "", anyone},
 	{"bundle build, bundle unpack, bundle verify, backup key, backup verify, standby follow, standby status, config validate, config show, config schema", "", anyone},
 
 	{"status, doctor", "status", everybody},
@@ -25,12 +25,13 @@ var verbTable = []verbRow{
 	{"audit list, audit verify", "audit.list audit.verify", auditors},
 	{"log fsck, mirror fsck, mirror artifacts check", "log.fsck mirror.fsck mirror.artifacts.check", auditors},
 
-	{"keys check, keys attest, tls renew, trust publish, trust renew, log resume, log mark, log resubmit", "keys.check keys.attest tls.renew trust.publish trust.renew", operators},
+	{"keys check, keys attest, tls renew, trust publish, trust renew, log resume, log mark", "keys.check keys.attest tls.renew trust.publish trust.renew", operators},
 	{"mirror pull, mirror export, mirror import, mirror receive, mirror reconcile, mirror plan, mirror accept-clock", "mirror.pull mirror.export mirror.import mirror.look mirror.reconcile mirror.plan mirror.accept-clock", operators},
 	{"mirror receipt read, mirror compare, mirror watch scan, mirror watch ack, mirror artifacts push", "mirror.receipt.read mirror.compare mirror.watch.scan mirror.watch.ack mirror.artifacts.push", operators},
 	{"mirror exporter announce, mirror exporter continue, approve drop", "mirror.announce mirror.continue approve.drop", operators},
 	{"mirror receipt, mirror heads, mirror picklist", "mirror.receipt mirror.heads mirror.picklist", leaving},
 	{"backup create", "backup.create", keepers},
+	{"config reload", "config.reload", ofReloads},
 
 	{"keys rotate, ca rotate, tsa rotate, trust rotate, log rotate", "keys.rotate keys.finish", ofSeveral},
 	{"identity token", "identity.token", ofSeveral},

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"reflect"
 	"sync"
 	"time"
 )
@@ -117,35 +116,11 @@ func (s *server) next(running *Config) (*Config, error) {
 	s.swap.RLock()
 	if from := s.issuers; from != nil {
 		cfg.OIDCIssuers, cfg.MetaIssuers, cfg.CIIssuerMetadata, cfg.Define = from.OIDCIssuers, from.MetaIssuers, from.CIIssuerMetadata, from.Define
+		cfg.People, cfg.Approvers, cfg.Log.Read = from.People, from.Approvers, from.Log.Read
 	}
 	s.swap.RUnlock()
 	next, _, err := cfg.inForce()
 	return next, err
-}
-
-// reloadInstance loads the issuers of cfg, and takes up keys that were rotated while requests kept the server from it.
-func (s *server) reloadInstance(cfg *Config) error {
-	leave, err := s.gate.enter(context.Background())
-	if err != nil {
-		return err
-	}
-	in := s.instance()
-	err = in.reloadIssuers(cfg)
-	leave()
-	if err != nil {
-		return err
-	}
-	s.swap.Lock()
-	s.issuers = cfg
-	s.swap.Unlock()
-	recorded, err := readHistory(in.dir)
-	if err != nil || reflect.DeepEqual(recorded.Instances, in.history.Instances) {
-		return err
-	}
-	if err := s.reopen(s.background); err != nil {
-		return err
-	}
-	return s.instance().finish(s.background)
 }
 
 // operate runs one verb on the instance that is served, for who may, and takes up what it changed before it is answered.
@@ -181,7 +156,7 @@ func (s *server) operate(ctx context.Context, o operation, who person, args json
 // take makes in the instance that is served: its rooms answer from now on.
 func (s *server) take(in *instance) {
 	s.swap.Lock()
-	s.in, in.front = in, &s.front
+	s.in, in.front, in.reload, in.reloaded = in, &s.front, s.reload, &s.reloaded
 	s.swap.Unlock()
 	rooms := in.handlers(s)
 	s.rooms.Store(&rooms)

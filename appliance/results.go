@@ -119,6 +119,7 @@ var resultDocs = []resultDoc{
 	{"standby follow, standby status", reflect.TypeFor[standbyReport](), "", nil},
 	{"standby promote", reflect.TypeFor[promoteResult](), "", nil},
 	{"bundle build, bundle verify", reflect.TypeFor[*installer.Report](), "", nil},
+	{"config reload", reflect.TypeFor[reloadResult](), "", nil},
 	{"config validate", reflect.TypeFor[configVerdict](), "", nil},
 	{"config show", reflect.TypeFor[map[string]any](), "redoubt.yaml as JSON; `redoubt docs config` has its keys", nil},
 	{"version", reflect.TypeFor[versionInfo](), "", nil},

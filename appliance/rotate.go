@@ -3,13 +3,16 @@ package main
 import (
 	"context"
 	"crypto/sha256"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 	"time"
 
+	"redoubt.internal/ca/approval"
 	"redoubt.internal/ca/ceremony"
 	"redoubt.internal/hsm"
 )
@@ -22,6 +25,7 @@ type rotateArgs struct {
 	Chain     string        `json:"chain,omitempty"`     // PEM of certificates a ceremony made over the key that exists at Key
 	Announce  bool          `json:"announce,omitempty"`  // stop before the new key signs
 	Overlap   time.Duration `json:"overlap"`
+	approvalArgs
 }
 
 // rotateResult is the JSON of `redoubt keys rotate -o json`.
@@ -89,6 +93,14 @@ var rotateKey = verb[rotateArgs, rotateResult]{"keys.rotate", func(ctx context.C
 	if begun, err := in.completed(ctx, role); begun != nil || err != nil {
 		return *begun, err
 	}
+	lines, err := in.rotationText(role, a)
+	if err != nil {
+		return rotateResult{}, err
+	}
+	agreed, err := in.agree(ctx, actor, "keys.rotate", lines, a.approvalArgs)
+	if err != nil {
+		return rotateResult{}, err
+	}
 	// 1
 	next, err := in.plan(ctx, actor, role, a)
 	if err != nil {
@@ -115,7 +127,7 @@ var rotateKey = verb[rotateArgs, rotateResult]{"keys.rotate", func(ctx context.C
 	result := rotateResult{Role: role, From: in.onRecord().active(role), To: next.Name, URI: redactURI(next.URI), State: stateAnnounced, Start: next.Start, Chain: next.Chain}
 	if a.Announce {
 		result.Next = "once every client has the new trusted root, `redoubt keys rotate " + role + "` lets the new key sign"
-		return result, nil
+		return result, agreed.finish()
 	}
 	// 5
 	if result.End, err = in.activate(ctx, actor, role, next.Name, a.Overlap); err != nil {
@@ -124,8 +136,30 @@ var rotateKey = verb[rotateArgs, rotateResult]{"keys.rotate", func(ctx context.C
 	atPoint("active")
 	result.State = stateActive
 	result.Next = toldClients
-	return result, nil
+	return result, agreed.finish()
 }}
+
+// rotationText is what people approve of a rotation. The key before is in it, so that it is another act once that is replaced.
+func (in *instance) rotationText(role string, a rotateArgs) ([]string, error) {
+	from := in.onRecord().active(role)
+	lines := []string{"role " + role, "key before " + from}
+	if key := in.roleKeys[from]; key != nil {
+		der, err := x509.MarshalPKIXPublicKey(key.Public())
+		if err != nil {
+			return nil, err
+		}
+		lines = append(lines, fmt.Sprintf("sha256 of its public key %x", sha256.Sum256(der)))
+	}
+	lines = append(lines, "new key "+approval.Value(orDefault(redactURI(a.Key), "the next in keys.token")), "algorithm "+orDefault(string(a.Algorithm), "as before"))
+	if a.Chain != "" {
+		chain, err := os.ReadFile(a.Chain)
+		if err != nil {
+			return nil, fmt.Errorf("--chain: %w", err)
+		}
+		lines = append(lines, fmt.Sprintf("sha256 of its chain %x", sha256.Sum256(chain)))
+	}
+	return append(lines, fmt.Sprintf("announced only %t", a.Announce), "signatures of the key before count for "+a.Overlap.String()), nil
+}
 
 // unlock opens the tokens of keys before they have to sign: opening one may take longer than a signature is given.
 func (in *instance) unlock(ctx context.Context, names ...string) error {

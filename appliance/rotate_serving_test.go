@@ -100,7 +100,7 @@ func TestBusyServer(t *testing.T) {
 		t.Error("a second rotation begins before the first is in force")
 	}
 	leave()
-	s.server.reload()
+	s.server.hangup()
 	if name := s.server.instance().history.active(roleTSA); name != "tsa-2" {
 		t.Errorf("after SIGHUP it signs with %s", name)
 	}

@@ -95,8 +95,11 @@ func relisten(cfg *Config, host string) error {
 type server struct {
 	swap sync.RWMutex // guards in and issuers
 	in   *instance    // replaced while the gate is closed
-	// issuers is the configuration whose issuers were loaded last; nil before the first reload.
+	// issuers is the configuration whose issuers and people were loaded last; nil before the first reload.
 	issuers *Config
+
+	reloading sync.Mutex                  // one reload at a time
+	reloaded  atomic.Pointer[reloadState] // what became of the last one
 
 	gate       gate
 	patience   Duration                                // how long it waits for requests under way; 0 is reopenPatience
@@ -162,7 +165,7 @@ func (s *server) run(ctx context.Context, readyFile string) error {
 	for err == nil {
 		select {
 		case <-hangups:
-			s.reload()
+			s.hangup()
 		case err = <-failed:
 		case err = <-s.instance().failed:
 		case err = <-s.lost:
@@ -439,27 +442,4 @@ func (s *server) loadTLS(ctx context.Context, t TLS) error {
 		}
 	}
 	return nil
-}
-
-// reload answers SIGHUP: issuers and the TLS certificate are taken from the file again; whatever else changed is named,
-// because it needs a restart. A file that is not valid changes nothing.
-func (s *server) reload() {
-	next, err := loadConfig(s.configPath)
-	if err == nil {
-		next, _, err = next.inForce()
-	}
-	if err != nil {
-		s.logger.Error("reload refused; the running configuration stays", "error", err)
-		return
-	}
-	notifySystemd("RELOADING=1")
-	defer notifySystemd("READY=1")
-	if err := s.loadTLS(context.Background(), next.TLS); err != nil {
-		s.logger.Error("reloading the TLS certificate; the old one stays", "error", err)
-	}
-	if err := s.reloadInstance(next); err != nil {
-		s.logger.Error("reloading the issuers; the old ones stay", "error", err)
-		return
-	}
-	s.logger.Info("reloaded", "restart needed for", restartNeeded(s.instance().cfg, next))
 }

@@ -44,6 +44,9 @@ func unopened[R any](c *cli.Context, v verb[struct{}, R], alone func(context.Con
 	if err := checkOutput(c); err != nil {
 		return result, err
 	}
+	if socket := givenSocket(c); socket != "" {
+		return v.ask(c.Context, dialFile(socket), struct{}{})
+	}
 	cfg, _, err := configured(c)
 	if err != nil {
 		return result, err

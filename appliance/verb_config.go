@@ -23,6 +23,7 @@ func configCommand() *cli.Command {
 	return &cli.Command{
 		Name: "config", Usage: "check, print or describe the configuration",
 		Subcommands: []*cli.Command{
+			configReloadCommand(),
 			{Name: "validate", Usage: "check the configuration and say where it is wrong", ArgsUsage: "[FILE]", Flags: append(stateFlags(), outputFlag()), Action: configValidate},
 			{Name: "show", Usage: "print the configuration as it was understood", Flags: append(stateFlags(), outputFlag()), Action: configShow},
 			{Name: "schema", Usage: "print the JSON Schema of the configuration", Action: configSchema},

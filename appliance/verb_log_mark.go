@@ -51,6 +51,9 @@ func logMarkAction(c *cli.Context) error {
 		return err
 	}
 	defer s.in.close()
+	if _, err := s.in.permitHere(c.Context, "log mark"); err != nil {
+		return err
+	}
 	r, err := s.mark(c.Context)
 	if printed := printFsck(c, r, r.Checked); err == nil {
 		err = printed

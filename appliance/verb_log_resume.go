@@ -53,6 +53,9 @@ func logResumeAction(c *cli.Context) error {
 		return err
 	}
 	defer s.in.close()
+	if _, err := s.in.permitHere(c.Context, "log resume"); err != nil {
+		return err
+	}
 	r, err := s.resume(c.Context, roles)
 	if printed := printFsck(c, r, r.Checked); err == nil {
 		err = printed

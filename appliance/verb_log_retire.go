@@ -41,6 +41,10 @@ func logRetireAction(c *cli.Context) error {
 		return err
 	}
 	defer func() { in.close() }()
+	who, err := in.permitHere(c.Context, "log retire")
+	if err != nil {
+		return err
+	}
 	r := retireResult{Logs: []retiredLog{}, Next: []string{}}
 	lost, err := in.behind(c.Context)
 	if err != nil {
@@ -57,14 +61,14 @@ func logRetireAction(c *cli.Context) error {
 		r.Next = append(r.Next, "a newer copy of the directory, if there is one, is better: look for it first",
 			"the same command with --confirm ends these logs where they stand; entries that are not here stay provable by the bundles that were handed out")
 	default:
-		agreed, err := in.mayRetire(c, lost)
+		agreed, err := in.mayRetire(c, who, lost)
 		if err != nil {
 			return err
 		}
-		if in, r.Logs, err = retire(c.Context, in, lost, localActor(), open); err != nil {
+		if in, r.Logs, err = retire(c.Context, in, lost, who.actor(), open); err != nil {
 			return err
 		}
-		if err := in.retired(c.Context, localActor(), r.Logs, agreed); err != nil {
+		if err := in.retired(c.Context, who.actor(), r.Logs, agreed); err != nil {
 			return err
 		}
 		if agreed.by != nil {
@@ -108,16 +112,19 @@ type retirement struct {
 
 // mayRetire asks whether enough people agree that these logs end where they stand. The audit log takes no record then: the approvals wait
 // as files, and are recorded and spent in the log after it. A run that was cut off goes on under what was approved for all of it.
-func (in *instance) mayRetire(c *cli.Context, lost []retiredLog) (retirement, error) {
-	people := in.cfg.Approvers
-	if people == nil {
+func (in *instance) mayRetire(c *cli.Context, who person, lost []retiredLog) (retirement, error) {
+	people := in.law().approvers
+	switch {
+	case people == nil && in.law().everything:
 		return retirement{}, nil
+	case people == nil:
+		return retirement{}, hinted(errNoApprovers, "set approvers in the configuration; `redoubt docs config` explains them")
 	}
 	a, err := givenApprovals(c)
 	if err != nil {
 		return retirement{}, err
 	}
-	proposer, err := people.proposer(localActor(), a.As)
+	proposer, err := people.proposer(who.actor(), a.As)
 	if err != nil {
 		return retirement{}, err
 	}

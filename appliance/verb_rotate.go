@@ -27,7 +27,7 @@ func rotateCommand(name, says string, role func(*cli.Context) (string, error), m
 			&cli.StringFlag{Name: "algorithm", Usage: "its type (default: that of the key before)", EnvVars: []string{"REDOUBT_ALGORITHM"}},
 			&cli.BoolFlag{Name: "announce", Usage: "publish the new key and let the old one sign on; without this flag the verb then goes on", EnvVars: []string{"REDOUBT_ANNOUNCE"}},
 			&cli.DurationFlag{Name: "overlap", Value: defaultOverlap, Usage: "how long signatures of the old key count after the new one took over", EnvVars: []string{"REDOUBT_OVERLAP"}},
-		), more...),
+		), append(approvalFlags(), more...)...),
 	}
 	command.Action = func(c *cli.Context) error {
 		role, err := role(c)
@@ -35,6 +35,9 @@ func rotateCommand(name, says string, role func(*cli.Context) (string, error), m
 			return err
 		}
 		args := rotateArgs{Role: role, Key: c.String("key"), Algorithm: hsm.Algorithm(c.String("algorithm")), Announce: c.Bool("announce"), Overlap: c.Duration("overlap")}
+		if args.approvalArgs, err = givenApprovals(c); err != nil {
+			return err
+		}
 		if chain := c.String("chain"); chain != "" {
 			if args.Chain, err = filepath.Abs(chain); err != nil {
 				return err

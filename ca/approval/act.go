@@ -154,5 +154,8 @@ func Spend(tx store.Tx, a Act, by []string, now time.Time) error {
 	if err := unspent(tx, a); err != nil {
 		return err
 	}
+	if err := count(tx, a); err != nil {
+		return err
+	}
 	return tx.Put(spentKey(a), fmt.Appendf(nil, "%s %s by %s", now.UTC().Format(time.RFC3339), a.Kind, strings.Join(by, ", ")))
 }

@@ -56,12 +56,16 @@ type TooFew struct {
 	Have     []string // who approved
 	Want     int      // how many have to
 	Proposer string   // whose own approval was given and not counted, "" otherwise
+	Stale    []string // whose approvals were given too long ago to count
 }
 
 func (e *TooFew) Error() string {
 	text := fmt.Sprintf("%v: %d of %d approvals %v", ErrTooFew, len(e.Have), e.Want, e.Have)
 	if e.Proposer != "" {
 		text += "; that of " + e.Proposer + ", who proposes it, does not count"
+	}
+	if len(e.Stale) > 0 {
+		text += fmt.Sprintf("; those of %v are too old, or of a time to come, and do not count", e.Stale)
 	}
 	return text
 }
@@ -131,7 +135,7 @@ func Check(among Operators, act Act, approvals []Approval) ([]string, error) {
 		}
 	}
 	if len(have) < among.Threshold {
-		return have, &TooFew{have, among.Threshold, own}
+		return have, &TooFew{have, among.Threshold, own, nil}
 	}
 	return have, nil
 }
