@@ -192,15 +192,21 @@ func dialFile(path string) dialer {
 // givenSocket is the socket that the command line, or else the environment, names; "" for that of the state directory. A flag counts before
 // an environment variable, at whatever level of the command line it stands.
 func givenSocket(c *cli.Context) string {
-	for _, level := range c.Lineage() {
-		switch {
-		case level.IsSet("socket"):
-			return level.String("socket")
-		case level.IsSet("dir"), level.IsSet("config"):
-			return ""
+	given := func(flag, variable string) string {
+		for _, level := range c.Lineage() {
+			if v := level.String(flag); v != os.Getenv(variable) {
+				return v
+			}
 		}
+		return ""
 	}
-	return ""
+	if socket := given("socket", "REDOUBT_SOCKET"); socket != "" {
+		return socket
+	}
+	if given("dir", "REDOUBT_DIR") != "" || given("config", "REDOUBT_CONFIG") != "" {
+		return ""
+	}
+	return os.Getenv("REDOUBT_SOCKET")
 }
 
 // callOn posts one operation to the server at the other end of dial.

@@ -79,7 +79,7 @@ func TestReloadTakesIssuers(t *testing.T) {
 	}
 	ask(http.StatusOK)
 	said = reload(func(c *Config) { c.OIDCIssuers["http://user@bad"] = identity.IssuerRules{} })
-	if !strings.Contains(said, "the old ones stay") {
+	if !strings.Contains(said, "the running configuration stays") {
 		t.Errorf("reload said %s", said)
 	}
 	ask(http.StatusOK)

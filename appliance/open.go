@@ -75,6 +75,7 @@ type instance struct {
 	workloads         *identity.Issuer            // its second name; nil in production
 	issuance          atomic.Pointer[issuance]
 	inForce           atomic.Pointer[law]
+	strangers         strangers
 	reload            func(context.Context, *instance, string, approvalArgs) (reloadResult, error) // of the configuration; nil without a server
 	reloaded          *atomic.Pointer[reloadState]
 	front             *frontEnd // the certificate that a server's listeners show; nil without a server

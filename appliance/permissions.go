@@ -7,7 +7,10 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
+	"time"
 
 	"redoubt.internal/log/audit"
 )
@@ -102,7 +105,7 @@ func (in *instance) refuseUnless(ctx context.Context, allowed bool, who person, 
 	}
 	err := fmt.Errorf("%w: %s by %s", errNotAllowed, operation, who.actor())
 	detail := map[string]string{"roles": joinDuties(who.roles), "wanted": joinDuties(a.roles)}
-	if in.audit != nil || in.parts != nil {
+	if (in.audit != nil || in.parts != nil) && (who.name != "" || in.strangers.worth(in.now(), detail)) {
 		if aerr := in.put(ctx, audit.Event{Actor: who.actor(), Action: strings.ReplaceAll(operation, " ", "."), Object: in.cfg.Domain, Outcome: audit.Refused, Detail: detail}); aerr != nil {
 			err = fmt.Errorf("%w; recording that: %w", err, aerr)
 		}
@@ -111,6 +114,31 @@ func (in *instance) refuseUnless(ctx context.Context, allowed bool, who person, 
 		return hinted(err, "people in the configuration says who is known here and how; `redoubt docs permissions` has the table")
 	}
 	return hinted(err, "it takes a person with one of the roles %s; `redoubt docs permissions` has the table", joinDuties(a.roles))
+}
+
+// strangerEvery is how often a refusal of somebody who is not known is recorded: what anybody can ask for must not fill the disk.
+const strangerEvery = time.Minute
+
+// strangers counts refusals of people who are not known.
+type strangers struct {
+	mu     sync.Mutex // guards the others
+	last   time.Time
+	passed int // since the last record
+}
+
+// worth says whether a refusal is recorded, and adds to detail how many were not since the last one.
+func (s *strangers) worth(now time.Time, detail map[string]string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if age := now.Sub(s.last); age >= 0 && age < strangerEvery {
+		s.passed++
+		return false
+	}
+	if s.passed > 0 {
+		detail["unrecorded before"] = strconv.Itoa(s.passed)
+	}
+	s.last, s.passed = now, 0
+	return true
 }
 
 // permitHere is permit for a verb that works on the state directory in this process, for its user.

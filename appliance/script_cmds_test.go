@@ -29,7 +29,7 @@ var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args [
 	"newstate": newState, "softhsmconf": softHSMConf, "faultymodule": faultyModule, "carry": carry, "carrytrust": carryTrust, "interval": interval, "inventory": runs, "alsotrust": alsoTrust, "monitoring": monitoring, "reports": reports, "byhand": byHand,
 	"believe": believe, "letout": letOut, "page": page, "witnesses": witnesses, "forge": forge,
 	"flip": flip, "picking": picking, "usepicklist": usePicklist, "shelve": shelve, "stamp": stamp,
-	"approvers": approvers, "unknown": unknown, "twin": twin, "misled": misled, "liar": liar, "newest": newest,
+	"approvers": approvers, "people": people, "as": as, "says": says, "unknown": unknown, "twin": twin, "misled": misled, "liar": liar, "newest": newest,
 	"watchfor": watchFor, "scrape": scrape, "limits": limits,
 	"drop": drop, "watch": watch, "until": until, "fromfile": fromFile, "holders": holders, "proposal": proposal,
 	"member": member, "crash": crash, "backupevery": backupEvery, "load": load, "proven": proven, "entered": entered, "seconddisk": secondDiskOf, "marksat": marksAt, "standbyof": standbyOf, "probe": probe, "forked": forked, "kept": kept,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -16,13 +17,14 @@ func auditCommand() *cli.Command {
 		Name: "audit", Usage: "who did what: issuance, refusals, administration, imports",
 		Subcommands: []*cli.Command{
 			{Name: "list", Usage: "print the records", Flags: append(stateFlags(), outputFlag(),
+				&cli.StringFlag{Name: "log", Usage: "audit, or audit-<n> of those that a retirement made (default: the one in use)", EnvVars: []string{"REDOUBT_LOG"}},
 				&cli.Uint64Flag{Name: "from", Usage: "first index", EnvVars: []string{"REDOUBT_FROM"}},
 				&cli.Uint64Flag{Name: "limit", Value: 100, Usage: "most records to print, at most 1000", EnvVars: []string{"REDOUBT_LIMIT"}}),
 				Action: func(c *cli.Context) error {
 					if c.Uint64("limit") > audit.MaxList {
 						return usage("--limit: at most %d", audit.MaxList)
 					}
-					records, err := auditList.call(c, logArgs{From: c.Uint64("from"), Size: c.Uint64("from") + c.Uint64("limit")})
+					records, err := auditList.call(c, logArgs{Log: c.String("log"), From: c.Uint64("from"), Size: c.Uint64("from") + c.Uint64("limit")})
 					if err != nil {
 						return err
 					}
@@ -45,7 +47,17 @@ func auditCommand() *cli.Command {
 }
 
 var auditList = verb[logArgs, []audit.Record]{"audit.list", func(ctx context.Context, in *instance, _ string, a logArgs) ([]audit.Record, error) {
-	records, err := in.audit.List(ctx, a.From, a.Size)
+	which, names := in.audit, []string{}
+	for _, l := range in.auditLogs {
+		names = append(names, l.role)
+		if l.role == a.Log && l.log != in.auditLog {
+			which = audit.New(l.log) // retired: it is read for good
+		}
+	}
+	if a.Log != "" && !slices.Contains(names, a.Log) {
+		return nil, usage("--log %q: want one of %v", a.Log, names)
+	}
+	records, err := which.List(ctx, a.From, a.Size)
 	return append([]audit.Record{}, records...), err
 }}
 
