@@ -178,6 +178,11 @@ func upstream(c *cli.Context) (*mirror.Freshness, string, error) {
 			f.Close()
 		}
 	}
+	return openUpstream(path, c.String("mirror-key"))
+}
+
+// openUpstream reads what a mirror knows from its state.note or a folder that holds it, checked by the key, and says where it stands.
+func openUpstream(path, key string) (*mirror.Freshness, string, error) {
 	if info, err := os.Stat(path); err == nil && info.IsDir() {
 		inside := layout{path}.freshness()
 		if _, err := os.Stat(inside); errors.Is(err, fs.ErrNotExist) {
@@ -189,7 +194,7 @@ func upstream(c *cli.Context) (*mirror.Freshness, string, error) {
 	if err != nil {
 		return nil, "", err
 	}
-	line, err := mirrorKeyLine(c.String("mirror-key"), path)
+	line, err := mirrorKeyLine(key, path)
 	if err != nil {
 		return nil, "", err
 	}

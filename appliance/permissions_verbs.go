@@ -11,6 +11,7 @@ type verbRow struct {
 var verbTable = []verbRow{
 	{"demo, init, serve, roles apart, sign, verify, version, docs, completion, hsm-worker", "", anyone},
 	{"ceremony plan, ceremony digest, ceremony operator new, ceremony operator show, ceremony approve, ceremony rehearse, ceremony run, ceremony sign, ceremony verify, ceremony diff, ceremony register", "", anyone},
+	{"admission serve, admission manifests, admission propose", "", anyone},
 	{"keys attestation, keys seal, approve sign, log verify, log resubmit, mirror evidence, mirror evidence verify, mirror send, mirror inspect", "", anyone},
 	{"bundle build, bundle unpack, bundle verify, backup key, backup verify, standby follow, standby status, config validate, config show, config schema", "", anyone},
 

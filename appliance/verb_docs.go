@@ -40,6 +40,7 @@ func topics(app *cli.App) map[string]func(io.Writer) error {
 		"json":        resultsManual,
 		"permissions": permissionsPage,
 		"exit-codes":  func(w io.Writer) error { _, err := io.WriteString(w, exitCodesTopic); return err },
+		"gate-config": admissionManual,
 		"commands": func(w io.Writer) error {
 			text, err := app.ToMarkdown()
 			if err == nil {

@@ -60,6 +60,10 @@ func (p *Policy) establish(ctx context.Context, a Artifact, evidence []Evidence,
 			return nil, fmt.Errorf("judging the evidence: %w", err)
 		}
 		results, err := p.verifyOne(ctx, a, e)
+		for _, r := range results {
+			d.observed = append(d.observed, r.Observations()...)
+		}
+		results, err = p.fresh(results, err)
 		if err != nil {
 			d.ignore(e.Source, err)
 		}
@@ -94,7 +98,7 @@ func (p *Policy) verifyOne(ctx context.Context, a Artifact, e Evidence) ([]*veri
 	if errors.Is(err, verify.ErrNoSignature) && len(p.keys) > 0 {
 		results, err = p.verifyKeys(ctx, a, e)
 	}
-	return p.fresh(results, err)
+	return results, err
 }
 
 // anybody accepts every signer under every root: who counts is decided from what was verified.
@@ -142,7 +146,7 @@ func (p *Policy) verifyWith(ctx context.Context, v *verify.Verifier, q verify.Re
 func (p *Policy) fresh(results []*verify.Result, err error) (out []*verify.Result, _ error) {
 	for _, r := range results {
 		root := p.roots[r.Root()]
-		if root.MaxAge > 0 && (root.asOf.IsZero() || p.now().Sub(root.asOf) > time.Duration(root.MaxAge)) {
+		if root.MaxAge > 0 && !p.anyAge && (root.asOf.IsZero() || p.now().Sub(root.asOf) > time.Duration(root.MaxAge)) {
 			err = fmt.Errorf("%w: root %s, of %s", verify.ErrStale, r.Root(), root.asOf.UTC().Format(time.RFC3339))
 			continue
 		}

@@ -49,6 +49,8 @@ type Config struct {
 	Roots []verify.Root
 	// Upstream is what a mirror says it knows of the logs, as in verify.Config.
 	Upstream *mirror.Freshness
+	// AnyAge leaves the age of roots out of account: what such a policy allows and another does not, that refuses for the age alone.
+	AnyAge bool
 	// Now is the clock for ages; nil means time.Now.
 	Now func() time.Time
 }
@@ -58,6 +60,7 @@ type Policy struct {
 	file    *File
 	version string
 	now     func() time.Time
+	anyAge  bool
 	rules   []rule
 	denied  []denied
 	signers map[string][]signer
@@ -121,7 +124,12 @@ type Decision struct {
 	Ignored  []string         `json:"ignored"`  // evidence that did not count, and why
 	Version  string           `json:"version"`  // Policy.Version
 	Results  []*verify.Result `json:"results"`  // what counted
+
+	observed []mirror.Observation
 }
+
+// Observations are the log proofs of all evidence that verified, whether or not it counted, for a mirror to compare with what it knows.
+func (d Decision) Observations() []mirror.Observation { return d.observed }
 
 // Err is nil where d allows, else an error that wraps verify.ErrPolicy or verify.ErrDenied and names the rule.
 func (d Decision) Err() error {
@@ -138,6 +146,16 @@ func (d Decision) Err() error {
 // Version is a digest of everything the policy consists of: the file, its roots and its keys. Two policies of one version decide alike, but for
 // the passing of time.
 func (p *Policy) Version() string { return p.version }
+
+// AsOf is when the oldest of its roots was obtained.
+func (p *Policy) AsOf() (oldest time.Time) {
+	for _, r := range p.roots {
+		if oldest.IsZero() || r.asOf.Before(oldest) {
+			oldest = r.asOf
+		}
+	}
+	return oldest
+}
 
 // Load reads a policy and the files that it names, which stand relative to its own folder. Every error is ErrFile.
 func Load(file string, c Config) (*Policy, error) {
@@ -158,7 +176,7 @@ func Parse(data []byte, dir string, c Config) (*Policy, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Policy{file: f, now: c.Now, signers: map[string][]signer{}, roots: map[string]trusted{}, keys: map[string]key{}}
+	p := &Policy{file: f, now: c.Now, anyAge: c.AnyAge, signers: map[string][]signer{}, roots: map[string]trusted{}, keys: map[string]key{}}
 	if p.now == nil {
 		p.now = time.Now
 	}

@@ -1,6 +1,7 @@
 package images
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -17,10 +18,13 @@ import (
 	"sync"
 
 	dockerconfig "github.com/docker/cli/cli/config"
+	"github.com/docker/cli/cli/config/configfile"
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+
+	"redoubt.internal/log/strictjson"
 )
 
 // Access says which registry is read, and how.
@@ -34,6 +38,8 @@ type Access struct {
 	// DockerConfig is a folder with docker's config.json, whose credentials for the host, or the helper that has them, are used; empty
 	// reads without credentials.
 	DockerConfig string
+	// DockerConfigJSON is the text of such a config.json, as a pull secret holds it, in place of DockerConfig. No helper is asked for it.
+	DockerConfigJSON []byte
 	// Transport carries the requests; nil is http.DefaultTransport.
 	Transport http.RoundTripper
 }
@@ -91,13 +97,29 @@ func openRegistry(a Access) (*registry, error) {
 	for _, h := range a.Also {
 		r.fence.hosts[h] = true
 	}
-	if a.DockerConfig == "" {
-		return r, nil
+	switch {
+	case a.DockerConfigJSON != nil:
+		r.auth, err = givenCredentials(a.DockerConfigJSON, host.RegistryStr())
+	case a.DockerConfig != "":
+		r.auth, err = credentials(a.DockerConfig, host.RegistryStr())
 	}
-	if r.auth, err = credentials(a.DockerConfig, host.RegistryStr()); err != nil {
+	if err != nil {
 		return nil, fmt.Errorf("reading the credentials for %s: %w", host.RegistryStr(), err)
 	}
 	return r, nil
+}
+
+// givenCredentials are those that the text of a config.json has for a host. It may name no helper: whoever wrote it does not say what runs here.
+func givenCredentials(text []byte, host string) (authn.Authenticator, error) {
+	if err := strictjson.Check(text, strictjson.Limits{Bytes: 1 << 20, Depth: 8}); err != nil {
+		return nil, err
+	}
+	file, err := dockerconfig.LoadFromReader(bytes.NewReader(text))
+	if err != nil {
+		return nil, err
+	}
+	file.CredentialsStore, file.CredentialHelpers = "", nil
+	return credentialsIn(file, host)
 }
 
 // credentials are those that docker's config.json in dir has for a host. Without any the registry is read as anybody may.
@@ -109,6 +131,10 @@ func credentials(dir, host string) (authn.Authenticator, error) {
 	if err != nil {
 		return nil, err
 	}
+	return credentialsIn(file, host)
+}
+
+func credentialsIn(file *configfile.ConfigFile, host string) (authn.Authenticator, error) {
 	if host == name.DefaultRegistry {
 		host = authn.DefaultAuthKey
 	}

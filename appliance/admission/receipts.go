@@ -1,0 +1,170 @@
+package admission
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"redoubt.internal/log/strictjson"
+	"redoubt.internal/mirror/images"
+)
+
+// receipts keep what was admitted while trust was fresh, one small file for each reference and digest:
+//
+//	receipts/<SHA-256 of the reference with its digest>.json
+//	receipts/fresh    when trust was last seen to be fresh
+//
+// A receipt never lets anything in by itself: the policy has to allow the image now, by the same rule, with everything but the age of trust.
+type receipts struct {
+	dir string
+	mu  sync.Mutex // guards the file fresh
+}
+
+// receipt is one admission. Its JSON form is stable.
+type receipt struct {
+	Reference string    `json:"reference"` // with the digest
+	Rule      string    `json:"rule"`
+	Signer    string    `json:"signer,omitempty"`
+	Version   string    `json:"version"` // of trust and policy
+	Admitted  time.Time `json:"admitted"`
+}
+
+const maxReceipt = 8 << 10
+
+func (r *receipts) file(reference string) string {
+	sum := sha256.Sum256([]byte(reference))
+	return filepath.Join(r.dir, hex.EncodeToString(sum[:])+".json")
+}
+
+// keep writes the receipt of an admission, durably. One that says the same is left alone.
+func (r *receipts) keep(ref images.Reference, v verdict, rules *Rules, now time.Time) error {
+	if held, err := r.held(ref); err == nil && held.Rule == v.Rule && held.Version == rules.Version {
+		return nil
+	}
+	b, err := json.Marshal(receipt{ref.String(), v.Rule, v.Signer, rules.Version, now.UTC().Truncate(time.Second)})
+	if err != nil {
+		return err
+	}
+	if err := writeDurably(r.file(ref.String()), b); err != nil {
+		return fmt.Errorf("keeping the receipt of an admission: %w", err)
+	}
+	return nil
+}
+
+// held is the receipt of an earlier admission; fs.ErrNotExist when there is none.
+func (r *receipts) held(ref images.Reference) (out receipt, err error) {
+	b, err := os.ReadFile(r.file(ref.String()))
+	if err != nil {
+		return out, err
+	}
+	if err := strictjson.Decode(b, strictjson.Limits{Bytes: maxReceipt, Depth: 2}, &out); err != nil {
+		return receipt{}, fmt.Errorf("reading a receipt: %w", err)
+	}
+	if out.Reference != ref.String() {
+		return receipt{}, fmt.Errorf("reading a receipt: it is that of %.200q", out.Reference)
+	}
+	return out, nil
+}
+
+// writeDurably writes a file that is whole and on the disk when it is there.
+func writeDurably(path string, b []byte) error {
+	dir := filepath.Dir(path)
+	f, err := os.CreateTemp(dir, ".new-*")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		os.Remove(f.Name())
+		return err
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// admitted writes down that an image was admitted under trust that is fresh, and that trust was fresh now.
+func (g *Gate) admitted(ref images.Reference, v verdict, rules *Rules) error {
+	now := g.now()
+	if err := g.receipts.keep(ref, v, rules, now); err != nil {
+		return err
+	}
+	return g.receipts.sawFresh(now)
+}
+
+// onceAdmitted lets in what the policy refuses for the age of trust alone, if it was admitted here before by the same rule, and as long as
+// the grace lasts. That begins when trust was last seen to be fresh.
+func (g *Gate) onceAdmitted(ref images.Reference, v verdict) (verdict, error) {
+	since, err := g.receipts.lastFresh()
+	refuse := func(format string, a ...any) (verdict, error) {
+		return verdict{}, fmt.Errorf("%w: %s; carry newer trust here", ErrStale, fmt.Sprintf(format, a...))
+	}
+	if err != nil {
+		return refuse("it was never seen fresh here: %v", err)
+	}
+	held, err := g.receipts.held(ref)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return refuse("fresh last on %s: nothing new is admitted, and this digest was not admitted here before", since.Format(time.RFC3339))
+	case err != nil:
+		return refuse("%v", err)
+	case held.Rule != v.Rule:
+		return refuse("it was admitted before by rule %.100q, which no longer decides it", held.Rule)
+	}
+	until := since.Add(g.c.Grace)
+	if g.people != nil {
+		if later := g.people.graceUntil(); later.After(until) {
+			until = later
+		}
+	}
+	if !g.now().Before(until) {
+		return refuse("fresh last on %s: the grace for what was admitted before ended %s; two people may extend it", since.Format(time.RFC3339), until.UTC().Format(time.RFC3339))
+	}
+	v.Stale, v.Until = since.UTC(), until.UTC()
+	return v, nil
+}
+
+// freshStep is how exactly it is known when trust was last fresh.
+const freshStep = time.Minute
+
+// sawFresh remembers that trust is fresh, durably: a restart must not begin a grace anew.
+func (r *receipts) sawFresh(now time.Time) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if last, err := r.readFresh(); err == nil && now.Sub(last) < freshStep && !now.Before(last) {
+		return nil
+	}
+	if err := writeDurably(filepath.Join(r.dir, freshName), []byte(now.UTC().Format(time.RFC3339)+"\n")); err != nil {
+		return fmt.Errorf("noting that trust is fresh: %w", err)
+	}
+	return nil
+}
+
+func (r *receipts) lastFresh() (time.Time, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.readFresh()
+}
+
+const freshName = "fresh"
+
+func (r *receipts) readFresh() (time.Time, error) {
+	b, err := os.ReadFile(filepath.Join(r.dir, freshName))
+	if err != nil {
+		return time.Time{}, err
+	}
+	return time.Parse(time.RFC3339, strings.TrimSpace(string(b)))
+}
