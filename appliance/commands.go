@@ -7,8 +7,8 @@ func commands() []*cli.Command {
 	return uniform([]*cli.Command{
 		demoCommand(), initCommand(), serveCommand(), rolesCommand(), statusCommand(), doctorCommand(),
 		identityCommand(), clientCommand(), signCommand(), verifyCommand(), admissionCommand(),
-		keysCommand(), ceremonyCommand(), caCommand(), tsaCommand(), logCommand(), auditCommand(), trustCommand(), tlsCommand(), mirrorCommand(), approveCommand(), backupCommand(), standbyCommand(), stateCommand(),
-		bundleCommand(), configCommand(), docsCommand(), completionCommand(), versionCommand(), workerCommand(),
+		keysCommand(), ceremonyCommand(), caCommand(), tsaCommand(), logCommand(), auditCommand(), trustCommand(), tlsCommand(), mirrorCommand(), approveCommand(), backupCommand(), standbyCommand(), stateCommand(), preflightCommand(), upgradeCommand(), uninstallCommand(),
+		bundleCommand(), configCommand(), docsCommand(), completionCommand(), versionCommand(), workerCommand(), surveyCommand(),
 	})
 }
 

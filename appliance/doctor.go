@@ -18,6 +18,7 @@ import (
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
 
+	"redoubt.internal/installer/host"
 	"redoubt.internal/log"
 )
 
@@ -56,6 +57,7 @@ func diagnose(c *cli.Context) []check {
 	checks = append(checks,
 		warning("clock discipline", checkClock(), "run chrony or another time service; inside a gap, discipline the clock from a local source"),
 	)
+	checks = append(checks, result("upgrade", begun(host.Pending()), "the same `redoubt upgrade` once more, or `redoubt upgrade --rollback`"))
 	checks = append(checks, fipsChecks()...)
 	checks = append(checks, checkUnits(cfg)...)
 	if ring := newKeyring(cfg.Keys, dir, slog.New(slog.DiscardHandler)); len(ring.pkcs11Tokens()) > 0 {

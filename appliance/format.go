@@ -92,20 +92,20 @@ func (l layout) writeState(r stateRecord) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(replaceFile(l.stateFile(), append(text, '\n'), 0o600), l.give(l.stateFile())); err != nil {
-		return fmt.Errorf("writing the format of the state directory: %w", err)
+	like, mode := l.root, fs.FileMode(0o600)
+	if info, err := os.Stat(l.stateFile()); err == nil { // where roles run apart, all of them read it
+		like, mode = l.stateFile(), info.Mode().Perm()
 	}
-	return nil
-}
-
-// give makes the owner of the directory that of a file in it, where root made it.
-func (l layout) give(path string) error {
-	info, err := os.Stat(l.root)
-	if err != nil {
+	var owner syscall.Stat_t
+	if err := syscall.Stat(like, &owner); err != nil {
 		return err
 	}
-	if owner, ok := info.Sys().(*syscall.Stat_t); ok && os.Geteuid() == 0 {
-		return os.Lchown(path, int(owner.Uid), int(owner.Gid))
+	err = replaceFile(l.stateFile(), append(text, '\n'), mode)
+	if err == nil && os.Geteuid() == 0 {
+		err = os.Lchown(l.stateFile(), int(owner.Uid), int(owner.Gid))
+	}
+	if err != nil {
+		return fmt.Errorf("writing the format of the state directory: %w", err)
 	}
 	return nil
 }

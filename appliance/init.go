@@ -24,8 +24,8 @@ func initCommand() *cli.Command {
 	return &cli.Command{
 		Name: "init", Usage: "make a state directory: keys, certificates, logs, trust repository, configuration",
 		Flags: append([]cli.Flag{
-			&cli.StringFlag{Name: "dir", Required: true, Usage: "state directory to make; must not exist, or be empty", EnvVars: []string{"REDOUBT_DIR"}},
-			&cli.StringFlag{Name: "domain", Required: true, Usage: "DNS domain of this deployment; part of the log origins for good", EnvVars: []string{"REDOUBT_DOMAIN"}},
+			&cli.StringFlag{Name: "dir", Usage: "state directory to make; must not exist, or be empty (required; asked at a terminal)", EnvVars: []string{"REDOUBT_DIR"}},
+			&cli.StringFlag{Name: "domain", Usage: "DNS domain of this deployment; part of the log origins for good (required; asked at a terminal)", EnvVars: []string{"REDOUBT_DOMAIN"}},
 			&cli.StringFlag{Name: "profile", Value: profileDev, Usage: "dev or production", EnvVars: []string{"REDOUBT_PROFILE"}},
 			&cli.StringFlag{Name: "keys", Value: "soft:", Usage: "token that holds the keys: soft:, pkcs11:token=NAME?module-path=PATH&pin-source=FILE, tpm:device=PATH, or hashivault://PREFIX?address=URL&ca-file=FILE&auth=METHOD&... (docs config, keys.vault)", EnvVars: []string{"REDOUBT_KEYS"}},
 			&cli.StringFlag{Name: "tpm-device", Usage: "TPM device or swtpm socket, for keys in a TPM, tpm-sealed: files and counters (default /dev/tpmrm0)", EnvVars: []string{"REDOUBT_TPM_DEVICE"}},
@@ -46,12 +46,16 @@ func initCommand() *cli.Command {
 			&cli.BoolFlag{Name: "one-process", Usage: "run every role in one process, of one user (production; default: each in its own, `serve --roles`)", EnvVars: []string{"REDOUBT_ONE_PROCESS"}},
 			&cli.StringFlag{Name: "plugin", Usage: "SCHEME=PATH: sigstore KMS plugin behind --keys SCHEME://PREFIX, pinned by its SHA-256 as it is now", EnvVars: []string{"REDOUBT_PLUGIN"}},
 			&cli.BoolFlag{Name: "one-tree", Usage: "one artifact log for both wire formats; stock clients then accept signatures that were never logged", EnvVars: []string{"REDOUBT_ONE_TREE"}},
-			&cli.BoolFlag{Name: "non-interactive", Usage: "never ask; every answer is a flag already", EnvVars: []string{"REDOUBT_NON_INTERACTIVE"}},
+			&cli.BoolFlag{Name: "accept-clock", Usage: "the clock is right although it is years ahead of this release (production)", EnvVars: []string{"REDOUBT_ACCEPT_CLOCK"}},
+			&cli.BoolFlag{Name: "non-interactive", Usage: "never ask; every answer is a flag", EnvVars: []string{"REDOUBT_NON_INTERACTIVE"}},
 			outputFlag(),
 		}, roleFlags()...),
 		Action: func(c *cli.Context) error {
 			logger, err := newLogger(c)
 			if err != nil {
+				return err
+			}
+			if err := answerInit(c); err != nil {
 				return err
 			}
 			roles, err := rolesOf(c)
@@ -76,6 +80,9 @@ func initCommand() *cli.Command {
 				}
 			}
 			result, err := initialise(c.Context, request, logger, progress(c))
+			if errors.Is(err, errSoftwareKeys) {
+				return hinted(err, "--keys 'pkcs11:token=NAME?module-path=PATH&pin-source=FILE', or --allow-software-keys if you accept that copying the disk copies the keys%s", tokenProposals(c.Context, c.String("tpm-device")))
+			}
 			if err != nil {
 				return err
 			}
@@ -368,6 +375,10 @@ func (r *initResult) print(w io.Writer) {
 		fmt.Fprintf(w, "\nnote: %s\n", note)
 	}
 	fmt.Fprintf(w, "\nnext: redoubt serve --dir %s\n", r.Dir)
+	if len(r.Notes) > 0 { // production
+		fmt.Fprintf(w, "      systemctl enable --now redoubt.service         instead, where install.sh put it\n      redoubt client setup --dir %s --out setup      what clients need\n"+
+			"      redoubt doctor --dir %s                        what is left to do\n", r.Dir, r.Dir)
+	}
 }
 
 const oneTreeWarning = `WARNING: one tree for Rekor v1 and v2. Clients built on sigstore-go up to 1.3.0, cosign 3.1.3 among them, accept a signature
@@ -379,8 +390,8 @@ Without --one-tree each wire format has a tree of its own and they refuse it too
 // productionNotes say what a production site must see to itself, because this version does not.
 var productionNotes = []string{
 	"the high-water mark is a file on this machine's disk; keep it out of every backup of the directory. A counter of a TPM binds a second one: --highwater tpm:nv=0x01...... . Marks in an HSM or at a witness are not part of this version",
-	"backup and restore are not part of this version: copy the stopped directory, and never start an older copy",
 	"who may do what: people in redoubt.yaml, root and the server's user at first. Acts that need approval (`redoubt docs permissions`) are refused until approvers are configured: --approver FILE, or the block approvers",
+	"no backup is configured: set backup: in the configuration (`redoubt docs config`), or run `redoubt backup create --to FOLDER --recipient age1...`",
 	"no issuer is configured: add oidc-issuers, with jwks where the issuer cannot be reached, then SIGHUP",
 }
 

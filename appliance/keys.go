@@ -3,14 +3,19 @@ package main
 import (
 	"context"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
+	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/urfave/cli/v2"
 
 	"redoubt.internal/ca/ceremony"
 	"redoubt.internal/hsm"
@@ -18,6 +23,7 @@ import (
 	"redoubt.internal/hsm/soft"
 	"redoubt.internal/hsm/tpm"
 	"redoubt.internal/hsm/vault"
+	"redoubt.internal/hsm/worker"
 )
 
 // keyring opens tokens by the scheme of a key URI. It is the one place that names kinds of tokens; every room above it is
@@ -284,4 +290,55 @@ func uriAttribute(uri, name string) string {
 		}
 	}
 	return ""
+}
+
+const (
+	surveyVerb    = "hsm-survey"
+	surveyTimeout = 10 * time.Second
+)
+
+// surveyModule looks at a PKCS#11 module from a child of its own: it may crash or hang, and is asked for no login.
+func surveyModule(ctx context.Context, path string) (seen pkcs11.Seen, err error) {
+	ctx, cancel := context.WithTimeout(ctx, surveyTimeout)
+	defer cancel()
+	child := exec.CommandContext(ctx, "/proc/self/exe", surveyVerb, path)
+	child.Args[0], child.Env, child.WaitDelay = os.Args[0], worker.Environment(append(pkcs11.Environment(), processEnv...)), time.Second
+	out, err := child.Output()
+	if ctx.Err() != nil {
+		return seen, fmt.Errorf("looking at %s: it did not answer within %s", path, surveyTimeout)
+	}
+	if err != nil {
+		return seen, fmt.Errorf("looking at %s: %w", path, err)
+	}
+	if err := json.Unmarshal(out, &seen); err != nil {
+		return seen, fmt.Errorf("looking at %s: %w", path, err)
+	}
+	return seen, nil
+}
+
+// surveyCommand is the child's side of surveyModule.
+func surveyCommand() *cli.Command {
+	return &cli.Command{
+		Name: surveyVerb, Hidden: true, Usage: "look at a PKCS#11 module for the process that started this one", ArgsUsage: "MODULE",
+		Action: func(c *cli.Context) error {
+			if c.NArg() != 1 {
+				return usage("one MODULE")
+			}
+			seen, err := pkcs11.Survey(c.Args().First())
+			if err != nil {
+				return err
+			}
+			return json.NewEncoder(c.App.Writer).Encode(seen)
+		},
+	}
+}
+
+// findModules looks at every PKCS#11 module that stands where makers put theirs. Those that do not answer are left out.
+func findModules(ctx context.Context) (all []pkcs11.Seen) {
+	for _, path := range pkcs11.Present() {
+		if seen, err := surveyModule(ctx, path); err == nil {
+			all = append(all, seen)
+		}
+	}
+	return all
 }

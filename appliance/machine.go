@@ -39,6 +39,7 @@ func machineChecks(cfg *Config, dir layout) []check {
 func listMachineChecks(cfg *Config, dir layout) []check {
 	checks := []check{
 		result("state directory", checkModes(cfg, dir), "chown it to the service user; chmod 0700 keys and run; where roles run apart, `redoubt roles apart`"),
+		urgent("owners", checkOwners(cfg, dir), "chown -R to the service user; chmod go-w what others may write"),
 		urgent("free space", checkFreeSpace(dir.root), "free or add space: a log that cannot write latches read-only; one that stays so needs `redoubt log resume`"),
 		urgent("free inodes", checkInodes(dir.root), "remove small files, or make the file system with more inodes (mkfs.ext4 -N): mirrors keep one file for 256 entries"),
 		forecastCheck(dir),

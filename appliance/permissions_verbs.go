@@ -9,11 +9,14 @@ type verbRow struct {
 
 // verbTable is who may do which verb. Verbs that are anyone's touch no state of a deployment, or are what makes one.
 var verbTable = []verbRow{
-	{"demo, init, serve, roles apart, sign, verify, version, docs, completion, hsm-worker", "", anyone},
+	{"demo, init, serve, roles apart, sign, verify, version, docs, completion, hsm-worker, hsm-survey", "", anyone},
 	{"ceremony plan, ceremony digest, ceremony operator new, ceremony operator show, ceremony approve, ceremony rehearse, ceremony run, ceremony sign, ceremony verify, ceremony diff, ceremony register", "", anyone},
 	{"admission serve, admission manifests, admission propose", "", anyone},
 	{"keys attestation, keys seal, approve sign, log verify, log resubmit, mirror evidence, mirror evidence verify, mirror send, mirror inspect", "", anyone},
 	{"bundle build, bundle unpack, bundle verify, backup key, backup verify, standby follow, standby status, config validate, config show, config schema", "", anyone},
+
+	// What a machine's root does to its programs, and what its data is; serve migrates as these do.
+	{"preflight, upgrade, uninstall, state show, state migrate", "", anyone},
 
 	{"status, doctor", "status", everybody},
 	{"client setup, log info, log get, log search, log proof, log export", "client.trust log.info log.get log.search log.proof log.copy", everybody},

@@ -41,13 +41,14 @@ func devConfig(domain, token string, oneTree bool) (*Config, error) {
 	return cfg, nil
 }
 
+var errSoftwareKeys = errors.New("the production profile keeps its keys in hardware, and --keys names software keys")
+
 // productionConfig is the configuration init writes for the production profile: one TLS listener, each service under its
 // own host name, metrics on loopback, no built-in issuer.
 func productionConfig(request initRequest) (*Config, error) {
 	domain := request.Domain
 	if strings.HasPrefix(request.Keys, "soft:") && !request.AllowSoftware {
-		return nil, hinted(errors.New("the production profile keeps its keys in hardware, and --keys names software keys"),
-			"--keys 'pkcs11:token=NAME?module-path=PATH&pin-source=FILE', or --allow-software-keys if you accept that copying the disk copies the keys")
+		return nil, errSoftwareKeys
 	}
 	if (request.TLSCert == "") != (request.TLSKey == "") {
 		return nil, usage("--tls-cert and --tls-key come together: a certificate of your site for fulcio., rekor., tsa., ct., tuf. and mirror.%s", domain)

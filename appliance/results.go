@@ -17,6 +17,7 @@ import (
 	"redoubt.internal/ca/tsa"
 	"redoubt.internal/installer"
 	"redoubt.internal/installer/backup"
+	"redoubt.internal/installer/host"
 	"redoubt.internal/log/audit"
 	"redoubt.internal/mirror"
 	"redoubt.internal/mirror/diode"
@@ -36,7 +37,7 @@ var resultDocs = []resultDoc{
 	{"init", reflect.TypeFor[*initResult](), "", nil},
 	{"roles apart", reflect.TypeFor[rolesResult](), "", nil},
 	{"status", reflect.TypeFor[statusReport](), "", nil},
-	{"doctor, keys check", reflect.TypeFor[[]check](), "", nil},
+	{"doctor, keys check, preflight", reflect.TypeFor[[]check](), "", nil},
 	{"identity token", reflect.TypeFor[tokenResult](), "", nil},
 	{"client setup", reflect.TypeFor[setupResult](), "", nil},
 	{"sign", reflect.TypeFor[signResult](), "", nil},
@@ -115,6 +116,7 @@ var resultDocs = []resultDoc{
 	{"backup create, backup verify", reflect.TypeFor[backup.Report](), "", nil},
 	{"backup key", reflect.TypeFor[custodianKey](), "", nil},
 	{"backup restore", reflect.TypeFor[restoreResult](), "", nil},
+	{"upgrade, uninstall", reflect.TypeFor[host.Report](), "", nil},
 	{"state show, state migrate", reflect.TypeFor[stateResult](), "", nil},
 	{"standby follow, standby status", reflect.TypeFor[standbyReport](), "", nil},
 	{"standby promote", reflect.TypeFor[promoteResult](), "", nil},

@@ -33,3 +33,6 @@ func (*Token) Close() error { return nil }
 func errNoCgo() error {
 	return fmt.Errorf("PKCS#11 modules need the cgo build of redoubt (built with CGO_ENABLED=1); this binary was built without cgo: %w", hsm.ErrUnsupported)
 }
+
+// Survey fails with hsm.ErrUnsupported.
+func Survey(string) (Seen, error) { return Seen{}, errNoCgo() }

@@ -119,13 +119,13 @@ func Start(c Config) (*Token, error) {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	t := &Token{config: c, env: environment(c.Env), bound: openTimeout, starting: make(chan struct{})}
+	t := &Token{config: c, env: Environment(c.Env), bound: openTimeout, starting: make(chan struct{})}
 	go t.start(nil)
 	return t, nil
 }
 
-// environment picks the variables that names lists.
-func environment(names []string) []string {
+// Environment picks the variables of this process that names lists; a name that ends in * stands for all that begin so.
+func Environment(names []string) []string {
 	env := []string{} // never nil, which would mean everything
 	for _, kv := range os.Environ() {
 		name, _, _ := strings.Cut(kv, "=")
