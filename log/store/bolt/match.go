@@ -12,7 +12,7 @@ import (
 )
 
 // matchBytes is what one transaction copies while two files are made equal.
-const matchBytes = 16 << 20
+const matchBytes = 4 << 20
 
 // match makes the second file equal to d, or d equal to a second one that is one transaction ahead.
 func (d *DB) match(other *DB) error {
