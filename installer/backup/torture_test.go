@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -50,9 +51,12 @@ func TestTortureLarge(t *testing.T) {
 		check(t, err)
 		say(t, name+", verify", verified, n)
 		dir := filepath.Join(t.TempDir(), "restored")
+		before := processorTime()
 		restored, err := Restore(t.Context(), c, dir)
 		check(t, err)
 		say(t, name+", restore", restored, n)
+		used := processorTime() - before
+		t.Logf("%-32s %6.2f s of processor time, %.1f ms/MB", name+", restore", used.Seconds(), float64(used.Milliseconds())/(float64(restored.Bytes)/1e6))
 		if !sealed {
 			db, err := bolt.Open(filepath.Join(dir, "db/rekor.db"))
 			check(t, err)
@@ -64,6 +68,13 @@ func TestTortureLarge(t *testing.T) {
 		}
 		check(t, os.RemoveAll(dir))
 	}
+}
+
+// processorTime is what this process used, which other work on the machine does not change much.
+func processorTime() time.Duration {
+	var u syscall.Rusage
+	syscall.Getrusage(syscall.RUSAGE_SELF, &u)
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 func say(t *testing.T, what string, r Report, entries int) {
