@@ -40,6 +40,7 @@ var oneRoom = []struct{ library, folder string }{
 	{"rsc.io/qr", "appliance"},
 	{"github.com/klauspost/reedsolomon", "mirror/diode"},
 	{"filippo.io/age", "installer/backup"},
+	{"github.com/CycloneDX/cyclonedx-go", "installer"},
 	{"github.com/google/cel-go", "appliance/policy"},
 	{"github.com/google/go-containerregistry/pkg/v1", "mirror/images"},
 	{"github.com/google/go-containerregistry/pkg/name", "mirror/images"},

@@ -9,15 +9,22 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strings"
 )
 
 // ErrCompiler says that the C compiler for a processor is missing.
 var ErrCompiler = errors.New("there is no C compiler for this processor")
 
-// compilers are the C compilers of Debian by processor, and the packages that bring them.
-var compilers = map[string]struct{ program, debian string }{
-	"amd64": {"x86_64-linux-gnu-gcc", "gcc-x86-64-linux-gnu"},
-	"arm64": {"aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu"},
+// compilerFor is the C compiler of Debian for a processor, and the package that brings it.
+func compilerFor(platform string) (program, debian string) {
+	triple, known := map[string]string{"amd64": "x86_64", "arm64": "aarch64"}[platform]
+	if !known {
+		return "", ""
+	}
+	if platform == runtime.GOARCH {
+		return "gcc", "gcc"
+	}
+	return triple + "-linux-gnu-gcc", "gcc-" + strings.ReplaceAll(triple, "_", "-") + "-linux-gnu"
 }
 
 // binary is one of the programs in a bundle.
@@ -33,20 +40,17 @@ func (b binary) member() string { return "bin/" + b.platform + "/" + b.name }
 // compileAll builds with and without cgo for every platform.
 func (c Config) compileAll(ctx context.Context, work string, members map[string]member) (out []binary, err error) {
 	for _, platform := range c.Platforms {
-		compiler, ok := compilers[platform]
-		if !ok {
+		compiler, debian := compilerFor(platform)
+		if compiler == "" {
 			return nil, fmt.Errorf("%w: %q; there are amd64 and arm64", ErrCompiler, platform)
 		}
-		if platform == runtime.GOARCH {
-			compiler.program, compiler.debian = "gcc", "gcc"
-		}
-		if _, err := exec.LookPath(compiler.program); err != nil {
-			return nil, fmt.Errorf("%w: %s is not in PATH; apt-get install %s", ErrCompiler, compiler.program, compiler.debian)
+		if _, err := exec.LookPath(compiler); err != nil {
+			return nil, fmt.Errorf("%w: %s is not in PATH; apt-get install %s", ErrCompiler, compiler, debian)
 		}
 		for _, name := range []string{"redoubt", "redoubt-static"} {
 			b := binary{platform: platform, name: name, file: filepath.Join(work, name+"-"+platform)}
 			fmt.Fprintf(c.Progress, "building %s\n", b.member())
-			if err := c.compile(ctx, b, compiler.program); err != nil {
+			if err := c.compile(ctx, b, compiler); err != nil {
 				return nil, fmt.Errorf("%s: %w", b.member(), err)
 			}
 			members[b.member()] = member{mode: 0o755, file: b.file}

@@ -4,15 +4,11 @@ package installer_test
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"errors"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 
@@ -25,22 +21,10 @@ func TestInstallOnFreshDebian(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Fatal("this test makes a Debian root and enters it: run it as root")
 	}
-	source, err := filepath.Abs("..")
-	if err != nil {
-		t.Fatal(err)
-	}
+	report, _ := built(t)
 	root := freshDebian(t)
-	bundle := filepath.Join(t.TempDir(), "redoubt.tar.zst")
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	report, err := installer.Build(t.Context(), installer.Config{Source: source, Out: bundle, Version: "0.0.0-test", Platforms: []string{runtime.GOARCH}, Signer: key})
-	if err != nil {
-		t.Fatal(err)
-	}
 	t.Logf("%d bytes, %d files, %d modules, SHA-256 %s", report.Bytes, len(report.Files), report.Modules, report.SHA256)
-	if _, err := installer.Unpack(t.Context(), bundle, filepath.Join(root, "root"), installer.Trust{Fingerprint: report.Fingerprint}); err != nil {
+	if _, err := installer.Unpack(t.Context(), report.Path, filepath.Join(root, "root"), installer.Trust{Fingerprint: report.Fingerprint}); err != nil {
 		t.Fatal(err)
 	}
 	out := inside(t, root, "FINGERPRINT="+report.Fingerprint+`

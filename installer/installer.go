@@ -144,10 +144,13 @@ func Build(ctx context.Context, c Config) (*Report, error) {
 		return nil, err
 	}
 	maps.Copy(members, licences)
-	for _, add := range []func(string, map[string]member) error{addPacked, addDocs} {
+	for _, add := range []func(string, map[string]member) error{addPacked, addDocs, addSeeds} {
 		if err := add(c.Source, members); err != nil {
 			return nil, err
 		}
+	}
+	if err := c.addMade(ctx, work, binaries, members); err != nil {
+		return nil, err
 	}
 	fmt.Fprintf(c.Progress, "packing %d files\n", len(members))
 	if err := c.pack(work, "redoubt-"+c.Version, members); err != nil {
@@ -160,6 +163,30 @@ func Build(ctx context.Context, c Config) (*Report, error) {
 	}
 	report.Modules = modules
 	return report, nil
+}
+
+// addMade adds what is made of binaries and files: packages, image, chart, and the documents that say what all of it is.
+func (c Config) addMade(ctx context.Context, work string, binaries []binary, members map[string]member) error {
+	packager, err := c.buildPackager(ctx, work)
+	if err != nil {
+		return err
+	}
+	if err := c.addPackages(ctx, work, packager, binaries, members); err != nil {
+		return err
+	}
+	if err := c.addImage(ctx, work, packager, binaries, members); err != nil {
+		return err
+	}
+	if err := c.addChart(members); err != nil {
+		return err
+	}
+	if err := c.addSBOMs(binaries, members); err != nil {
+		return err
+	}
+	if err := c.addVEX(binaries, members); err != nil {
+		return err
+	}
+	return c.addProvenance(ctx, binaries, members)
 }
 
 // addPacked adds install.sh, the systemd units, and rules and dashboard for monitoring.
@@ -205,6 +232,20 @@ func addDocs(source string, members map[string]member) error {
 	})
 }
 
+// digestOf is the SHA-256 of a member.
+func digestOf(m member) ([]byte, error) {
+	data, _, err := m.open()
+	if err != nil {
+		return nil, err
+	}
+	defer data.Close()
+	digest := sha256.New()
+	if _, err := io.Copy(digest, data); err != nil {
+		return nil, err
+	}
+	return digest.Sum(nil), nil
+}
+
 // digestList is SHA256SUMS: every member but itself, sorted by name.
 func digestList(members map[string]member) ([]byte, error) {
 	var list bytes.Buffer
@@ -212,17 +253,11 @@ func digestList(members map[string]member) ([]byte, error) {
 		if name == sums {
 			continue
 		}
-		data, _, err := members[name].open()
+		digest, err := digestOf(members[name])
 		if err != nil {
 			return nil, err
 		}
-		digest := sha256.New()
-		_, err = io.Copy(digest, data)
-		data.Close()
-		if err != nil {
-			return nil, err
-		}
-		fmt.Fprintf(&list, "%x  %s\n", digest.Sum(nil), name)
+		fmt.Fprintf(&list, "%x  %s\n", digest, name)
 	}
 	return list.Bytes(), nil
 }

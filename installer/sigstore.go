@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
@@ -17,6 +18,7 @@ import (
 // What lies beside a bundle, for tools that know no parcel.
 const (
 	bundleSuffix = ".sigstore.json" // a Sigstore bundle over the whole file
+	sigSuffix    = ".sig"           // the same signature alone, in base64, for cosign 2
 	keySuffix    = ".pub"           // the key in PEM
 )
 
@@ -58,6 +60,9 @@ func (c Config) signWhole(digest []byte) error {
 		return err
 	}
 	if err := os.WriteFile(c.Out+bundleSuffix, append(data, '\n'), 0o644); err != nil {
+		return fmt.Errorf("writing the signature: %w", err)
+	}
+	if err := os.WriteFile(c.Out+sigSuffix, []byte(base64.StdEncoding.EncodeToString(signature)), 0o644); err != nil {
 		return fmt.Errorf("writing the signature: %w", err)
 	}
 	if err := os.WriteFile(c.Out+keySuffix, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: spki}), 0o644); err != nil {
