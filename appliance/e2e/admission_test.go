@@ -4,8 +4,10 @@ package e2e
 
 import (
 	"bytes"
+	"encoding/base64"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -16,6 +18,7 @@ import (
 	"time"
 
 	"go.yaml.in/yaml/v3"
+	"golang.org/x/crypto/bcrypt"
 )
 
 // headOf reads what a YAML document is.
@@ -39,6 +42,7 @@ type gated struct {
 	*cluster
 	lab      *lab
 	registry string // HOST:PORT
+	private  string // another, by TLS under the site's own authority and for users alone
 	config   string // of the gate
 	webhook  string // URL
 	metrics  string
@@ -51,14 +55,17 @@ roots:
   own: {file: trusted_root.json}
 signers:
   us:
-  - {root: own, identity: %q, issuer: %q}
+  - {root: own, identity: %[1]q, issuer: %[2]q}
 rules:
-- {name: apps, images: ["%s/app/*"], signatures: {by: [us]}}
+- {name: apps, images: ["%[3]s/app/*", "%[4]s/app/*"], signatures: {by: [us]}}
+- {name: attested, images: ["%[3]s/attested/*"], attestations: [{type: "https://cosign.sigstore.dev/attestation/v1", by: [us]}]}
 `
 	gateConfig = `domain: corp.internal
 policy: policy.yaml
 registries:
 - registry: %s
+- {registry: '%s', ca-file: registry-ca.pem}
+pull-secrets: true
 namespaces: {soft: warn, quiet: audit}
 own: {digests: ["%s"]}
 state: state
@@ -86,6 +93,60 @@ func (g *gated) startRegistry(t *testing.T) {
 	})
 }
 
+// The user of the private registry.
+const privateUser, privatePassword = "puller", "e2e-registry-password"
+
+// startPrivate starts a second registry of Debian's, by TLS and with a user.
+func (g *gated) startPrivate(t *testing.T) {
+	t.Helper()
+	_, certificate, key := siteTLS(t, g.dir)
+	hash, err := bcrypt.GenerateFromPassword([]byte(privatePassword), bcrypt.MinCost)
+	if err != nil {
+		t.Fatal(err)
+	}
+	users := g.file(t, "htpasswd", fmt.Appendf(nil, "%s:%s\n", privateUser, hash))
+	_, port, _ := strings.Cut(g.private, ":")
+	config := g.file(t, "private.yml", fmt.Appendf(nil, "version: 0.1\nlog: {level: error}\nstorage: {filesystem: {rootdirectory: %s}}\nauth: {htpasswd: {realm: site, path: %s}}\nhttp: {addr: '127.0.0.1:%s', tls: {certificate: %s, key: %s}}\n",
+		filepath.Join(g.dir, "private"), users, port, certificate, key))
+	g.run(t, "private", "docker-registry", "serve", config)
+	wait(t, "the private registry", func() bool {
+		conn, err := net.Dial("tcp", "127.0.0.1:"+port)
+		if err == nil {
+			conn.Close()
+		}
+		return err == nil
+	})
+}
+
+// privateImage copies an image of the open registry to the private one and signs it there, both by cosign.
+func (g *gated) privateImage(t *testing.T, repository, digest string) {
+	t.Helper()
+	s := g.lab.session(t, "SSL_CERT_FILE="+filepath.Join(g.dir, "site-ca.pem"))
+	if err := os.MkdirAll(filepath.Join(s.dir, ".docker"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	s.write(t, ".docker/config.json", g.dockerConfig())
+	s.run(t, client(t, cosign3), "copy", g.registry+"/"+repository+"@"+digest, g.private+"/"+repository)
+	s.run(t, client(t, cosign3), "sign", "-y", "--signing-config", g.lab.in("signing_config_rekor_v2.v0.2.json"), "--trusted-root", g.lab.in("trusted_root.json"), "--identity-token", g.lab.token(t), g.private+"/"+repository+"@"+digest)
+}
+
+func (g *gated) dockerConfig() string {
+	return fmt.Sprintf(`{"auths":{%q:{"username":%q,"password":%q,"auth":%q}}}`, g.private, privateUser, privatePassword, base64.StdEncoding.EncodeToString([]byte(privateUser+":"+privatePassword)))
+}
+
+// pullSecrets: what needs a login is read with the pull secret of who asks, and not without.
+func pullSecrets(t *testing.T, g *gated, signed string) {
+	g.privateImage(t, "app/web", signed)
+	image := g.private + "/app/web@" + signed
+	g.refused(t, "no-secret", image, "did not answer")
+	secret := base64.StdEncoding.EncodeToString([]byte(g.dockerConfig()))
+	g.apply(t, "apiVersion: v1\nkind: Secret\ntype: kubernetes.io/dockerconfigjson\nmetadata: {name: pull, namespace: apps}\ndata: {.dockerconfigjson: "+secret+"}")
+	object := strings.Replace(fmt.Sprintf(podJSON, "with-secret", image), `"spec":{`, `"spec":{"imagePullSecrets":[{"name":"pull"}],`, 1)
+	if code, answer, _ := g.create(t, "Pod", "apps", object); code != http.StatusCreated {
+		t.Errorf("with the secret: %d %s", code, message(answer))
+	}
+}
+
 func wait(t *testing.T, what string, done func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(commandTimeout); !done(); time.Sleep(100 * time.Millisecond) {
@@ -103,7 +164,9 @@ func newGated(t *testing.T) *gated {
 		}
 	}
 	g := &gated{cluster: startCluster(t), lab: newLab(t, nil), registry: fmt.Sprintf("localhost:%d", freePort(t)), own: "sha256:" + strings.Repeat("5e", 32)}
+	g.private = fmt.Sprintf("%s:%d", hosts[0], freePort(t))
 	g.startRegistry(t)
+	g.startPrivate(t)
 	root, err := os.ReadFile(g.lab.in("trusted_root.json"))
 	if err != nil {
 		t.Fatal(err)
@@ -114,9 +177,10 @@ func newGated(t *testing.T) *gated {
 		t.Fatal(err)
 	}
 	g.file(t, "gate/trusted_root.json", root)
+	g.file(t, "gate/registry-ca.pem", must(os.ReadFile(filepath.Join(g.dir, "site-ca.pem"))))
 	g.file(t, "gate/token", []byte(gateToken))
-	g.file(t, "gate/policy.yaml", fmt.Appendf(nil, gatePolicy, identity, g.lab.urls.OIDC, g.registry))
-	g.config = g.file(t, "gate/admission.yaml", fmt.Appendf(nil, gateConfig, g.registry, g.own, port, metrics, g.url, g.ca))
+	g.file(t, "gate/policy.yaml", fmt.Appendf(nil, gatePolicy, identity, g.lab.urls.OIDC, g.registry, g.private))
+	g.config = g.file(t, "gate/admission.yaml", fmt.Appendf(nil, gateConfig, g.registry, g.private, g.own, port, metrics, g.url, g.ca))
 	// What the manifests for a cluster say is what this one has to take, the rights of the gate with it; only where the webhook is differs.
 	inside := g.file(t, "gate/inside.yaml", bytes.Replace(must(os.ReadFile(g.config)), []byte("state: state"), []byte("state: /var/lib/redoubt-admission"), 1))
 	s := g.lab.session(t)
@@ -235,6 +299,15 @@ func TestServersAdmission(t *testing.T) {
 			t.Errorf("signed: %d %s", code, message(answer))
 		}
 	})
+	t.Run("attested", func(t *testing.T) {
+		predicate := g.lab.session(t).write(t, "predicate.json", `{"tests":"green"}`)
+		image := g.registry + "/attested/web@" + g.push(t, "attested/web", "1")
+		g.refused(t, "not-attested", image, "0 of 1 needed")
+		g.cosign(t, "attest", "--predicate", predicate, "--type", "custom", image)
+		_, digest, _ := strings.Cut(image, "@")
+		g.allowed(t, "attested", image, digest)
+	})
+	t.Run("pull secrets", func(t *testing.T) { pullSecrets(t, g, signed) })
 	t.Run("modes", func(t *testing.T) {
 		if code, answer, warnings := g.pod(t, "soft", "unsigned", web+":unsigned"); code != http.StatusCreated || !strings.Contains(strings.Join(warnings, "\n"), "redoubt would refuse this") {
 			t.Errorf("warn: %d %s, warnings %q", code, message(answer), warnings)
