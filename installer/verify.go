@@ -20,7 +20,7 @@ import (
 	"redoubt.internal/mirror/parcel"
 )
 
-// Bounds of a bundle; a real one has about 700 files and 300 MiB.
+// Bounds of a bundle; a real one has about 290 files and 150 MB.
 const (
 	maxMembers     = 20_000
 	maxMemberBytes = 1 << 30
