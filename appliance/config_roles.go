@@ -1,8 +1,10 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"maps"
+	"os"
 	"os/user"
 	"path/filepath"
 	"slices"
@@ -118,8 +120,10 @@ func (k Keys) of(p parts, dir layout) Keys {
 }
 
 func (p parts) secret(credential, file string, dir layout) string {
-	if path, err := hsm.CredentialPath(credential); err == nil && (file != "" || credential == "pin") && fileExists(path) {
-		return path
+	if path, err := hsm.CredentialPath(credential); err == nil && (file != "" || credential == "pin") {
+		if text, err := os.ReadFile(path); err == nil && len(bytes.TrimSpace(text)) > 0 { // a unit's credential is blank where its file is not there
+			return path
+		}
 	}
 	for _, part := range partNames {
 		if path := file + "." + part; file != "" && p[part] && fileExists(strings.TrimPrefix(secretPath(dir, path), sealedPrefix)) {

@@ -329,6 +329,9 @@ func checkUnits(cfg *Config) (checks []check) {
 		return nil
 	}
 	units := []string{"redoubt.service"}
+	if cfg.Roles != nil {
+		units = []string{"redoubt.target"}
+	}
 	if cfg.Mirror.Stream != "" {
 		units = append(units, "redoubt-reconcile.timer")
 	}

@@ -67,9 +67,13 @@ func runningParts(cfg *Config) []string {
 
 // servingParts are those that have listeners with certificates.
 func servingParts(cfg *Config) []string {
-	return slices.DeleteFunc(runningParts(cfg), func(part string) bool {
+	serving := slices.DeleteFunc(runningParts(cfg), func(part string) bool {
 		return len(cfg.frontNames(parts{part: true}).Strings()) == 0
 	})
+	if len(serving) == 0 {
+		return []string{partCA} // which says that there is none
+	}
+	return serving
 }
 
 func joinLists(a, b []byte) ([]byte, error) {

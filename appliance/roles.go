@@ -87,6 +87,19 @@ func parseParts(list string) (parts, error) {
 	return p, nil
 }
 
+// runnable refuses roles apart where the configuration wants what takes every database in one process.
+func (p parts) runnable(cfg *Config) error {
+	switch {
+	case p == nil:
+		return nil
+	case cfg.Roles == nil:
+		return hinted(errTogether, "`redoubt roles apart --dir %s` gives each role its user and its files, with the server stopped", cfg.Dir)
+	case cfg.Backup != nil || cfg.Log.Second != nil:
+		return hinted(fmt.Errorf("%w: backup and log.second copy every database from one process", errApart), "run `redoubt serve` without --roles, or take the section out and back up with redoubt.target stopped")
+	}
+	return nil
+}
+
 // keyPart is the role whose process signs with the key called name; "" of the root's, which no server opens.
 func keyPart(name string) string {
 	if i := strings.LastIndexByte(name, '-'); instanceNumber(name) > 0 {

@@ -57,8 +57,8 @@ func serveCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			if p != nil && cfg.Roles == nil {
-				return hinted(errTogether, "`redoubt roles apart --dir %s` gives each role its user and its files, with the server stopped", cfg.Dir)
+			if err := p.runnable(cfg); err != nil {
+				return err
 			}
 			if p == nil { // a role may not change what others work on: `redoubt state migrate` does
 				if err := migrateToServe(c.Context, layout{cfg.Dir}, logger); err != nil {

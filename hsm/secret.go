@@ -13,6 +13,7 @@ import (
 // ReadPrivate reads a regular file that only its owner, who is this user or
 // root, may read or write: a passphrase, a PIN, a sealed key. It fails with
 // ErrInsecureKey when others may, and with fs.ErrNotExist when it is absent.
+// Root reads every user's.
 // limit bounds its size in octets. Inside $CREDENTIALS_DIRECTORY, where systemd
 // shows an access list as group bits, only the bits of others count.
 func ReadPrivate(path string, limit int64) ([]byte, error) {
@@ -35,7 +36,7 @@ func ReadPrivate(path string, limit int64) ([]byte, error) {
 		return nil, fmt.Errorf("%s is not a regular file", path)
 	case st.Mode().Perm()&forbidden != 0:
 		return nil, fmt.Errorf("%s is open to others (mode %04o), expected 0600: %w", path, st.Mode().Perm(), ErrInsecureKey)
-	case ok && sys.Uid != 0 && int(sys.Uid) != os.Geteuid():
+	case ok && sys.Uid != 0 && int(sys.Uid) != os.Geteuid() && os.Geteuid() != 0: // root works for every role, whose files are theirs
 		return nil, fmt.Errorf("%s belongs to user %d, expected %d or root: %w", path, sys.Uid, os.Geteuid(), ErrInsecureKey)
 	case st.Size() > limit:
 		return nil, fmt.Errorf("%s has %d octets, limit %d", path, st.Size(), limit)

@@ -176,7 +176,7 @@ func TestUnsoundBundles(t *testing.T) {
 		want string
 	}{
 		"another digest": {func(b []byte) []byte { return append([]byte(zero), b[64:]...) }, "bin/amd64/redoubt has another digest"},
-		"one too many":   {func(b []byte) []byte { return append(b, []byte(zero+"  zzz\n")...) }, "zzz, after systemd/"},
+		"one too many":   {func(b []byte) []byte { return append(b, []byte(zero+"  zzz\n")...) }, "zzz, after sysusers/"},
 		"traversal":      {func(b []byte) []byte { return append(b, []byte(zero+"  ../zzz\n")...) }, "not a digest and a name"},
 		"no order":       {func(b []byte) []byte { return append(b, []byte(zero+"  aaa\n")...) }, "out of order"},
 		"cut short":      {func(b []byte) []byte { return b[:60] }, "not a digest and a name"},
