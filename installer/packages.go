@@ -126,6 +126,8 @@ func stagePackage(stage string, members map[string]member) (contents []packageCo
 		switch folder {
 		case "systemd":
 			target = path.Join("/usr/lib/systemd/system", rest)
+		case "sysusers":
+			target = path.Join("/usr/lib/sysusers.d", rest)
 		case "docs", "licences", "monitoring", "trust":
 		default:
 			continue
