@@ -76,6 +76,8 @@ type Services struct {
 	OIDC *Service `yaml:"oidc,omitempty"`
 	// Console is the read-only status page.
 	Console *Service `yaml:"console,omitempty"`
+	// People takes operations of the members of people over TLS, known by client certificate or token: POST /api/v1/act/OPERATION.
+	People *Service `yaml:"people,omitempty"`
 	// Mirror serves the logs that were carried here, each under its origin.
 	Mirror *Service `yaml:"mirror,omitempty"`
 	// Metrics serves /metrics, /healthz and /readyz; loopback only.

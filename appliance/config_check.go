@@ -231,7 +231,7 @@ func (l *Log) oneTree() bool {
 
 // all yields the configured services by name, in the order of the ready file.
 func (s *Services) all() map[string]*Service {
-	m := map[string]*Service{"fulcio": s.Fulcio, "rekor": s.Rekor, "tsa": s.TSA, "ct": s.CT, "tuf": s.TUF, "oidc": s.OIDC, "console": s.Console, "mirror": s.Mirror, "metrics": s.Metrics}
+	m := map[string]*Service{"fulcio": s.Fulcio, "rekor": s.Rekor, "tsa": s.TSA, "ct": s.CT, "tuf": s.TUF, "oidc": s.OIDC, "console": s.Console, "mirror": s.Mirror, "people": s.People, "metrics": s.Metrics}
 	maps.DeleteFunc(m, func(_ string, s *Service) bool { return s == nil })
 	return m
 }

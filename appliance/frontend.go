@@ -68,7 +68,7 @@ func (c *Config) frontNames(p parts) (names frontend.Names) {
 			names.DNS = append(names.DNS, name)
 		}
 	}
-	for _, service := range serviceNames {
+	for _, service := range append([]string{"people"}, serviceNames...) {
 		s := p.services(c)[service]
 		if s == nil {
 			continue

@@ -21,7 +21,7 @@ func (in *instance) handlers(s *server) map[string]http.Handler {
 		h["fulcio"] = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			in.issuance.Load().handler.ServeHTTP(w, r)
 		})
-		h["ct"], h["mirror"] = in.certificateLogHandler(), in.mirrorHandler()
+		h["ct"], h["mirror"], h["people"] = in.certificateLogHandler(), in.mirrorHandler(), s.peopleHandler()
 	}
 	if in.parts.runs(partLog) {
 		h["rekor"] = in.artifactHandler()
@@ -39,6 +39,13 @@ func (in *instance) handlers(s *server) map[string]http.Handler {
 		h["console"], h["metrics"] = s.consoleHandler(), s.metricsHandler()
 	}
 	return h
+}
+
+// peopleHandler takes operations of people over the network.
+func (s *server) peopleHandler() *http.ServeMux {
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /api/v1/act/{operation}", s.serveAct)
+	return mux
 }
 
 // metricsHandler is for loopback only: numbers, and the profiles of net/http/pprof.

@@ -177,7 +177,7 @@ func openWith(ctx context.Context, cfg *Config, logger *slog.Logger, keys *keyri
 // openLocked is openWith for a caller that has the directory's lock, and keeps it.
 func openLocked(ctx context.Context, cfg *Config, logger *slog.Logger, keys *keyring) (in *instance, err error) {
 	in = &instance{cfg: cfg, dir: layout{cfg.Dir}, logger: logger, now: clock, keys: keys, parts: keys.parts, roleKeys: map[string]*hsm.Key{}, failed: make(chan error, 4)}
-	if err := in.dir.checkFormat(); err != nil {
+	if err := errors.Join(in.dir.unheld(), in.dir.checkFormat()); err != nil {
 		return nil, err
 	}
 	defer func() {

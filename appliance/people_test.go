@@ -89,6 +89,11 @@ func newPeopleSite(t *testing.T, change func(*Config)) *peopleSite {
 	}
 	p.served = serveState(t, func(c *Config) {
 		c.TLS = TLS{Cert: write("cert", "CERTIFICATE", listener.Certificate[0]), Key: write("key", "PRIVATE KEY", key)}
+		at, err := freeLoopback(1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Services.People = &Service{Listen: at[0], URL: "https://" + at[0]}
 		for _, s := range []*Service{c.Services.Rekor, c.Services.CT, c.Services.Console, c.Services.Mirror, c.Services.Fulcio, c.Services.TSA, c.Services.TUF} {
 			s.URL = strings.Replace(s.URL, "http:", "https:", 1)
 		}
@@ -147,7 +152,7 @@ func (p *peopleSite) mint(t *testing.T, subject, audience string) string {
 // TestPeopleOverNetwork: who is known by certificate or token does over the network what the role allows; nobody else does anything.
 func TestPeopleOverNetwork(t *testing.T) {
 	p := newPeopleSite(t, func(c *Config) { c.Log.Read = readAuthenticated })
-	act := p.cfg.Services.Console.URL + "/api/v1/act/"
+	act := p.cfg.Services.People.URL + "/api/v1/act/"
 	carol, signing, other := p.mint(t, "4711", defaultPeopleAudience), p.mint(t, "4711", "sigstore"), p.mint(t, "4712", defaultPeopleAudience)
 	read := p.cfg.Services.Rekor.URL + "/api/v1/log"
 	for _, c := range []struct {

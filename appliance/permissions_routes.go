@@ -78,7 +78,7 @@ var routeTable = []routeRow{
 	{"oidc", "GET /workload/.well-known/openid-configuration", openFace},
 	{"oidc", "GET /workload/keys", openFace},
 	{"console", "GET /{$}", openFace},
-	{"console", "POST /api/v1/act/{operation}", actFace},
+	{"people", "POST /api/v1/act/{operation}", actFace},
 
 	{"mirror", "GET /{$}", readFace},
 	{"mirror", "GET /tuf/{name}/", openFace},

@@ -168,6 +168,8 @@ func (s *Services) set(name string, svc *Service) {
 		s.Console = svc
 	case "mirror":
 		s.Mirror = svc
+	case "people":
+		s.People = svc
 	case "metrics":
 		s.Metrics = svc
 	}

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"reflect"
-	"slices"
 	"strings"
 	"time"
 
@@ -152,8 +151,7 @@ func (c *Config) ruled() map[string]any {
 		"people": c.People, "approvers": c.Approvers, "log.read": c.Log.Read}
 }
 
-// rulesText is what people approve of a reload: the lines of every section of rules that differs, as they come and go, and the digest
-// of the whole of it.
+// rulesText is what people approve of a reload: the whole of every section of rules that differs, as it will be, and its digest.
 func rulesText(running, next *Config) (lines, changed []string, err error) {
 	before, after := running.ruled(), next.ruled()
 	for _, name := range []string{"oidc-issuers", "meta-issuers", "ci-issuer-metadata", "people", "approvers", "log.read"} {
@@ -161,25 +159,13 @@ func rulesText(running, next *Config) (lines, changed []string, err error) {
 			continue
 		}
 		changed = append(changed, name)
-		was, err := yaml.Marshal(before[name])
-		if err != nil {
-			return nil, nil, err
-		}
 		is, err := yaml.Marshal(after[name])
 		if err != nil {
 			return nil, nil, err
 		}
-		lines = append(lines, fmt.Sprintf("section %s sha256 %x", name, sha256.Sum256(is)))
-		old, new := strings.Split(strings.TrimSpace(string(was)), "\n"), strings.Split(strings.TrimSpace(string(is)), "\n")
-		for _, l := range old {
-			if !slices.Contains(new, l) {
-				lines = append(lines, actLine("- ", l))
-			}
-		}
-		for _, l := range new {
-			if !slices.Contains(old, l) {
-				lines = append(lines, actLine("+ ", l))
-			}
+		lines = append(lines, fmt.Sprintf("section %s becomes this, sha256 %x", name, sha256.Sum256(is)))
+		for l := range strings.SplitSeq(strings.TrimSpace(string(is)), "\n") {
+			lines = append(lines, actLine("| ", l))
 		}
 	}
 	return lines, changed, nil

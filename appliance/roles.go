@@ -39,7 +39,7 @@ const (
 var partNames = []string{partCA, partLog, partTSA, partTrust, partOIDC, partConsole, partAdmission, partFront}
 
 // serviceParts says which role serves a service.
-var serviceParts = map[string]string{"fulcio": partCA, "ct": partCA, "mirror": partCA, "rekor": partLog, "tsa": partTSA, "tuf": partTrust, "oidc": partOIDC,
+var serviceParts = map[string]string{"fulcio": partCA, "ct": partCA, "mirror": partCA, "people": partCA, "rekor": partLog, "tsa": partTSA, "tuf": partTrust, "oidc": partOIDC,
 	"console": partConsole, "metrics": partConsole}
 
 // parts are the roles that one process runs; nil is all of them.

@@ -72,6 +72,9 @@ func serveCommand() *cli.Command {
 			if err := in.recordMoves(c.Context); err != nil {
 				logger.Error("recording a migration in the audit log; the next start tries again", "error", err)
 			}
+			if err := in.recordRestore(c.Context); err != nil {
+				logger.Error("recording a restore in the audit log; the next start tries again", "error", err)
+			}
 			s := &server{in: in, cfg: in.cfg, logger: logger, configPath: configPath(c)}
 			defer func() { s.instance().close() }()
 			return s.run(c.Context, c.String("ready-file"))

@@ -121,10 +121,9 @@ func printCounter(w io.Writer, s log.SlowStatus) {
 	fmt.Fprintf(w, "high-water marks bound to %s: count %d, stored every %s, last %s, %s; %s\n", s.Name, s.Counter, s.Every, s.StoredAt.Format(time.RFC3339), pending, kind)
 }
 
-// consoleHandler shows the status as a page without script, form or outside reference, and takes operations of people.
+// consoleHandler shows the status as a page without script, form or outside reference.
 func (s *server) consoleHandler() *http.ServeMux {
 	mux := http.NewServeMux()
-	mux.HandleFunc("POST /api/v1/act/{operation}", s.serveAct)
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) {
 		report, err := readStatus.run(r.Context(), s.instance(), "console", struct{}{})
 		if err != nil {

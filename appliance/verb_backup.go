@@ -36,7 +36,7 @@ func backupCommand() *cli.Command {
 				Action: backupCreateAction},
 			{Name: "verify", Usage: "check signatures, digests and, where it opens, every root of every log; needs no state directory", Flags: read, Action: backupVerifyAction},
 			{Name: "restore", Usage: "make an empty directory the state directory of a backup, compare it with the high-water marks that are left, and say the way forward",
-				Flags: append(restore,
+				Flags: append(append(restore, approvalFlags()...),
 					&cli.StringFlag{Name: "dir", Required: true, Usage: "directory to make: empty, or not there", EnvVars: []string{"REDOUBT_DIR"}},
 					&cli.StringFlag{Name: "second", Usage: "folder of log.second, instead of a backup: it has everything that was acknowledged", EnvVars: []string{"REDOUBT_SECOND"}}),
 				Action: backupRestoreAction},
@@ -169,6 +169,9 @@ func backupRestoreAction(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	if _, err := os.Stat(layout{dir}.path(heldRestore)); err == nil {
+		return releaseRestore(c, layout{dir})
+	}
 	if c.String("second") != "" {
 		return restoreSecondAction(c, dir)
 	}
@@ -191,7 +194,7 @@ func backupRestoreAction(c *cli.Context) error {
 	}
 	r := restoreResult{Report: report, Dir: dir, Marks: compareMarks(cfg, at, report.Logs)}
 	r.Next = wayForward(r)
-	return printResult(c, r, func(w io.Writer) {
+	if err := printResult(c, r, func(w io.Writer) {
 		printBackup(w, r.Report, "read and proven")
 		for _, m := range r.Marks {
 			fmt.Fprintf(w, "%-7s  %s\n", m.Log, m.says())
@@ -199,7 +202,10 @@ func backupRestoreAction(c *cli.Context) error {
 		for i, step := range r.Next {
 			fmt.Fprintf(w, "%d. %s\n", i+1, step)
 		}
-	})
+	}); err != nil {
+		return err
+	}
+	return holdRestore(c, r)
 }
 
 func (l restoredLog) says() string {

@@ -35,7 +35,7 @@ func restoreSecondAction(c *cli.Context, dir string) error {
 	}
 	r.Seconds = time.Since(started).Seconds()
 	r.Next = wayForward(r)
-	return printResult(c, r, func(w io.Writer) {
+	if err := printResult(c, r, func(w io.Writer) {
 		fmt.Fprintf(w, "second disk %s of %s, %.1f s\n", r.Repository, r.Domain, r.Seconds)
 		for _, l := range r.Logs {
 			fmt.Fprintf(w, "%-7s  %d entries, root %s\n", l.Name, l.Size, l.Root)
@@ -46,7 +46,10 @@ func restoreSecondAction(c *cli.Context, dir string) error {
 		for i, step := range r.Next {
 			fmt.Fprintf(w, "%d. %s\n", i+1, step)
 		}
-	})
+	}); err != nil {
+		return err
+	}
+	return holdRestore(c, r)
 }
 
 // restoreSecond copies, checks and marks.
