@@ -151,8 +151,10 @@ func (c *Config) stateFits(ctx context.Context, r *release) error {
 	if !c.hasState() {
 		return nil
 	}
-	if err := c.asOwner(ctx, filepath.Join(r.folder, r.Program), "state", "show", "--dir", c.path(c.Dir)); err != nil {
-		return fmt.Errorf("the state directory: %w", err)
+	// Not as the owner of the directory, who may not be let into the folder of a medium or of root's; what it opens keeps its owner.
+	out, err := exec.CommandContext(ctx, filepath.Join(r.folder, r.Program), "state", "show", "--dir", c.path(c.Dir)).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("the state directory: %w\n%s", err, bytes.TrimSpace(out))
 	}
 	return nil
 }
