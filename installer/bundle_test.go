@@ -370,7 +370,7 @@ func TestBundleInstallsOffline(t *testing.T) {
 	report, folder := built(t)
 	trace := func(args ...string) string {
 		file := filepath.Join(t.TempDir(), "trace")
-		out, err := exec.Command("strace", append([]string{"-f", "-e", "trace=network", "-o", file}, args...)...).CombinedOutput()
+		out, err := exec.Command("strace", append([]string{"-f", "--seccomp-bpf", "-e", "trace=network", "-o", file}, args...)...).CombinedOutput()
 		if err != nil && args[0] != "bash" {
 			t.Fatalf("%v\n%s", err, out)
 		}
