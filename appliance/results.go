@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"redoubt.internal/appliance/policy"
 	"redoubt.internal/appliance/verify"
 	"redoubt.internal/ca/ceremony"
 	"redoubt.internal/ca/trust"
@@ -43,6 +44,10 @@ var resultDocs = []resultDoc{
 	{"sign", reflect.TypeFor[signResult](), "", nil},
 	{"verify", reflect.TypeFor[*verify.Result](), "exit 0", verify.ResultShape()},
 	{"verify", reflect.TypeFor[verify.Failure](), "any other exit", nil},
+	{"verify", reflect.TypeFor[policy.Decision](), "with --policy, allowed or denied", nil},
+	{"policy init, policy import", reflect.TypeFor[policyWritten](), "", nil},
+	{"policy test", reflect.TypeFor[[]policy.Tested](), "", nil},
+	{"policy explain", reflect.TypeFor[[]policy.Explained](), "", nil},
 	{"keys list", reflect.TypeFor[[]keyEntry](), "", nil},
 	{"keys attestation", reflect.TypeFor[attestationReport](), "", nil},
 	{"keys seal", reflect.TypeFor[sealed](), "", nil},

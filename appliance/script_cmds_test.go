@@ -28,7 +28,7 @@ var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args [
 	"exits": exits, "start": start, "halt": halt, "hangup": hangup, "get": get, "digest": digest, "mode": mode,
 	"newstate": newState, "softhsmconf": softHSMConf, "faultymodule": faultyModule, "carry": carry, "carrytrust": carryTrust, "interval": interval, "inventory": runs, "alsotrust": alsoTrust, "monitoring": monitoring, "reports": reports, "byhand": byHand,
 	"believe": believe, "letout": letOut, "page": page, "witnesses": witnesses, "forge": forge,
-	"flip": flip, "picking": picking, "usepicklist": usePicklist, "shelve": shelve, "stamp": stamp,
+	"flip": flip, "picking": picking, "usepicklist": usePicklist, "shelve": shelve, "layout": imageLayout, "registry": serveLayout, "stamp": stamp,
 	"approvers": approvers, "people": people, "as": as, "says": says, "unknown": unknown, "twin": twin, "misled": misled, "liar": liar, "newest": newest,
 	"watchfor": watchFor, "scrape": scrape, "limits": limits,
 	"drop": drop, "watch": watch, "until": until, "fromfile": fromFile, "holders": holders, "proposal": proposal,

@@ -21,10 +21,10 @@ import (
 
 func verifyCommand() *cli.Command {
 	return &cli.Command{
-		Name: "verify", Usage: "verify a Sigstore bundle; opens no socket", ArgsUsage: "FILE|sha256:HEX",
+		Name: "verify", Usage: "verify a Sigstore bundle, or by a policy what vouches for an image; only oci:// opens a socket", ArgsUsage: "FILE|sha256:HEX|oci://REF|oci-layout:DIR|docker-archive:F",
 		Description: "Exit codes: `redoubt docs exit-codes`. --prove-offline repeats the whole verification in an empty network namespace.",
-		Flags: append(freshnessFlags(),
-			&cli.StringFlag{Name: "bundle", Required: true, Usage: "the Sigstore bundle, or the PEP 740 attestation of a Python distribution", EnvVars: []string{"REDOUBT_BUNDLE"}},
+		Flags: append(append(freshnessFlags(), policyFlags()...),
+			&cli.StringFlag{Name: "bundle", Usage: "the Sigstore bundle, or the PEP 740 attestation of a Python distribution; needed for files and digests", EnvVars: []string{"REDOUBT_BUNDLE"}},
 			&cli.StringSliceFlag{Name: "trusted-root", Usage: "trusted_root.json; several are tried one by one", EnvVars: []string{"REDOUBT_TRUSTED_ROOT"}},
 			&cli.StringFlag{Name: "setup", Usage: "folder of `redoubt client setup`, whose trusted_root.json is used", EnvVars: []string{"REDOUBT_SETUP"}},
 			&cli.StringFlag{Name: "certificate-identity", Usage: "accepted e-mail or URI", EnvVars: []string{"REDOUBT_CERTIFICATE_IDENTITY"}},
@@ -40,7 +40,10 @@ func verifyCommand() *cli.Command {
 		),
 		Action: func(c *cli.Context) error {
 			if c.NArg() != 1 {
-				return usage("verify takes one FILE or sha256:HEX")
+				return usage("verify takes one FILE, sha256:HEX or image")
+			}
+			if c.String("bundle") == "" && c.String("policy") == "" {
+				return usage("%s needs --bundle, or --policy with an image", c.Command.HelpName)
 			}
 			if c.Bool("prove-offline") && os.Getenv(offlineMark) == "" {
 				return reexecOffline(c)
@@ -53,6 +56,9 @@ func verifyCommand() *cli.Command {
 			known, knownIn, err := upstream(c)
 			if err != nil {
 				return unverified(c, err)
+			}
+			if c.String("policy") != "" {
+				return verifyByPolicy(c, known, knownIn)
 			}
 			accepted, err := acceptedUnder(c)
 			if err != nil {
@@ -82,12 +88,16 @@ func verifyCommand() *cli.Command {
 
 // unverified is how a verification that failed ends.
 func unverified(c *cli.Context, err error) error {
+	failure := verify.NewFailure(err)
+	if own := (*coded)(nil); errors.As(err, &own) {
+		failure.Code = own.code // of a registry that does not answer
+	}
 	if c.String("output") == "json" {
-		if err := printJSON(c, verify.NewFailure(err)); err != nil {
+		if err := printJSON(c, failure); err != nil {
 			return err
 		}
 	}
-	failed := withCode(verify.ExitCode(err), fmt.Errorf("not verified: %w", err))
+	failed := withCode(failure.Code, fmt.Errorf("not verified: %w", err))
 	next := nextForFile(err)
 	if next == "" && errors.Is(err, mirror.ErrStale) {
 		next = "carry a newer parcel and import it; `redoubt mirror status` says how old everything is"
@@ -112,9 +122,9 @@ type verifyRequest struct {
 const maxVerifyFile = 32 << 20 // a bundle or a trusted root in bytes
 
 func verifyArtifact(ctx context.Context, r verifyRequest) (*verify.Result, error) {
-	for _, scheme := range []string{"oci://", "oci-layout:", "docker-archive:", "git:"} {
+	for _, scheme := range append([]string{"git:"}, sources...) {
 		if strings.HasPrefix(r.Artifact, scheme) {
-			return nil, fmt.Errorf("%w: this build verifies files and sha256: digests, not %s", verify.ErrUsage, scheme)
+			return nil, fmt.Errorf("%w: images are verified by a policy, --policy F, and git: not at all: not %s", verify.ErrUsage, scheme)
 		}
 	}
 	if r.Key != "" && r.Identity != (verify.Identity{}) {

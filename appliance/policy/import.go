@@ -21,6 +21,18 @@ type Imported struct {
 	Keys map[string][]byte // PEM by file name
 }
 
+// YAML is the policy as a file.
+func (i *Imported) YAML() ([]byte, error) {
+	var out bytes.Buffer
+	out.WriteString("# Imported. `redoubt policy explain` says in words what it asks.\n")
+	e := yaml.NewEncoder(&out)
+	e.SetIndent(2)
+	if err := errors.Join(e.Encode(i.File), e.Close()); err != nil {
+		return nil, err
+	}
+	return out.Bytes(), nil
+}
+
 // importing is an import on its way.
 type importing struct {
 	out  Imported
