@@ -19,10 +19,12 @@ type clusterImagePolicy struct {
 	} `yaml:"spec"`
 }
 
-// metadata is Kubernetes'.
-type metadata struct {
-	Name  string         `yaml:"name"`
-	Other map[string]any `yaml:",inline"`
+// metadata is Kubernetes'. What describes a policy decides nothing.
+type metadata map[string]any
+
+func (m metadata) name() string {
+	name, _ := m["name"].(string)
+	return name
 }
 
 type cipImage struct {
@@ -71,7 +73,7 @@ var cipTypes = map[string]string{
 }
 
 func (i *importing) clusterImagePolicy(p *clusterImagePolicy) error {
-	r := Rule{Name: p.Metadata.Name}
+	r := Rule{Name: p.Metadata.name()}
 	at := func(err error) error { return fmt.Errorf("ClusterImagePolicy %s: %w", r.Name, err) }
 	if p.Spec.Mode != "" && p.Spec.Mode != "enforce" {
 		return at(fmt.Errorf("mode %q: a policy here enforces; the gate warns by namespace", p.Spec.Mode))

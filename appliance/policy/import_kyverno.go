@@ -92,14 +92,14 @@ type kyvernoAttestation struct {
 
 func (i *importing) kyverno(p *kyvernoPolicy) error {
 	if a := p.Spec.ValidationFailureAction; a != "" && !strings.EqualFold(a, "enforce") {
-		return fmt.Errorf("Kyverno policy %s: validationFailureAction %q: a policy here enforces; the gate warns by namespace", p.Metadata.Name, a)
+		return fmt.Errorf("Kyverno policy %s: validationFailureAction %q: a policy here enforces; the gate warns by namespace", p.Metadata.name(), a)
 	}
 	if a := p.Spec.FailurePolicy; a != "" && a != "Fail" {
-		return fmt.Errorf("Kyverno policy %s: failurePolicy %q: the gate here fails closed", p.Metadata.Name, a)
+		return fmt.Errorf("Kyverno policy %s: failurePolicy %q: the gate here fails closed", p.Metadata.name(), a)
 	}
 	for _, rule := range p.Spec.Rules {
 		for k, v := range rule.VerifyImages {
-			name := fmt.Sprintf("%s/%s", p.Metadata.Name, rule.Name)
+			name := fmt.Sprintf("%s/%s", p.Metadata.name(), rule.Name)
 			if len(rule.VerifyImages) > 1 {
 				name = fmt.Sprintf("%s/%d", name, k)
 			}
