@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"redoubt.internal/appliance/verify/verifytest"
+	"redoubt.internal/log/strictyaml"
 )
 
 const cipKeyless = `apiVersion: policy.sigstore.dev/v1beta1
@@ -205,5 +206,33 @@ func TestSchema(t *testing.T) {
 		if !strings.Contains(text, part) {
 			t.Errorf("%s is not in the schema", part)
 		}
+	}
+}
+
+// TestManual: the policy and the cases that the manual shows are such.
+func TestManual(t *testing.T) {
+	b := newBench(t)
+	der, err := x509.MarshalPKIXPublicKey(&verifytest.ECKey(t).PublicKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.file("trusted_root.json", b.own.Root())
+	b.file("public-good.json", b.them.Root())
+	b.file("vendor.pub", pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
+	text, err := os.ReadFile(filepath.Join("..", "..", "docs", "policy.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks := strings.Split(string(text), "```yaml\n")
+	if len(blocks) != 3 {
+		t.Fatalf("%d blocks", len(blocks)-1)
+	}
+	example, _, _ := strings.Cut(blocks[1], "```")
+	if _, err := Parse([]byte(example), b.dir, Config{}); err != nil {
+		t.Error(err)
+	}
+	cases, _, _ := strings.Cut(blocks[2], "```")
+	if _, err := strictyaml.Decode[Cases]([]byte(cases)); err != nil {
+		t.Error(err)
 	}
 }
