@@ -93,8 +93,6 @@ func (w *wizard) choose(question string, choices []string, def int) (int, error)
 	return n - 1, err
 }
 
-func anything(string) error { return nil }
-
 func (w *wizard) place() error {
 	free := func(dir string) error {
 		final, err := filepath.Abs(dir)
