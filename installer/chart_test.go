@@ -125,7 +125,7 @@ func packedChart(t *testing.T, version string) []byte {
 }
 
 // TestChart renders the chart with and without what can be set, and reads what came out: sound YAML, the kinds that are expected, one writer, no root,
-// nothing writable but the volumes. A real API server takes the same objects in the tests with servers.
+// nothing writable but the volumes.
 func TestChart(t *testing.T) {
 	packed := packedChart(t, "1.2.3")
 	if again := packedChart(t, "1.2.3"); !bytes.Equal(packed, again) {

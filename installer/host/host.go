@@ -99,6 +99,7 @@ const (
 	libFolder   = "/usr/lib/redoubt"
 	unitFolder  = "/usr/lib/systemd/system"
 	shareFolder = "/usr/share/redoubt"
+	usersFolder = "/usr/lib/sysusers.d"
 )
 
 func (c *Config) path(elem ...string) string {
@@ -208,7 +209,7 @@ func (c *Config) upgrade(ctx context.Context, r *Report, now, next *release, beg
 // switchTo puts next in force and lets it take over the data.
 func (c *Config) switchTo(ctx context.Context, r *Report, now, next *release) error {
 	if !c.NoUser && c.Root == "" {
-		if err := r.do(c, "make the service user", c.makeUser); err != nil {
+		if err := r.do(c, "make the service users", func() error { return c.makeUsers(next) }); err != nil {
 			return err
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -410,4 +411,19 @@ func runAndDie(t *testing.T, root, from string, back bool, point int) (died bool
 		t.Fatalf("%v: %s", err, out)
 	}
 	return false
+}
+
+// The users of the roles are those of the file that a release brings.
+func TestUsersOf(t *testing.T) {
+	list, err := os.ReadFile("../files/sysusers/redoubt.conf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"redoubt-ca", "redoubt-log", "redoubt-tsa", "redoubt-trust", "redoubt-oidc", "redoubt-console", "redoubt-admission", "redoubt-front"}
+	if got := usersOf(string(list)); !slices.Equal(got, want) {
+		t.Errorf("users %q, want %q", got, want)
+	}
+	if got := usersOf("u root -\nu redoubt-x\n# u redoubt-y\ng redoubt -\n"); !slices.Equal(got, []string{"redoubt-x"}) {
+		t.Errorf("of others' users: %q", got)
+	}
 }

@@ -101,6 +101,14 @@ func (c *Config) place(r *release) error {
 			return err
 		}
 	}
+	if data, err := os.ReadFile(filepath.Join(r.folder, usersFile)); err == nil {
+		if err := os.MkdirAll(c.path(usersFolder), 0o755); err != nil {
+			return err
+		}
+		if err := replace(c.path(usersFolder, "redoubt.conf"), data, 0o644); err != nil {
+			return err
+		}
+	}
 	c.at("links are placed")
 	units, err := filepath.Glob(filepath.Join(r.folder, "systemd", "redoubt*"))
 	if err != nil {
@@ -269,20 +277,38 @@ func (c *Config) notPackaged() error {
 	return nil
 }
 
-// makeUser makes the service user where there is none.
-func (c *Config) makeUser() error {
-	if _, err := user.Lookup(serviceUser); err == nil {
-		return nil
+// makeUsers makes the service user, and the users of the roles that the release names, where they are not there yet.
+func (c *Config) makeUsers(r *release) error {
+	if out, err := exec.Command("groupadd", "--force", "--system", serviceUser).CombinedOutput(); err != nil {
+		return fmt.Errorf("groupadd: %w: %s", err, bytes.TrimSpace(out))
 	}
-	for _, command := range [][]string{
-		{"groupadd", "--force", "--system", serviceUser},
-		{"useradd", "--system", "--gid", serviceUser, "--home-dir", c.Dir, "--no-create-home", "--shell", "/usr/sbin/nologin", serviceUser},
-	} {
-		if out, err := exec.Command(command[0], command[1:]...).CombinedOutput(); err != nil {
-			return fmt.Errorf("%s: %w: %s", command[0], err, bytes.TrimSpace(out))
+	list, err := os.ReadFile(filepath.Join(r.folder, usersFile))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for _, name := range append([]string{serviceUser}, usersOf(string(list))...) {
+		if _, err := user.Lookup(name); err == nil {
+			continue
+		}
+		out, err := exec.Command("useradd", "--system", "--gid", serviceUser, "--home-dir", c.Dir, "--no-create-home", "--shell", "/usr/sbin/nologin", name).CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("useradd %s: %w: %s", name, err, bytes.TrimSpace(out))
 		}
 	}
 	return nil
+}
+
+// usersFile names the users of the roles in a release, for systemd-sysusers and for machines without it.
+const usersFile = "sysusers/redoubt.conf"
+
+// usersOf are the users that a file of sysusers.d(5) names and that are ours.
+func usersOf(list string) (names []string) {
+	for line := range strings.Lines(list) {
+		if fields := strings.Fields(line); len(fields) > 1 && fields[0] == "u" && strings.HasPrefix(fields[1], serviceUser+"-") {
+			names = append(names, fields[1])
+		}
+	}
+	return names
 }
 
 // own gives a folder to the service user, where there is one to give it to.
@@ -329,7 +355,7 @@ func Remove(ctx context.Context, c Config) (r Report, err error) {
 		}
 	}
 	err = r.do(&c, "remove program, units and documents", func() error {
-		for _, path := range append(ours, c.path("/usr/bin/redoubt"), c.path("/usr/bin/redoubt-static"), c.path(shareFolder), c.lib()) {
+		for _, path := range append(ours, c.path("/usr/bin/redoubt"), c.path("/usr/bin/redoubt-static"), c.path(usersFolder, "redoubt.conf"), c.path(shareFolder), c.lib()) {
 			if err := os.RemoveAll(path); err != nil {
 				return err
 			}
