@@ -94,6 +94,8 @@ var routeTable = []routeRow{
 	{"mirror", "GET /api/v1/log/entries/{id}", readFace},
 	{"mirror", "POST /api/v1/log/entries/retrieve", readFace},
 	{"mirror", "POST /api/v1/index/retrieve", readFace},
+	{"mirror", "POST /api/v1/log/entries", readFace}, // both refused by the room, which says that it is a mirror
+	{"mirror", "POST /api/v2/log/entries", readFace},
 
 	{"metrics", "GET /metrics", machineFace},
 	{"metrics", "GET /debug/pprof/", machineFace},
