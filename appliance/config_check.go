@@ -94,21 +94,53 @@ func (c *Config) check() error {
 	if _, counters := (layout{c.Dir}).marksIn(c.Log); c.Roles != nil && len(counters) > 0 {
 		bad("log.highwater: a counter of a TPM binds the marks of one process, and with roles there are two; name files on other disks")
 	}
-	if c.Keys.Token == "" {
+	for _, err := range c.Keys.check(production) {
+		bad("%w", err)
+	}
+	for _, err := range c.Log.check() {
+		bad("log.artifact: %w", err)
+	}
+	for _, err := range c.Log.checkMarks() {
+		bad("%w", err)
+	}
+	if production && c.Issuer.Enabled {
+		bad("issuer.enabled: the built-in issuer is refused in the production profile")
+	}
+	for _, err := range c.checkListeners() {
+		bad("%w", err)
+	}
+	if c.Services.OIDC == nil && c.Issuer.Enabled {
+		bad("issuer.enabled: needs services.oidc")
+	}
+	if c.Limits.Body < 0 || c.Mirror.Quota < 0 || c.Keys.Sessions < 0 {
+		bad("limits.body, mirror.quota and keys.sessions must not be negative")
+	}
+	for _, err := range c.Mirror.check(c.Approvers.group().Threshold) {
+		bad("%w", err)
+	}
+	if len(problems) > 0 {
+		return fmt.Errorf("%w: %w", errConfig, errors.Join(problems...))
+	}
+	return nil
+}
+
+func (k Keys) check(production bool) (problems []error) {
+	bad := func(format string, args ...any) { problems = append(problems, fmt.Errorf(format, args...)) }
+	if k.Token == "" {
 		bad("keys.token: missing")
 	}
-	if production && strings.HasPrefix(c.Keys.Token, "soft:") && !c.Keys.AllowSoftware {
+	if production && strings.HasPrefix(k.Token, "soft:") && !k.AllowSoftware {
 		bad("keys.token: software keys in the production profile need keys.allow-software: true")
 	}
-	if uriAttribute(c.Keys.Token, "pin-value") != "" {
+	if uriAttribute(k.Token, "pin-value") != "" {
 		bad("keys.token: holds a PIN (pin-value); a configuration is copied and read: put it into a file of mode 0600 and name that with pin-source")
 	}
-	if c.Keys.Timeout < 0 || time.Duration(c.Keys.Timeout) > time.Minute {
-		bad("keys.timeout: %s is not between 0 and 1m", time.Duration(c.Keys.Timeout))
+	if k.Timeout < 0 || time.Duration(k.Timeout) > time.Minute {
+		bad("keys.timeout: %s is not between 0 and 1m", time.Duration(k.Timeout))
 	}
 	owner := map[string]string{}
-	for _, role := range slices.Sorted(maps.Keys(c.Keys.Roles)) {
-		uri := c.Keys.Roles[role]
+	for _, role := range slices.Sorted(maps.Keys(k.Roles)) {
+		uri := k.Roles[role]
 		if !slices.Contains(allRoles, role) && role != roleTLS && shardNumber(role) == 0 && !isMirrorRole(role) {
 			bad("keys.roles.%s: no such role; roles are %s, tls, rekor-<n> of further artifact logs, and mirror-<name> of mirrored trust repositories", role, strings.Join(allRoles, ", "))
 		}
@@ -123,18 +155,15 @@ func (c *Config) check() error {
 			bad("keys.roles.%s: holds a PIN (pin-value); name its file with pin-source", role)
 		}
 	}
-	for _, err := range c.Keys.checkPlugins() {
+	for _, err := range k.checkPlugins() {
 		bad("%w", err)
 	}
-	for _, err := range c.Log.check() {
-		bad("log.artifact: %w", err)
-	}
-	for _, err := range c.Log.checkMarks() {
-		bad("%w", err)
-	}
-	if production && c.Issuer.Enabled {
-		bad("issuer.enabled: the built-in issuer is refused in the production profile")
-	}
+	return problems
+}
+
+// checkListeners looks at the services and at the certificate that their listeners show.
+func (c *Config) checkListeners() (problems []error) {
+	bad := func(format string, args ...any) { problems = append(problems, fmt.Errorf(format, args...)) }
 	for name, s := range c.Services.all() {
 		if err := checkService(s, name == "metrics", c.encrypts()); err != nil {
 			bad("services.%s: %w", name, err)
@@ -154,33 +183,30 @@ func (c *Config) check() error {
 	if life := time.Duration(c.TLS.Life); life != 0 && (life < frontend.MinLife || life > frontend.MaxLife) {
 		bad("tls.life: %s is not between %s and %s", life, frontend.MinLife, frontend.MaxLife)
 	}
-	if c.Services.OIDC == nil && c.Issuer.Enabled {
-		bad("issuer.enabled: needs services.oidc")
+	return problems
+}
+
+// check takes the number of approvers that agree to an act.
+func (m Mirror) check(threshold int) (problems []error) {
+	bad := func(format string, args ...any) { problems = append(problems, fmt.Errorf(format, args...)) }
+	if n := m.OutboundApprovals; n < 0 || n > threshold {
+		bad("mirror.outbound-approvals is %d, approvers.threshold %d: no more can be asked for than that", n, threshold)
 	}
-	if c.Limits.Body < 0 || c.Mirror.Quota < 0 || c.Keys.Sessions < 0 {
-		bad("limits.body, mirror.quota and keys.sessions must not be negative")
-	}
-	if n := c.Mirror.OutboundApprovals; n < 0 || n > c.Approvers.group().Threshold {
-		bad("mirror.outbound-approvals is %d, approvers.threshold %d: no more can be asked for than that", n, c.Approvers.group().Threshold)
-	}
-	if b := c.Mirror.Inbox; b != nil && (b.Dir == "" || b.Every < 0 || b.Settle < 0 || b.Quota < 0 || b.SweepAge < 0) {
+	if b := m.Inbox; b != nil && (b.Dir == "" || b.Every < 0 || b.Settle < 0 || b.Quota < 0 || b.SweepAge < 0) {
 		bad("mirror.inbox: dir is needed, and nothing may be negative")
 	}
-	if c.Mirror.Inbox != nil && c.Mirror.Stream == "" {
+	if m.Inbox != nil && m.Stream == "" {
 		bad("mirror.inbox: set mirror.stream, mirror.exporters and mirror.logs, too")
 	}
-	for i, m := range c.Mirror.Images {
-		if err := m.check(); err != nil {
+	for i, list := range m.Images {
+		if err := list.check(); err != nil {
 			bad("mirror.images[%d]: %w", i, err)
 		}
 	}
-	if _, err := mirror.NewNetwork(c.Mirror.access()); err != nil {
+	if _, err := mirror.NewNetwork(m.access()); err != nil {
 		bad("mirror: %w", err)
 	}
-	if len(problems) > 0 {
-		return fmt.Errorf("%w: %w", errConfig, errors.Join(problems...))
-	}
-	return nil
+	return problems
 }
 
 // check wants each wire format served by one log that is not frozen, and nothing that two logs share.

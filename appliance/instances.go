@@ -191,11 +191,7 @@ func replaceFile(path string, data []byte, mode os.FileMode) error {
 	if err := os.Rename(tmp.Name(), path); err != nil {
 		return err
 	}
-	folder, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(folder.Sync(), folder.Close())
+	return syncDir(filepath.Dir(path))
 }
 
 func (h *history) clone() *history {

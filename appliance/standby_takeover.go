@@ -93,7 +93,7 @@ func (s *Standby) settle(cfg *Config, marks string) error {
 		return err
 	}
 	atPoint("settled")
-	return syncFolder(filepath.Dir(to))
+	return syncDir(filepath.Dir(to))
 }
 
 // copySecrets puts what lies in DIR/secrets where it belongs in the state directory.
@@ -130,15 +130,6 @@ func missingSecrets(cfg *Config, dir layout) []string {
 		}
 	}
 	return missing
-}
-
-func syncFolder(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return f.Sync()
 }
 
 // begin opens the state directory, records and spends the act, and retires the logs that are behind.

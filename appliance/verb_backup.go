@@ -196,16 +196,21 @@ func backupRestoreAction(c *cli.Context) error {
 	r.Next = wayForward(r)
 	if err := printResult(c, r, func(w io.Writer) {
 		printBackup(w, r.Report, "read and proven")
-		for _, m := range r.Marks {
-			fmt.Fprintf(w, "%-7s  %s\n", m.Log, m.says())
-		}
-		for i, step := range r.Next {
-			fmt.Fprintf(w, "%d. %s\n", i+1, step)
-		}
+		r.printRest(w)
 	}); err != nil {
 		return err
 	}
 	return holdRestore(c, r)
+}
+
+// printRest says what the marks make of the logs, and what comes next.
+func (r restoreResult) printRest(w io.Writer) {
+	for _, m := range r.Marks {
+		fmt.Fprintf(w, "%-7s  %s\n", m.Log, m.says())
+	}
+	for i, step := range r.Next {
+		fmt.Fprintf(w, "%d. %s\n", i+1, step)
+	}
 }
 
 func (l restoredLog) says() string {

@@ -40,12 +40,7 @@ func restoreSecondAction(c *cli.Context, dir string) error {
 		for _, l := range r.Logs {
 			fmt.Fprintf(w, "%-7s  %d entries, root %s\n", l.Name, l.Size, l.Root)
 		}
-		for _, m := range r.Marks {
-			fmt.Fprintf(w, "%-7s  %s\n", m.Log, m.says())
-		}
-		for i, step := range r.Next {
-			fmt.Fprintf(w, "%d. %s\n", i+1, step)
-		}
+		r.printRest(w)
 	}); err != nil {
 		return err
 	}
