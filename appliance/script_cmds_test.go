@@ -27,7 +27,7 @@ import (
 var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args []string){
 	"exits": exits, "start": start, "halt": halt, "hangup": hangup, "get": get, "digest": digest, "mode": mode,
 	"newstate": newState, "softhsmconf": softHSMConf, "faultymodule": faultyModule, "carry": carry, "carrytrust": carryTrust, "interval": interval, "inventory": runs, "alsotrust": alsoTrust, "monitoring": monitoring, "reports": reports, "byhand": byHand,
-	"believe": believe, "letout": letOut, "page": page, "witnesses": witnesses, "forge": forge,
+	"believe": believe, "letout": letOut, "page": page, "follow": follow, "witnesses": witnesses, "forge": forge,
 	"flip": flip, "picking": picking, "usepicklist": usePicklist, "shelve": shelve, "layout": imageLayout, "registry": serveLayout, "stamp": stamp,
 	"approvers": approvers, "people": people, "as": as, "says": says, "unknown": unknown, "twin": twin, "misled": misled, "liar": liar, "newest": newest,
 	"watchfor": watchFor, "scrape": scrape, "limits": limits,
