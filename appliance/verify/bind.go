@@ -217,7 +217,7 @@ func checkNoteName(envelope, origin string, logID []byte) error {
 			return errors.New("malformed signature line")
 		}
 		sig, err := base64.StdEncoding.Strict().DecodeString(rest[i+1:])
-		if err != nil || len(sig) < 5 {
+		if err != nil || len(sig) < 5 || strings.ContainsRune(line, '\r') { // the decoder would skip it
 			return errors.New("malformed signature line")
 		}
 		if !bytes.Equal(sig[:4], logID[:4]) {

@@ -1,0 +1,242 @@
+package verify
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"sync"
+	"testing"
+
+	protobundle "github.com/sigstore/protobuf-specs/gen/pb-go/bundle/v1"
+	"github.com/sigstore/sigstore-go/pkg/root"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+
+	"redoubt.internal/appliance/verify/verifytest"
+)
+
+// A tournament judges the mutants of one original by a verifier and by sigstore-go.
+type tournament struct {
+	original original
+	message  *protobundle.Bundle
+	want     string // what the original's verdict says
+	verify   func(Request) (*Result, error)
+	upstream *root.TrustedRoot
+
+	mu        sync.Mutex
+	mutants   int            // that decode to another message, or to none
+	spellings int            // that decode to the same message
+	unbound   map[string]int // accepted, by the reason in unbound
+	stricter  map[string]int // refused here alone, by the reason in stricter
+	faults    []string
+}
+
+func newTournament(t testing.TB, o original, blind []any) *tournament {
+	t.Helper()
+	v, err := New(Config{Roots: []Root{{Name: "root", JSON: o.sample.root}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := &tournament{original: o, message: &protobundle.Bundle{}, unbound: map[string]int{}, stricter: map[string]int{}}
+	n.verify = func(r Request) (*Result, error) { return v.Verify(context.Background(), r) }
+	if blind != nil { // a verifier that does not look at one field sees the original's there
+		whole, _ := find(parseTree(t, o.sample.bundle), blind)
+		n.verify = func(r Request) (*Result, error) {
+			var tree map[string]any
+			if json.Unmarshal(r.Bundle, &tree) == nil {
+				if _, ok := find(tree, blind); ok {
+					set(tree, whole, blind...)
+					r.Bundle, _ = json.Marshal(tree)
+				}
+			}
+			return v.Verify(context.Background(), r)
+		}
+	}
+	if n.upstream, err = root.NewTrustedRootFromJSON(o.sample.root); err != nil {
+		t.Fatal(err)
+	}
+	res, err := n.verify(o.sample.request())
+	if err != nil {
+		t.Fatalf("%s: %v", o.name, err)
+	}
+	n.want = meaning(t, res)
+	if err := protojson.Unmarshal(o.sample.bundle, n.message); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// judge weighs one mutant.
+func (n *tournament) judge(t testing.TB, m mutant) {
+	s := n.original.sample
+	s.bundle = m.bundle
+	res, ours := n.verify(s.request())
+	theirs := guarded(n.upstream, s)
+	message := &protobundle.Bundle{}
+	same := protojson.Unmarshal(m.bundle, message) == nil && proto.Equal(message, n.message)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	fault := func(format string, args ...any) {
+		n.faults = append(n.faults, n.original.name+", "+m.path+": "+fmt.Sprintf(format, args...))
+	}
+	if same {
+		n.spellings++
+	} else {
+		n.mutants++
+	}
+	switch {
+	case ours != nil && (ExitCode(ours) < 10 || ExitCode(ours) == 70):
+		fault("exit %d: %v", ExitCode(ours), ours)
+	case ours == nil && theirs != nil:
+		fault("accepted here alone; sigstore-go: %v", theirs)
+	case ours == nil && !sameMeaning(n.want, meaning(t, res)):
+		fault("accepted with another meaning\n%s\n%s", n.want, meaning(t, res))
+	case ours == nil && !same:
+		reasons := n.differences(message)
+		for _, why := range reasons {
+			n.unbound[why]++
+		}
+		if len(reasons) == 0 {
+			fault("accepted, though it differs in what is no unbound field")
+		}
+	case ours != nil && theirs == nil:
+		for _, c := range stricter {
+			if c.words.MatchString(ours.Error()) {
+				n.stricter[c.why]++
+				return
+			}
+		}
+		fault("sigstore-go accepts it, here without a reason in the table: %v", ours)
+	}
+}
+
+// guarded takes a panic for a no.
+func guarded(tr *root.TrustedRoot, s sample) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v", p)
+		}
+	}()
+	return upstreamUnder(tr, s)
+}
+
+// differences are the reasons why each field that differs from the original may; none when one of them may not.
+func (n *tournament) differences(is *protobundle.Bundle) (reasons []string) {
+	for field, pair := range differing("", asTree(n.message), asTree(is)) {
+		i := slices.IndexFunc(unbound, func(u looseField) bool {
+			return u.field.MatchString(field) && (u.same == nil || u.same(pair[0], pair[1]))
+		})
+		if i < 0 {
+			return nil
+		}
+		reasons = append(reasons, unbound[i].why)
+	}
+	return slices.Compact(slices.Sorted(slices.Values(reasons)))
+}
+
+// run judges one mutant of each stride, all of them or until the first fault.
+func (n *tournament) run(t testing.TB, stride int, every, all bool) {
+	t.Helper()
+	next := make(chan mutant)
+	var wg sync.WaitGroup
+	for range 2 {
+		wg.Go(func() {
+			for m := range next {
+				n.judge(t, m)
+			}
+		})
+	}
+	mutate(t, n.original.sample.bundle, n.original.others, every, stride, func(m mutant) bool {
+		next <- m
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		return all || len(n.faults) == 0
+	})
+	close(next)
+	wg.Wait()
+}
+
+// TestTortureMutants: no change to a bundle is accepted that changes what it says, nothing is accepted here that sigstore-go refuses, and what
+// sigstore-go accepts and is refused here is one of the reasons of the table. REDOUBT_TORTURE judges every mutant, else one of forty-seven;
+// REDOUBT_TORTURE=bits flips every bit.
+func TestTortureMutants(t *testing.T) {
+	torture := os.Getenv("REDOUBT_TORTURE")
+	stride := 47
+	if torture != "" {
+		stride = 1
+	}
+	mutants, spellings, loose, strict := 0, 0, map[string]int{}, map[string]int{}
+	all := originals(t)
+	for _, o := range all {
+		n := newTournament(t, o, nil)
+		n.run(t, stride, torture == "bits", true)
+		for i, f := range n.faults {
+			if i < 20 {
+				t.Error(f)
+			}
+		}
+		if len(n.faults) > 20 {
+			t.Errorf("%s: %d faults in all", o.name, len(n.faults))
+		}
+		mutants, spellings = mutants+n.mutants, spellings+n.spellings
+		for why, k := range n.unbound {
+			loose[why] += k
+		}
+		for why, k := range n.stricter {
+			strict[why] += k
+		}
+	}
+	t.Logf("%d mutants of %d originals; %d more that spell the same message", mutants, len(all), spellings)
+	for _, why := range slices.Sorted(maps.Keys(loose)) {
+		t.Logf("%5d accepted by both, unbound: %s", loose[why], why)
+	}
+	for _, why := range slices.Sorted(maps.Keys(strict)) {
+		t.Logf("%5d accepted by sigstore-go alone: %s", strict[why], why)
+	}
+	if torture == "" || len(all) < 10 {
+		return
+	}
+	if mutants < 100_000 {
+		t.Errorf("only %d mutants", mutants)
+	}
+	for _, u := range unbound {
+		if loose[u.why] == 0 {
+			t.Errorf("no mutant differs in: %s", u.why)
+		}
+	}
+	for _, c := range stricter {
+		if strict[c.why] == 0 {
+			t.Errorf("no mutant is refused here alone for: %s", c.why)
+		}
+	}
+}
+
+// TestMutantsCatchBlindVerifiers is the control: a verifier that does not look at one field, the log's promise or any other, is caught.
+func TestMutantsCatchBlindVerifiers(t *testing.T) {
+	d := verifytest.New(t, "corp.internal")
+	v1, v2, attestation := sampleOf(d, d.SignMessage(1, "artifact")), sampleOf(d, d.SignMessage(2, "artifact")), sampleOf(d, d.Attest("artifact", verifytest.CustomPredicate))
+	stamp := []any{"verificationMaterial", "timestampVerificationData", "rfc3161Timestamps", 0, "signedTimestamp"}
+	for name, c := range map[string]struct {
+		sample sample
+		field  []any
+	}{
+		"promise": {v1, in(entryPath, "inclusionPromise", "signedEntryTimestamp")}, "integrated time": {v1, in(entryPath, "integratedTime")},
+		"log id": {v1, in(entryPath, "logId", "keyId")}, "body": {v2, in(entryPath, "canonicalizedBody")}, "proof": {v2, in(proofPath, "hashes")},
+		"index": {v2, in(proofPath, "logIndex")}, "root": {v2, in(proofPath, "rootHash")}, "checkpoint": {v2, in(proofPath, "checkpoint", "envelope")},
+		"certificate": {v2, []any{"verificationMaterial", "certificate", "rawBytes"}}, "timestamp": {v2, stamp}, "kind": {v2, in(entryPath, "kindVersion", "kind")},
+		"signature": {v2, []any{"messageSignature", "signature"}}, "digest": {v2, []any{"messageSignature", "messageDigest", "digest"}},
+		"digest algorithm": {v2, []any{"messageSignature", "messageDigest", "algorithm"}}, "payload": {attestation, []any{"dsseEnvelope", "payload"}},
+		"payload type": {attestation, []any{"dsseEnvelope", "payloadType"}},
+	} {
+		n := newTournament(t, original{name: name, sample: c.sample}, c.field)
+		n.run(t, 7, false, false)
+		if len(n.faults) == 0 {
+			t.Errorf("a verifier that does not look at the %s passes %d mutants", name, n.mutants)
+		} else {
+			t.Logf("%s: after %d mutants, %.160s", name, n.mutants, n.faults[0])
+		}
+	}
+}
