@@ -1,14 +1,14 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
-	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -21,10 +21,9 @@ import (
 
 func verifyCommand() *cli.Command {
 	return &cli.Command{
-		Name: "verify", Usage: "verify a Sigstore bundle, or by a policy what vouches for an image; only oci:// opens a socket", ArgsUsage: "FILE|sha256:HEX|oci://REF|oci-layout:DIR|docker-archive:F",
+		Name: "verify", Usage: "verify what was signed: files, digests and images; only oci:// opens a socket", ArgsUsage: "FILE|sha256:HEX|oci://REF|oci-layout:DIR|docker-archive:F",
 		Description: "Exit codes: `redoubt docs exit-codes`. --prove-offline repeats the whole verification in an empty network namespace.",
-		Flags: append(append(freshnessFlags(), policyFlags()...),
-			&cli.StringFlag{Name: "bundle", Usage: "the Sigstore bundle, or the PEP 740 attestation of a Python distribution; needed for files and digests", EnvVars: []string{"REDOUBT_BUNDLE"}},
+		Flags: append(append(freshnessFlags(), operandFlags()...),
 			&cli.StringSliceFlag{Name: "trusted-root", Usage: "trusted_root.json; several are tried one by one", EnvVars: []string{"REDOUBT_TRUSTED_ROOT"}},
 			&cli.StringFlag{Name: "setup", Usage: "folder of `redoubt client setup`, whose trusted_root.json is used", EnvVars: []string{"REDOUBT_SETUP"}},
 			&cli.StringFlag{Name: "certificate-identity", Usage: "accepted e-mail or URI", EnvVars: []string{"REDOUBT_CERTIFICATE_IDENTITY"}},
@@ -33,7 +32,8 @@ func verifyCommand() *cli.Command {
 			&cli.StringFlag{Name: "certificate-oidc-issuer-regexp", Usage: "accepted issuers; anchor with ^ and $", EnvVars: []string{"REDOUBT_CERTIFICATE_OIDC_ISSUER_REGEXP"}},
 			&cli.StringFlag{Name: "accept", Usage: "file that says who is accepted under which root, instead of the --certificate flags", EnvVars: []string{"REDOUBT_ACCEPT"}},
 			&cli.StringFlag{Name: "key", Usage: "accepted public key (PEM) instead of an identity", EnvVars: []string{"REDOUBT_KEY"}},
-			&cli.StringSliceFlag{Name: "type", Usage: "demand an attestation of this predicate type", EnvVars: []string{"REDOUBT_TYPE"}},
+			&cli.BoolFlag{Name: "without-log", Usage: "accept what stands in no log, as a key alone can sign it; a certificate then needs a timestamp", EnvVars: []string{"REDOUBT_WITHOUT_LOG"}},
+			&cli.StringSliceFlag{Name: "type", Usage: "demand an attestation of this predicate type, a URI or one of " + strings.Join(slices.Sorted(maps.Keys(cosignTypes)), ", "), EnvVars: []string{"REDOUBT_TYPE"}},
 			&cli.DurationFlag{Name: "max-trust-age", Usage: "refuse a trusted root whose file is older", EnvVars: []string{"REDOUBT_MAX_TRUST_AGE"}},
 			&cli.BoolFlag{Name: "prove-offline", Usage: "verify in an empty network namespace", EnvVars: []string{"REDOUBT_PROVE_OFFLINE"}},
 			outputFlag(),
@@ -41,9 +41,6 @@ func verifyCommand() *cli.Command {
 		Action: func(c *cli.Context) error {
 			if c.NArg() != 1 {
 				return usage("verify takes one FILE, sha256:HEX or image")
-			}
-			if c.String("bundle") == "" && c.String("policy") == "" {
-				return usage("%s needs --bundle, or --policy with an image", c.Command.HelpName)
 			}
 			if c.Bool("prove-offline") && os.Getenv(offlineMark) == "" {
 				return reexecOffline(c)
@@ -60,6 +57,10 @@ func verifyCommand() *cli.Command {
 			if c.String("policy") != "" {
 				return verifyByPolicy(c, known, knownIn)
 			}
+			found, err := gatherOperand(c)
+			if err != nil {
+				return unverified(c, err)
+			}
 			accepted, err := acceptedUnder(c)
 			if err != nil {
 				return unverified(c, err)
@@ -70,10 +71,10 @@ func verifyCommand() *cli.Command {
 			}
 			result, err := verifyArtifact(c.Context, verifyRequest{
 				Mirrored: mirrored, Accepted: accepted,
-				Artifact: c.Args().First(), Bundle: c.String("bundle"), Roots: c.StringSlice("trusted-root"), Setup: c.String("setup"), Key: c.String("key"),
+				Found: &found, Roots: c.StringSlice("trusted-root"), Setup: c.String("setup"), Key: c.String("key"),
 				Identity: verify.Identity{SAN: c.String("certificate-identity"), SANRegexp: c.String("certificate-identity-regexp"),
 					Issuer: c.String("certificate-oidc-issuer"), IssuerRegexp: c.String("certificate-oidc-issuer-regexp")},
-				Types: c.StringSlice("type"), MaxTrustAge: c.Duration("max-trust-age"), Upstream: known,
+				Types: c.StringSlice("type"), WithoutLog: c.Bool("without-log"), MaxTrustAge: c.Duration("max-trust-age"), Upstream: known,
 			})
 			if err != nil {
 				return unverified(c, err)
@@ -108,85 +109,6 @@ func unverified(c *cli.Context, err error) error {
 	return failed
 }
 
-// verifyRequest is one verification, by the names of its files.
-type verifyRequest struct {
-	Artifact, Bundle, Setup, Key string
-	Roots, Types                 []string
-	Identity                     verify.Identity
-	MaxTrustAge                  time.Duration
-	Upstream                     *mirror.Freshness
-	Mirrored                     []verify.Root     // trusted roots that were carried here
-	Accepted                     []verify.Identity // who is accepted, each under one root, in place of Identity
-}
-
-const maxVerifyFile = 32 << 20 // a bundle or a trusted root in bytes
-
-func verifyArtifact(ctx context.Context, r verifyRequest) (*verify.Result, error) {
-	for _, scheme := range append([]string{"git:"}, sources...) {
-		if strings.HasPrefix(r.Artifact, scheme) {
-			return nil, fmt.Errorf("%w: images are verified by a policy, --policy F, and git: not at all: not %s", verify.ErrUsage, scheme)
-		}
-	}
-	if r.Key != "" && r.Identity != (verify.Identity{}) {
-		return nil, fmt.Errorf("%w: --key and the --certificate flags exclude each other: a signature is by a key or by an identity", verify.ErrUsage)
-	}
-	if len(r.Accepted) > 0 && (r.Key != "" || r.Identity != (verify.Identity{})) {
-		return nil, fmt.Errorf("%w: --accept excludes --key and the --certificate flags", verify.ErrUsage)
-	}
-	if r.Setup != "" {
-		r.Roots = append(r.Roots, filepath.Join(r.Setup, "trusted_root.json"))
-	}
-	roots := r.Mirrored
-	if len(r.Roots)+len(roots) == 0 {
-		return nil, fmt.Errorf("%w: --trusted-root F, --setup DIR or --mirror-root NAME is missing", verify.ErrUsage)
-	}
-	if len(roots) > 0 && len(r.Roots)+len(roots) > 1 && len(r.Accepted) == 0 {
-		return nil, fmt.Errorf("%w: with several roots an identity is accepted under one of them, or one could speak for the people of another: give --accept", verify.ErrUsage)
-	}
-	for _, path := range r.Roots {
-		data, err := readBounded("trusted root", path)
-		if err != nil {
-			return nil, err
-		}
-		info, err := os.Stat(path)
-		if err != nil {
-			return nil, fmt.Errorf("%w: %w", verify.ErrLocal, err)
-		}
-		roots = append(roots, verify.Root{Name: path, JSON: data, AsOf: info.ModTime()})
-	}
-	verifier, err := verify.New(verify.Config{Roots: roots, Upstream: r.Upstream, Now: clock})
-	if err != nil {
-		return nil, err
-	}
-	request := verify.Request{Policy: verify.Policy{Identities: r.Accepted, PredicateTypes: r.Types, MaxTrustAge: r.MaxTrustAge}}
-	if r.Identity != (verify.Identity{}) {
-		request.Policy.Identities = []verify.Identity{r.Identity}
-	}
-	if r.Key != "" {
-		data, err := readBounded("public key", r.Key)
-		if err != nil {
-			return nil, err
-		}
-		if request.Policy.Key, err = verify.ParseKey(data); err != nil {
-			return nil, err
-		}
-	}
-	if request.Bundle, err = readBounded("bundle", r.Bundle); err != nil {
-		return nil, err
-	}
-	if name, digest, ok := strings.Cut(r.Artifact, ":"); ok && strings.HasPrefix(name, "sha") && digest != "" {
-		request.Artifact.Digest = r.Artifact
-		return verifier.Verify(ctx, request)
-	}
-	f, err := os.Open(r.Artifact)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", localFile{"artifact"}, err)
-	}
-	defer f.Close()
-	request.Artifact.Reader = f
-	return verifier.Verify(ctx, request)
-}
-
 // localFile is verify.ErrLocal with the part the file plays.
 type localFile struct{ role string }
 
@@ -212,6 +134,8 @@ func nextForFile(err error) string {
 		return "the running mirror writes state.note and state.key in its folder mirror; give --mirror-state and --mirror-key"
 	case "public key":
 		return "--key names a PEM file"
+	case "signature", "certificate", "timestamp":
+		return "it is what `cosign sign-blob --output-signature --output-certificate --rfc3161-timestamp` wrote beside the artifact"
 	}
 	return "give the FILE that was signed, or its sha256:HEX"
 }

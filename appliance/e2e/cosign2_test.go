@@ -40,6 +40,12 @@ func cosign2Blob(t *testing.T, l *lab, cosign string) {
 	s.run(t, cosign, join([]string{"sign-blob", "-y"}, l.legacyServices(), []string{"--identity-token", l.token(t), "--bundle", "legacy.json", blob})...)
 	verify := []string{"verify-blob", "--bundle", "legacy.json"}
 	s.run(t, cosign, join(verify, l.who(), []string{blob})...)
+	t.Run("our verify agrees", func(t *testing.T) {
+		ours := []string{"verify", blob, "--trusted-root", l.in("trusted_root.json"), "--prove-offline", "--bundle"}
+		s.run(t, l.binary, join(ours, []string{"legacy.json"}, l.who())...)
+		s.refuse(t, nil, l.binary, join(ours, []string{s.write(t, "ours.json", flip(t, s.path("legacy.json"), "SignedEntryTimestamp"))}, l.who())...)
+		s.refuse(t, nil, l.binary, join(ours, []string{"legacy.json", "--certificate-identity", "mallory@corp.internal", "--certificate-oidc-issuer", l.urls.OIDC})...)
+	})
 	// Signing the same file again is another certificate and another entry.
 	s.run(t, cosign, join([]string{"sign-blob", "-y"}, l.legacyServices(), []string{"--identity-token", l.token(t), "--bundle", "again.json", blob})...)
 	t.Run("wrong identity", func(t *testing.T) {
@@ -57,9 +63,14 @@ func cosign2Timestamp(t *testing.T, l *lab, cosign string) {
 	s := l.session(t, l.legacyEnv()...)
 	blob := s.write(t, "blob", "signed the old way, at a proven time\n")
 	s.run(t, cosign, join([]string{"sign-blob", "-y"}, l.legacyServices(),
-		[]string{"--timestamp-server-url", l.urls.TSA, "--rfc3161-timestamp", "timestamp.tsr", "--identity-token", l.token(t), "--bundle", "legacy.json", blob})...)
+		[]string{"--timestamp-server-url", l.urls.TSA, "--rfc3161-timestamp", "timestamp.tsr", "--identity-token", l.token(t), "--bundle", "legacy.json",
+			"--output-signature", "blob.sig", "--output-certificate", "blob.crt", blob})...)
 	s.run(t, cosign, join([]string{"verify-blob", "--bundle", "legacy.json", "--use-signed-timestamps", "--rfc3161-timestamp", "timestamp.tsr",
 		"--timestamp-certificate-chain", l.in("tsa-chain.pem")}, l.who(), []string{blob})...)
+	ours := []string{"verify", blob, "--trusted-root", l.in("trusted_root.json"), "--rfc3161-timestamp", "timestamp.tsr"}
+	s.run(t, l.binary, join(ours, []string{"--bundle", "legacy.json"}, l.who())...)
+	s.run(t, l.binary, join(ours, []string{"--signature", "blob.sig", "--certificate", "blob.crt", "--without-log"}, l.who())...)
+	s.refuse(t, nil, l.binary, join(ours, []string{"--signature", "blob.sig", "--certificate", "blob.crt"}, l.who())...)
 }
 
 func cosign2Image(t *testing.T, l *lab, cosign string) {
@@ -67,6 +78,11 @@ func cosign2Image(t *testing.T, l *lab, cosign string) {
 	image := pushImage(t, l.registry, "cosign2/image")
 	s.run(t, cosign, join([]string{"sign", "-y", "--allow-http-registry"}, l.legacyServices(), []string{"--identity-token", l.token(t), image})...)
 	s.run(t, cosign, join([]string{"verify", "--allow-http-registry"}, l.who(), []string{image})...)
+	ours := []string{"verify", "--trusted-root", l.in("trusted_root.json"), "oci://" + image}
+	s.run(t, l.binary, join(ours, l.who())...)
+	s.refuse(t, nil, l.binary, join(ours, []string{"--certificate-identity", "mallory@corp.internal", "--certificate-oidc-issuer", l.urls.OIDC})...)
+	s.run(t, cosign, "save", "--dir", "saved", image)
+	s.run(t, l.binary, join([]string{"verify", "--trusted-root", l.in("trusted_root.json"), "--prove-offline", "oci-layout:saved"}, l.who())...)
 	// Asking the log: cosign looks the entry up by proposing it again.
 	s.run(t, cosign, join([]string{"verify", "--allow-http-registry", "--rekor-url", l.urls.Rekor}, l.who(), []string{image})...)
 	t.Run("wrong identity", func(t *testing.T) {
@@ -81,6 +97,9 @@ func cosign2Attest(t *testing.T, l *lab, cosign string) {
 	attest := join([]string{"attest", "-y", "--allow-http-registry"}, l.legacyServices(), []string{"--predicate", predicate, "--type", "custom", "--identity-token"})
 	s.run(t, cosign, join(attest, []string{l.token(t), image})...)
 	s.run(t, cosign, join([]string{"verify-attestation", "--allow-http-registry", "--type", "custom"}, l.who(), []string{image})...)
+	ours := []string{"verify", "--trusted-root", l.in("trusted_root.json"), "oci://" + image}
+	s.run(t, l.binary, join(ours, []string{"--type", "custom"}, l.who())...)
+	s.refuse(t, nil, l.binary, join(ours, l.who())...)
 	t.Run("the form before dsse is refused with the ones that are taken", func(t *testing.T) {
 		s.refuse(t, []string{"use hashedrekord 0.0.1, dsse 0.0.1"}, cosign, join(attest, []string{l.token(t), "--rekor-entry-type", "intoto", image})...)
 	})
@@ -92,6 +111,10 @@ func cosign2Key(t *testing.T, l *lab, cosign string) {
 	s.run(t, cosign, "generate-key-pair")
 	s.run(t, cosign, "sign-blob", "-y", "--key", "cosign.key", "--rekor-url", l.urls.Rekor, "--output-signature", "blob.sig", "--bundle", "legacy.json", blob)
 	s.run(t, cosign, "verify-blob", "--key", "cosign.pub", "--bundle", "legacy.json", blob)
+	ours := []string{"verify", blob, "--trusted-root", l.in("trusted_root.json"), "--key", "cosign.pub"}
+	s.run(t, l.binary, join(ours, []string{"--bundle", "legacy.json"})...)
+	s.run(t, l.binary, join(ours, []string{"--signature", "blob.sig", "--without-log"})...)
+	s.refuse(t, nil, l.binary, join(ours, []string{"--signature", "blob.sig"})...)
 	// No bundle: the client finds the entry in the log.
 	s.run(t, cosign, "verify-blob", "--key", "cosign.pub", "--rekor-url", l.urls.Rekor, "--signature", "blob.sig", blob)
 }

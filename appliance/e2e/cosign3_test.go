@@ -110,8 +110,12 @@ func cosign3Image(t *testing.T, l *lab, cosign string, signing []string) {
 	s.run(t, cosign, join([]string{"sign", "-y", "--allow-http-registry"}, signing, []string{"--identity-token", l.token(t), image})...)
 	verify := []string{"verify", "--allow-http-registry", "--trusted-root", l.in("trusted_root.json")}
 	s.run(t, cosign, join(verify, l.who(), []string{image})...)
+	ours := []string{"verify", "--trusted-root", l.in("trusted_root.json"), "oci://" + image}
+	s.run(t, l.binary, join(ours, l.who())...)
 	t.Run("wrong identity", func(t *testing.T) {
-		s.refuse(t, wrongIdentity, cosign, join(verify, []string{"--certificate-identity", "mallory@corp.internal", "--certificate-oidc-issuer", l.urls.OIDC, image})...)
+		other := []string{"--certificate-identity", "mallory@corp.internal", "--certificate-oidc-issuer", l.urls.OIDC}
+		s.refuse(t, wrongIdentity, cosign, join(verify, other, []string{image})...)
+		s.refuse(t, []string{"identity or issuer not accepted"}, l.binary, join(ours, other)...)
 	})
 	t.Run("unsigned image", func(t *testing.T) {
 		s.refuse(t, []string{"no signatures found", "no matching signatures"}, cosign, join(verify, l.who(), []string{pushImage(t, l.registry, "cosign3/unsigned")})...)
@@ -126,6 +130,9 @@ func cosign3Attest(t *testing.T, l *lab, cosign string, signing []string) {
 		[]string{"--identity-token", l.token(t), "--predicate", predicate, "--type", "custom", image})...)
 	verify := []string{"verify-attestation", "--allow-http-registry", "--trusted-root", l.in("trusted_root.json"), "--type", "custom"}
 	s.run(t, cosign, join(verify, l.who(), []string{image})...)
+	ours := []string{"verify", "--trusted-root", l.in("trusted_root.json"), "oci://" + image}
+	s.run(t, l.binary, join(ours, []string{"--type", "custom"}, l.who())...)
+	s.refuse(t, []string{"which is no signature"}, l.binary, join(ours, l.who())...)
 	t.Run("wrong identity", func(t *testing.T) {
 		s.refuse(t, wrongIdentity, cosign, join(verify, []string{"--certificate-identity", "mallory@corp.internal", "--certificate-oidc-issuer", l.urls.OIDC, image})...)
 	})

@@ -6,8 +6,8 @@ import (
 	"fmt"
 )
 
-// splitBundles is each line as evidence where every line that is not empty is JSON, else the whole.
-func splitBundles(name string, data []byte) (all []Evidence) {
+// SplitBundles is each line as evidence where every line that is not empty is JSON, else the whole.
+func SplitBundles(name string, data []byte) (all []Evidence) {
 	lines := bytes.Split(data, []byte{'\n'})
 	for i, line := range lines {
 		if len(bytes.TrimSpace(line)) == 0 {

@@ -162,5 +162,5 @@ func ReadBundles(path string) (all []Evidence, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the bundle: %w", err)
 	}
-	return splitBundles(filepath.Base(path), data), nil
+	return SplitBundles(filepath.Base(path), data), nil
 }

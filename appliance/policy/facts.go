@@ -26,8 +26,11 @@ type fact struct {
 }
 
 // signature tells a plain signature from an attestation that says something.
-func (f fact) signature() bool {
-	t := f.result.PredicateType()
+func (f fact) signature() bool { return IsSignature(f.result) }
+
+// IsSignature tells a plain signature, cosign's simple signing and its sign/v1 attestation from an attestation that says something.
+func IsSignature(r *verify.Result) bool {
+	t := r.PredicateType()
 	return t == "" || t == cosignSign
 }
 
@@ -88,12 +91,7 @@ func earliest(r *verify.Result) (first time.Time) {
 
 // verifyOne verifies one piece under every root, or by every key under the root of that key.
 func (p *Policy) verifyOne(ctx context.Context, a Artifact, e Evidence) ([]*verify.Result, error) {
-	if e.Payload != nil {
-		if err := checkPayload(e.Payload, a); err != nil {
-			return nil, err
-		}
-	}
-	request := verify.Request{Bundle: e.Bundle, Policy: verify.Policy{Identities: p.anybody()}}
+	request := verify.Request{Policy: verify.Policy{Identities: p.anybody()}}
 	results, err := p.verifyWith(ctx, p.any, request, a, e)
 	if errors.Is(err, verify.ErrNoSignature) && len(p.keys) > 0 {
 		results, err = p.verifyKeys(ctx, a, e)
@@ -112,7 +110,7 @@ func (p *Policy) anybody() (all []verify.Identity) {
 func (p *Policy) verifyKeys(ctx context.Context, a Artifact, e Evidence) (all []*verify.Result, err error) {
 	for _, name := range slices.Sorted(maps.Keys(p.keys)) {
 		k := p.keys[name]
-		request := verify.Request{Bundle: e.Bundle, Policy: verify.Policy{Key: k.public, WithoutLog: k.WithoutLog}}
+		request := verify.Request{Policy: verify.Policy{Key: k.public, WithoutLog: k.WithoutLog}}
 		results, failed := p.verifyWith(ctx, p.roots[k.Root].verifier, request, a, e)
 		if failed != nil {
 			err = errors.Join(err, fmt.Errorf("by key %s: %w", name, failed))
@@ -126,20 +124,33 @@ func (p *Policy) verifyKeys(ctx context.Context, a Artifact, e Evidence) (all []
 }
 
 func (p *Policy) verifyWith(ctx context.Context, v *verify.Verifier, q verify.Request, a Artifact, e Evidence) ([]*verify.Result, error) {
+	close, err := e.Over(a, &q)
+	if err != nil {
+		return nil, err
+	}
+	defer close()
+	return v.VerifyAll(ctx, q)
+}
+
+// Over has q ask whether e signs a: the artifact itself, or a payload that names it. Once q was answered, close ends the reading.
+func (e Evidence) Over(a Artifact, q *verify.Request) (close func() error, err error) {
+	q.Bundle, close = e.Bundle, func() error { return nil }
 	switch {
 	case e.Payload != nil:
+		if err := checkPayload(e.Payload, a); err != nil {
+			return nil, err
+		}
 		q.Artifact.Reader = bytes.NewReader(e.Payload)
 	case a.Open != nil:
 		r, err := a.Open()
 		if err != nil {
 			return nil, fmt.Errorf("reading the artifact: %w", err)
 		}
-		defer r.Close()
-		q.Artifact.Reader = r
+		q.Artifact.Reader, close = r, r.Close
 	default:
 		q.Artifact.Digest = a.Digest
 	}
-	return v.VerifyAll(ctx, q)
+	return close, nil
 }
 
 // fresh leaves out what verified under a root that is too old.

@@ -159,6 +159,9 @@ func (v *Verifier) each(ctx context.Context, req Request, yield func(*Result) bo
 	return best
 }
 
+// Further tells whether the verification that was refused with a got further than the one refused with b, and so says more.
+func Further(a, b error) bool { return rank(a) > rank(b) }
+
 // rank orders refusals by how far verification went under that root.
 func rank(err error) int {
 	for i, e := range []error{ErrUntrusted, ErrStale, ErrLogProof, ErrTime, ErrSignature, ErrIdentity, ErrPolicy, ErrDenied} {
