@@ -27,6 +27,7 @@ import (
 
 	bbolt "go.etcd.io/bbolt"
 	berrors "go.etcd.io/bbolt/errors"
+	"golang.org/x/sys/unix"
 
 	"redoubt.internal/log/store"
 )
@@ -241,7 +242,7 @@ func (d *DB) update(fn func(*boltTx) error) (err error) {
 		d.second.settled(err)
 	}()
 	defer guard(&err)()
-	return d.b.Update(func(tx *bbolt.Tx) error {
+	err = d.b.Update(func(tx *bbolt.Tx) error {
 		b := tx.Bucket(bucket)
 		// Most keys of the product grow at the end of their range: fill pages instead of splitting them in halves.
 		b.FillPercent = 0.9
@@ -268,6 +269,11 @@ func (d *DB) update(fn func(*boltTx) error) (err error) {
 		d.b.NoSync = done
 		return err
 	})
+	if err == nil && d.filling {
+		// The disk begins on it now, where the kernel would wait for a tenth of the memory to fill. What that says, the flush says again.
+		unix.SyncFileRange(int(j.file.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WRITE)
+	}
+	return err
 }
 
 // stamp tells this state from all others, of this file and of others: the sequence of the bucket, which nobody else uses,
@@ -336,7 +342,8 @@ func (d *DB) settle() error {
 func (d *DB) Fill() {
 	d.writing.Lock()
 	defer d.writing.Unlock()
-	d.filling = true
+	// bbolt flushes a file that grows; of a commit it writes every page it took, so the file is long enough without.
+	d.filling, d.b.NoGrowSync = true, true
 }
 
 // Path is the file's path.

@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 
+	bbolt "go.etcd.io/bbolt"
+
 	"redoubt.internal/log/store"
 	"redoubt.internal/log/store/storetest"
 )
@@ -228,5 +230,44 @@ func TestMappingIsNotResident(t *testing.T) {
 	defer db.Close()
 	if grown := (resident() - before) * int64(os.Getpagesize()); grown > 64<<20 {
 		t.Errorf("opening an empty database made %d bytes resident", grown)
+	}
+}
+
+// A file that was filled is a whole one, as long as its meta page says, where its last pages were given back too.
+func TestFilled(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "kv.db")
+	db, err := Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	db.Fill()
+	for i := range 40 {
+		err = errors.Join(err, db.Update(func(tx store.Tx) error { return tx.Put(fmt.Appendf(nil, "%02d", i), make([]byte, 100_000)) }))
+	}
+	// A transaction writes at the end of the file, the next one frees that.
+	err = errors.Join(err, db.Update(func(tx store.Tx) error { return tx.Delete([]byte("39")) }), db.Update(func(tx store.Tx) error { return tx.Put([]byte("40"), nil) }))
+	if err := errors.Join(err, db.Close()); err != nil {
+		t.Fatal(err)
+	}
+	db, err = Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	err = db.view(func(tx *bbolt.Tx) error {
+		info, err := os.Stat(path)
+		if err == nil && info.Size() < tx.Size() {
+			t.Errorf("%d bytes, the meta page says %d", info.Size(), tx.Size())
+		}
+		for e := range tx.Check() {
+			t.Error(e)
+		}
+		if n := tx.Bucket(bucket).Stats().KeyN; n < 40 {
+			t.Errorf("%d keys", n)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }
