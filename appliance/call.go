@@ -37,14 +37,20 @@ type operation struct {
 
 func (v verb[A, R]) operation() operation {
 	return operation{v.name, func(ctx context.Context, in *instance, actor string, raw json.RawMessage) (any, error) {
-		var args A
-		decoder := json.NewDecoder(bytes.NewReader(raw))
-		decoder.DisallowUnknownFields()
-		if err := decoder.Decode(&args); err != nil {
+		args, err := decodeCall[A](raw)
+		if err != nil {
 			return nil, usage("arguments of %s: %v", v.name, err)
 		}
 		return v.run(ctx, in, actor, args)
 	}}
+}
+
+// decodeCall reads the arguments of an operation, all of which it has to know.
+func decodeCall[A any](raw []byte) (args A, err error) {
+	decoder := json.NewDecoder(bytes.NewReader(raw))
+	decoder.DisallowUnknownFields()
+	err = decoder.Decode(&args)
+	return args, err
 }
 
 // failure is how an error travels over the control socket: its sentence, its hint and its exit code.
@@ -303,7 +309,7 @@ type peerKey struct{}
 // controlServer answers verbs on the control socket. The run directory is closed to others, so nobody reaches the socket between bind
 // and chmod; the kernel names the peer: who that is in people, and what they may do, the law in force says. The process of another
 // role may ask for what peerMay says.
-func controlServer(s *server) *http.Server {
+func controlServer(s *server, do doer) *http.Server {
 	handler := func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodPost {
 			writeFailure(w, usage("the control socket takes POST /OPERATION, got %.20q", r.Method))
@@ -315,7 +321,7 @@ func controlServer(s *server) *http.Server {
 			s.servePeer(w, r, name, part)
 			return
 		}
-		s.serveOperation(w, r, name, s.peer(r.Context()))
+		s.serveOperation(w, r, name, s.peer(r.Context()), do)
 	}
 	return &http.Server{
 		Handler:           http.HandlerFunc(handler),

@@ -14,6 +14,15 @@ var errConfig = errors.New("the configuration is not valid")
 
 // loadConfig reads, decodes and checks the file at path. The error names the file, and the line where there is one.
 func loadConfig(path string) (*Config, error) {
+	data, err := readConfigFile(path)
+	if err != nil {
+		return nil, err
+	}
+	return configOf(path, data)
+}
+
+// readConfigFile reads the file at path, as far as it may be long.
+func readConfigFile(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, hinted(fmt.Errorf("reading the configuration: %w", err), "`redoubt init --dir DIR --domain D` writes one; --config or $REDOUBT_CONFIG names another")
@@ -23,6 +32,11 @@ func loadConfig(path string) (*Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the configuration: %w", err)
 	}
+	return data, nil
+}
+
+// configOf decodes and checks what the file at path holds.
+func configOf(path string, data []byte) (*Config, error) {
 	cfg, err := parseConfig(data)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)

@@ -239,33 +239,31 @@ func (in *instance) certifyElsewhere(ctx context.Context, public crypto.PublicKe
 	return leaf, frontend.Accepted(leaf, root, names, in.now())
 }
 
-// load takes the site's own certificate from its files; its key may be in a token.
-func (f *frontEnd) load(ctx context.Context, in *instance, t TLS) error {
+// siteCertificate reads the site's own certificate from its files; its key may be in a token.
+func (in *instance) siteCertificate(ctx context.Context, t TLS) (*tls.Certificate, error) {
 	if !isKeyURI(t.Key) {
 		pair, err := tls.LoadX509KeyPair(in.dir.resolve(t.Cert), in.dir.resolve(t.Key))
 		if err != nil {
-			return fmt.Errorf("loading the TLS certificate: %w", err)
+			return nil, fmt.Errorf("loading the TLS certificate: %w", err)
 		}
-		f.shown.Store(&pair)
-		return nil
+		return &pair, nil
 	}
 	chain, err := readChain(in.dir.resolve(t.Cert))
 	if err != nil {
-		return fmt.Errorf("loading the TLS certificate: %w", err)
+		return nil, fmt.Errorf("loading the TLS certificate: %w", err)
 	}
 	key, err := in.keys.signer(ctx, t.Key)
 	if err != nil {
-		return fmt.Errorf("opening tls.key: %w", err)
+		return nil, fmt.Errorf("opening tls.key: %w", err)
 	}
 	if public, ok := key.Public().(interface{ Equal(crypto.PublicKey) bool }); !ok || !public.Equal(chain[0].PublicKey) {
-		return fmt.Errorf("tls.key is not the key of %s", t.Cert)
+		return nil, fmt.Errorf("tls.key is not the key of %s", t.Cert)
 	}
 	pair := &tls.Certificate{PrivateKey: key, Leaf: chain[0]}
 	for _, c := range chain {
 		pair.Certificate = append(pair.Certificate, c.Raw)
 	}
-	f.shown.Store(pair)
-	return nil
+	return pair, nil
 }
 
 // isKeyURI tells a key's URI from a file's name.

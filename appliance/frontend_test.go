@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"crypto/ecdsa"
 	"crypto/tls"
 	"crypto/x509"
@@ -165,17 +164,13 @@ func TestSiteKeyInToken(t *testing.T) {
 	if err := os.WriteFile(file, pemChain([]*x509.Certificate{site}), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	var f frontEnd
-	if err := f.load(context.Background(), in, TLS{Cert: file, Key: uri}); err != nil {
+	if c, err := in.siteCertificate(t.Context(), TLS{Cert: file, Key: uri}); err != nil || !c.Leaf.Equal(site) {
 		t.Fatal(err)
 	}
-	if c, err := f.certificate(nil); err != nil || !c.Leaf.Equal(site) {
-		t.Fatal(err)
-	}
-	if err := f.load(context.Background(), in, TLS{Cert: file, Key: in.cfg.Keys.Roles[roleTLS]}); err == nil {
+	if _, err := in.siteCertificate(t.Context(), TLS{Cert: file, Key: in.cfg.Keys.Roles[roleTLS]}); err == nil {
 		t.Error("a certificate of another key was taken")
 	}
-	if err := f.load(context.Background(), in, TLS{Cert: file, Key: keyURI(in.cfg.Keys.Token, "absent")}); err == nil {
+	if _, err := in.siteCertificate(t.Context(), TLS{Cert: file, Key: keyURI(in.cfg.Keys.Token, "absent")}); err == nil {
 		t.Error("an absent key was taken")
 	}
 }

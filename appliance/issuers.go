@@ -62,22 +62,21 @@ func (in *instance) issuerHandler() http.Handler {
 	})
 }
 
-// reloadIssuers replaces the verifier and the authority in one step, or changes nothing.
-func (in *instance) reloadIssuers(cfg *Config) error {
+// readIssuers makes the verifier and the authority for the issuers of cfg; nil where another role issues.
+func (in *instance) readIssuers(cfg *Config) (*issuance, error) {
 	if !in.parts.runs(partCA) {
-		return nil
+		return nil, nil
 	}
 	verifier, err := identity.New(in.identityConfig(cfg))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	authority, err := ca.New(ca.Config{Chain: in.caChain, Signer: in.active(roleIssuing), CT: in.ct, Audit: in.audit, DB: in.authorityDB,
 		Identity: verifier, Now: in.now, Logger: in.logger})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	in.issuance.Store(&issuance{authority, verifier, fulcioapi.Handler(authority, verifier, fulcioapi.Options{FormerChains: in.otherChains(roleIssuing), Logger: in.logger})})
-	return nil
+	return &issuance{authority, verifier, fulcioapi.Handler(authority, verifier, fulcioapi.Options{FormerChains: in.otherChains(roleIssuing), Logger: in.logger})}, nil
 }
 
 // restartNeeded names the sections that differ and that a reload does not take.

@@ -76,7 +76,7 @@ func (s *server) listen() (bound []boundListener, err error) {
 	if people, err := s.peopleSocket(); err != nil {
 		return bound, err
 	} else if people != nil {
-		bound = append(bound, bind("people's socket", people, controlServer(s)))
+		bound = append(bound, bind("people's socket", people, controlServer(s, s.reach)))
 	}
 	if p != nil && p.runs(partFront) {
 		for _, address := range s.cfg.divided() {
@@ -94,7 +94,7 @@ func (s *server) listen() (bound []boundListener, err error) {
 		if err != nil {
 			return bound, err
 		}
-		b := bind("control socket", control, controlServer(s))
+		b := bind("control socket", control, controlServer(s, s.operate))
 		b.control = true
 		bound = append(bound, b)
 	}

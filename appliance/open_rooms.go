@@ -40,7 +40,9 @@ func (in *instance) openAuthorities(context.Context) (err error) {
 		return err
 	}
 	in.inForce.Store(l)
-	return in.reloadIssuers(in.cfg)
+	issuing, err := in.readIssuers(in.cfg)
+	in.issuance.Store(issuing)
+	return err
 }
 
 func (in *instance) openAudit() error {

@@ -31,20 +31,39 @@ const (
 	recordOperation      = "peer.record"
 	olderOperation       = "peer.older"
 	certificateOperation = "peer.certificate"
+	actOperation         = "peer.act"
+	readyOperation       = "peer.reload.ready"
+	forceOperation       = "peer.reload.force"
 )
 
 // peerMay is what the process of each role may ask of others.
 var peerMay = map[string][]string{
-	partLog:     {certificateOperation},
-	partTSA:     {olderOperation, certificateOperation},
-	partTrust:   {olderOperation, recordOperation, certificateOperation},
-	partOIDC:    {recordOperation, certificateOperation},
-	partConsole: {readStatus.name, certificateOperation},
+	partCA:        {actOperation, readyOperation, forceOperation},
+	partLog:       {recordOperation, certificateOperation},
+	partTSA:       {recordOperation, certificateOperation, olderOperation},
+	partTrust:     {recordOperation, certificateOperation, olderOperation},
+	partOIDC:      {recordOperation, certificateOperation},
+	partConsole:   {recordOperation, certificateOperation, readStatus.name},
+	partAdmission: {recordOperation},
+	partFront:     {recordOperation},
 }
 
 // peerOperations are what roles ask of each other besides verbs.
 func peerOperations() []operation {
-	return []operation{peerRecord.operation(), peerOlder.operation(), peerCertificate.operation()}
+	return []operation{peerRecord.operation(), peerOlder.operation(), peerCertificate.operation(), {name: actOperation}, {name: readyOperation}, {name: forceOperation}}
+}
+
+// servedPeer is how a peer's operation is done that is the server's more than its instance's; nil of others.
+func (s *server) servedPeer(name string) func(ctx context.Context, part string, args []byte) (any, error) {
+	switch name {
+	case actOperation:
+		return s.actFor
+	case readyOperation:
+		return reloadFor(s, s.readyFor)
+	case forceOperation:
+		return reloadFor(s, s.forceFor)
+	}
+	return nil
 }
 
 // partOfPeer is the role whose user the kernel says is at the other end; "" of people.
@@ -55,8 +74,7 @@ func (in *instance) partOfPeer(uid int, known bool) string {
 	return in.cfg.Roles.partOf(uid)
 }
 
-// servePeer answers one operation for the process of another role, or refuses what peerMay does not say. A refusal is recorded where the
-// audit log is.
+// servePeer answers one operation for the process of another role, or refuses what peerMay does not say, which is recorded.
 func (s *server) servePeer(w http.ResponseWriter, r *http.Request, name, part string) {
 	all := append(operations(), peerOperations()...)
 	i := slices.IndexFunc(all, func(o operation) bool { return o.name == name })
@@ -67,6 +85,8 @@ func (s *server) servePeer(w http.ResponseWriter, r *http.Request, name, part st
 		err = usage("arguments of %s: %v", name, err)
 	case i < 0 || !slices.Contains(peerMay[part], name):
 		err = s.instance().refuseRole(r.Context(), part, name)
+	case s.servedPeer(name) != nil:
+		result, err = s.servedPeer(name)(r.Context(), part, args)
 	default:
 		result, err = s.answerPeer(r.Context(), all[i], rolePrefix+part, args)
 	}
@@ -81,14 +101,8 @@ func (s *server) servePeer(w http.ResponseWriter, r *http.Request, name, part st
 func (in *instance) refuseRole(ctx context.Context, part, operation string) error {
 	err := fmt.Errorf("%w: %s by the role %s", errStranger, operation, part)
 	in.logger.WarnContext(ctx, "a role asks for what is not its own", "role", part, "operation", operation)
-	if in.audit == nil {
-		return err
-	}
 	e := audit.Event{Actor: rolePrefix + part, Action: "peer.refuse", Object: fmt.Sprintf("%.100q", operation), Outcome: audit.Refused}
-	if _, recorded := in.audit.Add(ctx, e, nil); recorded != nil {
-		return errors.Join(err, recorded)
-	}
-	return err
+	return errors.Join(err, in.put(ctx, e))
 }
 
 func (s *server) answerPeer(ctx context.Context, o operation, actor string, args []byte) (any, error) {
@@ -217,26 +231,7 @@ func callServer(ctx context.Context, cfg *Config, name string, args []byte) ([]b
 	if err != nil {
 		return nil, err
 	}
-	var whole []byte
-	for _, part := range where.parts {
-		answer, err := callSocket(ctx, dir.run(part), name, args)
-		switch {
-		case errors.Is(err, errNoServer) && where.absent != nil:
-			answer, err = where.absent(part)
-		case errors.Is(err, errNoServer):
-			err = roleDown(part)
-		case err == nil && where.present != nil:
-			answer, err = where.present(part, answer)
-		}
-		if err == nil && whole != nil {
-			answer, err = where.join(whole, answer)
-		}
-		if err != nil {
-			return nil, err
-		}
-		whole = answer
-	}
-	return whole, nil
+	return where.gather(func(part string) ([]byte, error) { return callSocket(ctx, dir.run(part), name, args) })
 }
 
 // answered reports whether a process answers.

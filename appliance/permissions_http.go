@@ -82,11 +82,14 @@ func (s *server) serveAct(w http.ResponseWriter, r *http.Request) {
 		writeJSON(w, http.StatusUnsupportedMediaType, refusal{http.StatusUnsupportedMediaType, "Content-Type must be application/json"})
 		return
 	}
-	s.serveOperation(w, r, r.PathValue("operation"), who)
+	s.serveOperation(w, r, r.PathValue("operation"), who, s.reach)
 }
 
+// doer does one operation for a person: operate in this process, reach wherever it is done.
+type doer func(ctx context.Context, o operation, who person, args json.RawMessage) (any, error)
+
 // serveOperation answers one operation for who.
-func (s *server) serveOperation(w http.ResponseWriter, r *http.Request, name string, who person) {
+func (s *server) serveOperation(w http.ResponseWriter, r *http.Request, name string, who person, do doer) {
 	all := operations()
 	i := slices.IndexFunc(all, func(o operation) bool { return o.name == name })
 	if i < 0 {
@@ -98,7 +101,7 @@ func (s *server) serveOperation(w http.ResponseWriter, r *http.Request, name str
 		writeFailure(w, usage("arguments of %s: %v", name, err))
 		return
 	}
-	result, err := s.operate(r.Context(), all[i], who, json.RawMessage(args))
+	result, err := do(r.Context(), all[i], who, json.RawMessage(args))
 	switch {
 	case errors.Is(err, errNotAllowed) && r.TLS != nil:
 		writeJSON(w, http.StatusForbidden, refusal{http.StatusForbidden, err.Error()})

@@ -58,6 +58,29 @@ func placeOf(cfg *Config, name string, args []byte) (place, error) {
 	return place{parts: []string{partCA}}, nil
 }
 
+// gather asks each role of the place and joins what they answer.
+func (p place) gather(ask func(part string) ([]byte, error)) (whole []byte, err error) {
+	for _, part := range p.parts {
+		answer, err := ask(part)
+		switch {
+		case errors.Is(err, errNoServer) && p.absent != nil:
+			answer, err = p.absent(part)
+		case errors.Is(err, errNoServer):
+			err = roleDown(part)
+		case err == nil && p.present != nil:
+			answer, err = p.present(part, answer)
+		}
+		if err == nil && whole != nil {
+			answer, err = p.join(whole, answer)
+		}
+		if err != nil {
+			return nil, err
+		}
+		whole = answer
+	}
+	return whole, nil
+}
+
 // runningParts are the roles that an instance with this configuration runs.
 func runningParts(cfg *Config) []string {
 	return slices.DeleteFunc(slices.Clone(partNames), func(part string) bool {

@@ -3,9 +3,9 @@ package main
 import (
 	"context"
 	"crypto/sha256"
+	"crypto/tls"
 	"errors"
 	"fmt"
-	"os"
 	"reflect"
 	"strings"
 	"time"
@@ -18,6 +18,9 @@ import (
 // A reload takes issuers, people, approvers, log.read and the certificate of the listeners from the file; whatever else changed is
 // named, because it needs a restart. A file that is not valid, or whose new rules nobody approved, changes nothing: what ran runs on,
 // and status, doctor and the server's log say why.
+//
+// Everything that can fail is done first, on the side; what is left is to put it in force. Where roles run apart, the ca role asks each of
+// them to read the same file and to say whether it can; none puts it in force before all can.
 
 // reloadState is what became of the last reload.
 type reloadState struct {
@@ -27,9 +30,23 @@ type reloadState struct {
 
 // reloadResult is the JSON of `redoubt config reload -o json`.
 type reloadResult struct {
-	SHA256  string   `json:"sha256"`  // of the file
-	Changed []string `json:"changed"` // sections that were taken over and say who may do what
-	Restart []string `json:"restart"` // sections that differ and need a restart
+	SHA256  string   `json:"sha256"`           // of the file
+	Changed []string `json:"changed"`          // sections that were taken over and say who may do what
+	Restart []string `json:"restart"`          // sections that differ and need a restart
+	Roles   []string `json:"roles,omitempty"`  // that took it up, where they run apart
+	Absent  []string `json:"absent,omitempty"` // that do not run, and take the file at their start
+}
+
+// readied is a configuration that was read and found good, with all of it that has to be opened or computed.
+type readied struct {
+	reloadResult
+	in       *instance
+	next     *Config
+	lines    []string // of the act that its new rules are
+	law      *law
+	issuance *issuance        // nil where other roles issue
+	shown    *tls.Certificate // nil where the one that is shown stays
+	rotated  bool             // keys rotated while requests kept the server from taking them up
 }
 
 var errNoReload = errors.New("no server runs on this state directory; one that starts takes the file as it is")
@@ -85,64 +102,99 @@ func (s *server) reload(ctx context.Context, in *instance, actor string, given a
 	return r, err
 }
 
-// takeUp reads the file, asks for consent where it changes the rules, records the reload and does it.
+// takeUp reads the file, has the other roles read it, asks for consent where it changes the rules, records the reload and does it.
 func (s *server) takeUp(ctx context.Context, in *instance, actor string, given approvalArgs) (r reloadResult, err error) {
-	text, err := os.ReadFile(s.configPath)
-	if err != nil {
-		return r, fmt.Errorf("reading the configuration: %w", err)
+	c, err := s.ready(ctx, in)
+	if err != nil || in.audit == nil {
+		return s.takeCertificate(ctx, c, err)
 	}
-	r.SHA256, r.Changed, r.Restart = fmt.Sprintf("%x", sha256.Sum256(text)), []string{}, []string{}
-	next, err := loadConfig(s.configPath)
+	others, err := in.readyOthers(ctx, &c.reloadResult)
+	if err != nil {
+		return c.reloadResult, err
+	}
+	var agreed consent
+	if len(c.Changed) > 0 {
+		if agreed, err = in.agree(ctx, actor, "config.reload", c.lines, given); err != nil {
+			return c.reloadResult, err
+		}
+	}
+	if err := in.record(ctx, actor, "config.reload", c.SHA256, map[string]string{"rules": strings.Join(c.Changed, " ")}); err != nil {
+		return c.reloadResult, err
+	}
+	s.force(ctx, c)
+	err = errors.Join(in.forceOthers(ctx, &c.reloadResult, others), agreed.finish())
+	return c.reloadResult, err
+}
+
+// takeCertificate is the reload of a role that does not count approvals and is asked by itself: it takes the certificate alone.
+func (s *server) takeCertificate(ctx context.Context, c *readied, err error) (reloadResult, error) {
 	if err == nil {
-		next, _, err = next.inForce()
+		c.Changed, c.Restart = []string{}, append(c.Changed, c.Restart...)
+		s.show(ctx, c)
 	}
+	return c.reloadResult, err
+}
+
+// ready reads the file and does all of a reload that can fail.
+func (s *server) ready(ctx context.Context, in *instance) (c *readied, err error) {
+	c = &readied{in: in, reloadResult: reloadResult{Changed: []string{}, Restart: []string{}}}
+	text, err := readConfigFile(s.configPath)
 	if err != nil {
-		return r, err
+		return c, err
+	}
+	c.SHA256 = fmt.Sprintf("%x", sha256.Sum256(text))
+	if c.next, err = configOf(s.configPath, text); err != nil {
+		return c, err
+	}
+	var recorded *history
+	if c.next, recorded, err = c.next.inForce(); err != nil {
+		return c, err
 	}
 	running, err := s.next(in.cfg)
 	if err != nil {
-		return r, err
+		return c, err
 	}
-	lines, changed, err := rulesText(running, next)
-	if err != nil {
-		return r, err
+	var changed []string
+	if c.lines, changed, err = rulesText(running, c.next); err != nil {
+		return c, err
 	}
-	var agreed consent
-	if len(changed) > 0 && in.authorityDB == nil { // where roles run apart, the one that counts approvals takes new rules; the others at their start
-		r.Restart = append(changed, restartNeeded(in.cfg, next)...)
-		return r, s.loadTLS(ctx, next.TLS)
+	c.Changed, c.Restart = append(c.Changed, changed...), append(c.Restart, restartNeeded(in.cfg, c.next)...)
+	c.rotated = !reflect.DeepEqual(recorded.Instances, in.history.Instances)
+	if c.law, err = in.readLaw(c.next); err != nil {
+		return c, err
 	}
-	if len(changed) > 0 {
-		if agreed, err = in.agree(ctx, actor, "config.reload", lines, given); err != nil {
-			return r, err
-		}
+	if c.issuance, err = in.readIssuers(c.next); err != nil {
+		return c, err
 	}
-	law, err := in.readLaw(next)
-	if err != nil {
-		return r, err
+	if c.next.TLS.Cert != "" && in.shows() {
+		c.shown, err = in.siteCertificate(ctx, c.next.TLS)
 	}
-	if in.audit != nil { // another role's process takes its certificate alone
-		if err := in.record(ctx, actor, "config.reload", r.SHA256, map[string]string{"rules": strings.Join(changed, " ")}); err != nil {
-			return r, err
-		}
+	return c, err
+}
+
+// force puts what was readied in force.
+func (s *server) force(ctx context.Context, c *readied) {
+	in := c.in
+	if c.issuance != nil {
+		in.issuance.Store(c.issuance)
 	}
-	if err := in.reloadIssuers(next); err != nil {
-		return r, err
-	}
-	in.inForce.Store(law)
+	in.inForce.Store(c.law)
 	s.swap.Lock()
-	s.issuers = next
+	s.issuers = c.next
 	s.swap.Unlock()
-	r.Changed, r.Restart = append(r.Changed, changed...), append(r.Restart, restartNeeded(in.cfg, next)...)
-	if recorded, err := readHistory(in.dir); err != nil {
-		return r, err
-	} else if !reflect.DeepEqual(recorded.Instances, in.history.Instances) {
-		in.superseded.Store(true) // keys rotated while requests kept the server from taking them up
+	if c.rotated {
+		in.superseded.Store(true)
 	}
-	if err := s.loadTLS(ctx, next.TLS); err != nil {
-		return r, fmt.Errorf("the rest was reloaded, the TLS certificate that is shown stays: %w", err)
+	s.show(ctx, c)
+}
+
+// show has the listeners show the site's certificate that was readied; where certificates are made here and there is none yet, one.
+func (s *server) show(ctx context.Context, c *readied) {
+	if c.shown != nil {
+		s.front.shown.Store(c.shown)
+	} else if c.next.TLS.Cert == "" {
+		s.loadTLS(ctx, c.next.TLS) // which is tried again
 	}
-	return r, agreed.finish()
 }
 
 // ruled are the sections of a configuration that say who may do what, by name.

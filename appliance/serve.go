@@ -99,7 +99,8 @@ type server struct {
 	// issuers is the configuration whose issuers and people were loaded last; nil before the first reload.
 	issuers *Config
 
-	reloading sync.Mutex                  // one reload at a time
+	reloading sync.Mutex                  // one reload at a time; guards readied
+	readied   *readied                    // for the ca role, by a role that runs apart
 	reloaded  atomic.Pointer[reloadState] // what became of the last one
 
 	gate       gate
@@ -276,13 +277,22 @@ const timestampPath = "/api/v1/timestamp"
 // away when one is to be made does not stop the server: it is tried again.
 func (s *server) loadTLS(ctx context.Context, t TLS) error {
 	switch in := s.instance(); {
-	case in.parts != nil && len(in.cfg.frontNames(in.parts).Strings()) == 0:
+	case !in.shows():
 	case t.Cert != "":
-		return s.front.load(ctx, in, t)
+		c, err := in.siteCertificate(ctx, t)
+		if err != nil {
+			return err
+		}
+		s.front.shown.Store(c)
 	case in.cfg.issued() && s.front.shown.Load() == nil:
 		if err := s.front.renew(ctx, in, "redoubt"); err != nil {
 			s.logger.Error("making the certificate of the listeners; it is tried again", "error", err)
 		}
 	}
 	return nil
+}
+
+// shows reports whether this process may have listeners that show a certificate.
+func (in *instance) shows() bool {
+	return in.parts == nil || len(in.cfg.frontNames(in.parts).Strings()) > 0
 }

@@ -28,6 +28,12 @@ func configReloadCommand() *cli.Command {
 				if len(r.Restart) > 0 {
 					fmt.Fprintf(w, "needs a restart: %v\n", r.Restart)
 				}
+				if len(r.Roles) > 0 {
+					fmt.Fprintf(w, "taken up by: %v\n", r.Roles)
+				}
+				if len(r.Absent) > 0 {
+					fmt.Fprintf(w, "does not run, takes it at its start: %v\n", r.Absent)
+				}
 			})
 		},
 	}

@@ -269,6 +269,7 @@ func newCompany(t *testing.T, tokens func(*company), arguments ...string) *compa
 	here := l.session(t)
 	here.run(t, l.binary, arguments...)
 	configureSite(t, l.config, "", issuerKey)
+	c.known(t)
 	c.owned(t)
 	here.run(t, l.binary, "roles", "apart", "--config", l.config) // the operator's edit left the file root's alone
 	t.Cleanup(func() {
@@ -290,6 +291,18 @@ func newCompany(t *testing.T, tokens func(*company), arguments ...string) *compa
 	}
 	here.run(t, l.binary, "--config", l.config, "client", "setup", "--out", l.setup)
 	return c
+}
+
+// known gives the site people, and the socket that every user of the machine may ask at.
+func (c *company) known(t *testing.T) {
+	mustDo(t, os.MkdirAll(filepath.Dir(c.socket()), 0o755))
+	mustDo(t, os.Chown(filepath.Dir(c.socket()), int(c.users["ca"]), rolesGroup))
+	edit(t, c.config, func(config map[string]any) {
+		people := config["people"].(map[string]any)
+		people["socket"] = c.socket()
+		people["members"] = append(people["members"].([]any), map[string]any{"name": "alice", "roles": []string{"operator"}, "unix": []string{fmt.Sprint(alice)}},
+			map[string]any{"name": "eve", "roles": []string{"viewer"}, "unix": []string{fmt.Sprint(eve)}})
+	})
 }
 
 // as is a command of a role's user, with what its unit gives it.
