@@ -17,10 +17,12 @@ func outputFlag() cli.Flag {
 
 // checkOutput refuses an unknown --output before a verb has done anything.
 func checkOutput(c *cli.Context) error {
-	if format := c.String("output"); format != "" && format != "text" && format != "json" {
+	switch format := c.String("output"); {
+	case format == "", format == "text", format == "json", format == "sarif" && c.Command.HelpName == c.App.Name+" "+verifyVerb:
+		return nil
+	default:
 		return usage("-o %q: want text or json", format)
 	}
-	return nil
 }
 
 // printResult writes v to stdout: as indented JSON, alone, under -o json, else by text.

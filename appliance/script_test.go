@@ -18,7 +18,7 @@ func TestMain(m *testing.M) {
 	atPoint = dieAt(os.Getenv(dieAtVariable))
 	clock = laterBy(os.Getenv(clockVariable))
 	workFactor = 10 // a passphrase is derived in a hundredth of the time, in each of some thousand runs of the binary
-	testscript.Main(m, map[string]func(){"redoubt": main})
+	testscript.Main(m, map[string]func(){"redoubt": checked})
 }
 
 func TestScripts(t *testing.T) {

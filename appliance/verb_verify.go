@@ -1,6 +1,7 @@
 package main
 
 import (
+	_ "embed" // the schema of a verdict
 	"errors"
 	"fmt"
 	"io"
@@ -19,9 +20,14 @@ import (
 	"redoubt.internal/mirror"
 )
 
+const verifyVerb = "verify"
+
+//go:embed verdict.schema.json
+var verdictSchema []byte
+
 func verifyCommand() *cli.Command {
 	return &cli.Command{
-		Name: "verify", Usage: "verify what was signed: files, digests and images; only oci:// opens a socket", ArgsUsage: "FILE|sha256:HEX|oci://REF|oci-layout:DIR|docker-archive:F",
+		Name: verifyVerb, Usage: "verify what was signed: files, digests and images; only oci:// opens a socket", ArgsUsage: "FILE|sha256:HEX|oci://REF|oci-layout:DIR|docker-archive:F",
 		Description: "Exit codes: `redoubt docs exit-codes`. --prove-offline repeats the whole verification in an empty network namespace.",
 		Flags: append(append(freshnessFlags(), operandFlags()...),
 			&cli.StringSliceFlag{Name: "trusted-root", Usage: "trusted_root.json; several are tried one by one", EnvVars: []string{"REDOUBT_TRUSTED_ROOT"}},
@@ -36,9 +42,14 @@ func verifyCommand() *cli.Command {
 			&cli.StringSliceFlag{Name: "type", Usage: "demand an attestation of this predicate type, a URI or one of " + strings.Join(slices.Sorted(maps.Keys(cosignTypes)), ", "), EnvVars: []string{"REDOUBT_TYPE"}},
 			&cli.DurationFlag{Name: "max-trust-age", Usage: "refuse a trusted root whose file is older", EnvVars: []string{"REDOUBT_MAX_TRUST_AGE"}},
 			&cli.BoolFlag{Name: "prove-offline", Usage: "verify in an empty network namespace", EnvVars: []string{"REDOUBT_PROVE_OFFLINE"}},
-			outputFlag(),
+			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Value: "text", Usage: "text, json or sarif (2.1.0)", EnvVars: []string{"REDOUBT_OUTPUT"}},
+			&cli.BoolFlag{Name: "schema", Usage: "print the JSON Schema of what -o json prints, and verify nothing", EnvVars: []string{"REDOUBT_SCHEMA"}},
 		),
 		Action: func(c *cli.Context) error {
+			if c.Bool("schema") {
+				_, err := c.App.Writer.Write(verdictSchema)
+				return err
+			}
 			if c.NArg() != 1 {
 				return usage("verify takes one FILE, sha256:HEX or image")
 			}
@@ -82,6 +93,9 @@ func verifyCommand() *cli.Command {
 			if dir := c.String("observe"); dir != "" {
 				leaveProofs(dir, result, c.App.ErrWriter)
 			}
+			if c.String("output") == "sarif" {
+				return sarifResultOf(c.Args().First(), result).print(c)
+			}
 			return printResult(c, result, func(w io.Writer) { printVerified(w, c.Args().First(), result) })
 		},
 	}
@@ -93,12 +107,17 @@ func unverified(c *cli.Context, err error) error {
 	if own := (*coded)(nil); errors.As(err, &own) {
 		failure.Code = own.code // of a registry that does not answer
 	}
-	if c.String("output") == "json" {
+	switch c.String("output") {
+	case "json":
 		if err := printJSON(c, failure); err != nil {
 			return err
 		}
+	case "sarif":
+		if err := sarifFailure(c.Args().First(), failure).print(c); err != nil {
+			return err
+		}
 	}
-	failed := withCode(failure.Code, fmt.Errorf("not verified: %w", err))
+	failed := withCode(failure.Code, fmt.Errorf("not verified: %w", everyReason{err, failure.Reasons}))
 	next := nextForFile(err)
 	if next == "" && errors.Is(err, mirror.ErrStale) {
 		next = "carry a newer parcel and import it; `redoubt mirror status` says how old everything is"
@@ -107,6 +126,33 @@ func unverified(c *cli.Context, err error) error {
 		return hinted(failed, "%s", next)
 	}
 	return failed
+}
+
+// everyReason is a refusal that is told with what else speaks against the bundle.
+type everyReason struct {
+	error
+	all []verify.Reason
+}
+
+func (e everyReason) Unwrap() error { return e.error }
+
+func (e everyReason) Error() string {
+	text := e.error.Error()
+	told := 0
+	for _, r := range e.all {
+		if told == 8 {
+			return text + "; and more, which -o json tells"
+		}
+		if strings.Contains(text, r.Detail) {
+			continue
+		}
+		told++
+		text += "; also: " + r.Detail
+		if r.Root != "" {
+			text += " (under root " + r.Root + ")"
+		}
+	}
+	return text
 }
 
 // localFile is verify.ErrLocal with the part the file plays.

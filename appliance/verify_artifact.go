@@ -49,7 +49,7 @@ func verifyArtifact(ctx context.Context, r verifyRequest) (*verify.Result, error
 	if err != nil {
 		return nil, err
 	}
-	verifier, err := verify.New(verify.Config{Roots: roots, Upstream: r.Upstream, Now: clock})
+	verifier, err := verify.New(verify.Config{Roots: roots, Upstream: r.Upstream, EveryReason: true, Now: clock})
 	if err != nil {
 		return nil, err
 	}
@@ -115,8 +115,12 @@ func verifyFound(ctx context.Context, v *verify.Verifier, g policy.Gathered, p v
 	var first *verify.Result
 	var best error
 	var others []string
+	var reasons []verify.Reason
 	for _, e := range g.Evidence {
 		result, err := verifyOne(ctx, v, g.Artifact, e, p)
+		if len(g.Evidence) > 1 {
+			reasons = append(reasons, verify.ReasonsOf(e.Source, err)...)
+		}
 		switch {
 		case errors.Is(err, verify.ErrDenied):
 			return nil, err
@@ -137,7 +141,7 @@ func verifyFound(ctx context.Context, v *verify.Verifier, g policy.Gathered, p v
 	case len(g.Evidence) == 0:
 		return nil, fmt.Errorf("%w: nothing vouches for %s@%s%s", verify.ErrNoSignature, g.Artifact.Name, g.Artifact.Digest, also(g.Left))
 	}
-	return nil, fmt.Errorf("%w%s", best, also(append(others, g.Left...)))
+	return nil, verify.WithReasons(fmt.Errorf("%w%s", best, also(append(others, g.Left...))), reasons)
 }
 
 // also tells of what else was found, as far as it fits.

@@ -25,7 +25,7 @@ func verifyByPolicy(c *cli.Context, known *mirror.Freshness, knownIn string) err
 	if err != nil {
 		return unverified(c, err)
 	}
-	p, err := policy.Load(c.String("policy"), policy.Config{Roots: mirrored, Upstream: known, Now: clock})
+	p, err := policy.Load(c.String("policy"), policy.Config{Roots: mirrored, Upstream: known, EveryReason: true, Now: clock})
 	if err != nil {
 		return policyFault(err)
 	}
@@ -42,7 +42,12 @@ func verifyByPolicy(c *cli.Context, known *mirror.Freshness, knownIn string) err
 			leaveProofs(dir, r, c.App.ErrWriter)
 		}
 	}
-	if err := printResult(c, d, func(w io.Writer) { printDecision(w, c, g.Artifact, d) }); err != nil {
+	if c.String("output") == "sarif" {
+		err = sarifDecision(c.Args().First(), d).print(c)
+	} else {
+		err = printResult(c, d, func(w io.Writer) { printDecision(w, c, g.Artifact, d) })
+	}
+	if err != nil {
 		return err
 	}
 	if err := d.Err(); err != nil {

@@ -14,10 +14,10 @@ func (p *Policy) Decide(ctx context.Context, a Artifact, evidence ...Evidence) (
 	// Expressions are evaluated by a library over what strangers sent. A panic there allows nothing.
 	defer func() {
 		if fault := recover(); fault != nil {
-			d = Decision{Rule: d.Rule, Artifact: a.Digest, Version: p.version}.deny(fmt.Sprintf("internal error while judging: %v", fault))
+			d = p.undecided(a, d.Rule).deny(fmt.Sprintf("internal error while judging: %v", fault))
 		}
 	}()
-	d = Decision{Artifact: a.Digest, Version: p.version, Reasons: []string{}, Ignored: []string{}, Results: []*verify.Result{}}
+	d = p.undecided(a, "")
 	// 1. What is it? Rules that deny by name come first, then the first that matches.
 	if err := a.check(); err != nil {
 		return d.deny(err.Error())
@@ -46,6 +46,11 @@ func (p *Policy) Decide(ctx context.Context, a Artifact, evidence ...Evidence) (
 	}
 	// 4. Is everything there that the rule asks for?
 	return p.require(ctx, r, a, facts, d)
+}
+
+// undecided is a decision without a verdict, every list of it empty and none of them null.
+func (p *Policy) undecided(a Artifact, rule string) Decision {
+	return Decision{Schema: DecisionSchema, Rule: rule, Artifact: a.Digest, Version: p.version, Reasons: []string{}, Ignored: []string{}, Refused: []Refused{}, Results: []*verify.Result{}}
 }
 
 // match is the rule that decides about a, nil where none does.
@@ -120,6 +125,7 @@ func (d Decision) deny(reasons ...string) Decision {
 func (d *Decision) ignore(source string, err error) {
 	if len(d.Ignored) < maxReasons {
 		d.Ignored = append(d.Ignored, clip(fmt.Sprintf("%s: %v", source, err)))
+		d.Refused = append(d.Refused, Refused{source, verify.Reasons(err)})
 	}
 }
 

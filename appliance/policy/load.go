@@ -63,7 +63,7 @@ func (p *Policy) loadRoots(dir string, c Config, sum io.Writer) error {
 		} else if err := readRoot(&root, dir, in.File); err != nil {
 			return fmt.Errorf("roots.%s: %w", name, err)
 		}
-		v, err := verify.New(verify.Config{Roots: []verify.Root{root}, Upstream: c.Upstream, Now: p.now})
+		v, err := verify.New(verify.Config{Roots: []verify.Root{root}, Upstream: c.Upstream, EveryReason: c.EveryReason, Now: p.now})
 		if err != nil {
 			return fmt.Errorf("roots.%s: %w", name, err)
 		}
@@ -72,7 +72,7 @@ func (p *Policy) loadRoots(dir string, c Config, sum io.Writer) error {
 		all = append(all, root)
 	}
 	var err error
-	p.any, err = verify.New(verify.Config{Roots: all, Upstream: c.Upstream, Now: p.now})
+	p.any, err = verify.New(verify.Config{Roots: all, Upstream: c.Upstream, EveryReason: c.EveryReason, Now: p.now})
 	return err
 }
 

@@ -51,6 +51,8 @@ type Config struct {
 	Upstream *mirror.Freshness
 	// AnyAge leaves the age of roots out of account: what such a policy allows and another does not, that refuses for the age alone.
 	AnyAge bool
+	// EveryReason finds every reason against evidence that does not verify, for people; see verify.Config.
+	EveryReason bool
 	// Now is the clock for ages; nil means time.Now.
 	Now func() time.Time
 }
@@ -114,18 +116,29 @@ type Evidence struct {
 	Payload []byte
 }
 
+// DecisionSchema names the schema of a Decision in JSON. Within it, fields may be added and never change their meaning.
+const DecisionSchema = "redoubt.decision/v1"
+
 // Decision says whether an artifact may be used, which rule says so, and why. The zero Decision denies.
 type Decision struct {
+	Schema   string           `json:"schema"` // DecisionSchema
 	Allow    bool             `json:"allow"`
 	Rule     string           `json:"rule"`     // the rule that decided; empty where none is for the artifact
 	Code     int              `json:"code"`     // exit code: 0, 23 denied by policy, 25 signer denied
 	Artifact string           `json:"artifact"` // its digest
 	Reasons  []string         `json:"reasons"`  // of a denial every reason, of what is allowed what was asked for and found
 	Ignored  []string         `json:"ignored"`  // evidence that did not count, and why
+	Refused  []Refused        `json:"refused"`  // of that what did not verify, with every reason
 	Version  string           `json:"version"`  // Policy.Version
 	Results  []*verify.Result `json:"results"`  // what counted
 
 	observed []mirror.Observation
+}
+
+// Refused is evidence that did not verify.
+type Refused struct {
+	Source  string          `json:"source"` // where it was found
+	Reasons []verify.Reason `json:"reasons"`
 }
 
 // Observations are the log proofs of all evidence that verified, whether or not it counted, for a mirror to compare with what it knows.

@@ -37,14 +37,46 @@ var (
 	ErrInternal = errors.New("internal error in the verifier")
 )
 
-// exitCodes is the table of the command line's contract. Order matters only for
-// the reader: an error wraps one of them.
-var exitCodes = []struct {
+// kind is a reason of a refusal, in the words of the command line's contract.
+type kind struct {
 	err  error
+	id   string
 	code int
-}{
-	{ErrLocal, 1}, {ErrUsage, 2}, {ErrNoSignature, 10}, {ErrIdentity, 11}, {ErrSignature, 12}, {ErrUntrusted, 20}, {ErrStale, 21},
-	{ErrLogProof, 22}, {ErrPolicy, 23}, {ErrTime, 24}, {ErrDenied, 25}, {ErrMalformed, 26}, {ErrInternal, 70},
+}
+
+func (k kind) sentence() string {
+	if k.err == nil {
+		return "local error"
+	}
+	return k.err.Error()
+}
+
+// kinds is the table of the contract. Order matters only for the reader: an error wraps one of them.
+var kinds = []kind{
+	{ErrLocal, "local", 1}, {ErrUsage, "usage", 2}, {ErrNoSignature, "no_signature", 10}, {ErrIdentity, "identity", 11}, {ErrSignature, "signature", 12},
+	{ErrUntrusted, "untrusted", 20}, {ErrStale, "stale", 21}, {ErrLogProof, "log_proof", 22}, {ErrPolicy, "policy", 23}, {ErrTime, "time", 24},
+	{ErrDenied, "denied", 25}, {ErrMalformed, "malformed", 26}, {ErrInternal, "internal", 70},
+}
+
+// kindOf is the reason that err wraps, a local one where its origin is another.
+func kindOf(err error) kind {
+	for _, k := range kinds {
+		if errors.Is(err, k.err) {
+			return k
+		}
+	}
+	return kind{nil, "local", 1}
+}
+
+// ReasonID is the stable name of the reason that err wraps.
+func ReasonID(err error) string { return kindOf(err).id }
+
+// ReasonIDs are the reasons there are, by their stable names: the sentence and the exit code of each.
+func ReasonIDs() (all []Reason) {
+	for _, k := range kinds {
+		all = append(all, Reason{ID: k.id, Code: k.code, Reason: k.sentence()})
+	}
+	return all
 }
 
 // ExitCode maps an error of this package to the process exit code: 0 for nil,
@@ -53,30 +85,29 @@ func ExitCode(err error) int {
 	if err == nil {
 		return 0
 	}
-	for _, e := range exitCodes {
-		if errors.Is(err, e.err) {
-			return e.code
-		}
-	}
-	return 1
+	return kindOf(err).code
 }
 
 // Failure is the JSON document of a refusal; its schema only grows.
 type Failure struct {
-	Schema   string `json:"schema"`   // SchemaID
-	Verified bool   `json:"verified"` // false
-	Code     int    `json:"code"`     // ExitCode
-	Reason   string `json:"reason"`   // the sentence of the sentinel
-	Detail   string `json:"detail"`   // for people; not stable
+	Schema   string          `json:"schema"`                 // SchemaID
+	Verified bool            `json:"verified"`               // false
+	Code     int             `json:"code"`                   // ExitCode
+	Reason   string          `json:"reason"`                 // the sentence of the sentinel
+	Detail   string          `json:"detail"`                 // for people; not stable
+	Reasons  []Reason        `json:"reasons"`                // every reason; the one that decided the code is among them
+	Artifact *artifactReport `json:"artifact,omitempty"`     // what was to be vouched for, where it could be read
+	Bundle   string          `json:"bundleSHA256,omitempty"` // what was offered
+	Roots    []rootReport    `json:"roots,omitempty"`        // under which it was judged, each for itself
 }
 
 // NewFailure describes err for -o json.
 func NewFailure(err error) Failure {
-	f := Failure{Schema: SchemaID, Code: ExitCode(err), Reason: "local error", Detail: fmt.Sprint(err)}
-	for _, e := range exitCodes {
-		if errors.Is(err, e.err) {
-			f.Reason = e.err.Error()
-		}
+	k := kindOf(err)
+	f := Failure{Schema: SchemaID, Code: k.code, Reason: k.sentence(), Detail: fmt.Sprint(err), Reasons: Reasons(err)}
+	var r *refusal
+	if errors.As(err, &r) {
+		f.Artifact, f.Bundle, f.Roots = r.artifact, r.bundle, r.roots
 	}
 	return f
 }

@@ -260,10 +260,23 @@ func (p *policy) check(b *decoded, v *sgverify.VerificationResult) error {
 	} else if p.Key == nil {
 		return fmt.Errorf("%w: no certificate was verified", ErrInternal)
 	}
+	return p.checkType(b)
+}
+
+// checkType refuses an attestation of another predicate type than was asked for.
+func (p *policy) checkType(b *decoded) error {
 	if len(p.PredicateTypes) > 0 && !slices.Contains(p.PredicateTypes, b.statement.GetPredicateType()) {
 		return fmt.Errorf("%w: predicate type %.200q", ErrPolicy, b.statement.GetPredicateType())
 	}
 	return nil
+}
+
+// material is a root, with the key where there is one.
+func (p *policy) material(r *trustedRoot) root.TrustedMaterial {
+	if p.Key == nil {
+		return r.TrustedRoot
+	}
+	return root.TrustedMaterialCollection{p.keyMaterial, r.TrustedRoot}
 }
 
 func (p *policy) checkDenied(c certificate.Summary) error {

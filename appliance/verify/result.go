@@ -1,6 +1,7 @@
 package verify
 
 import (
+	"cmp"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -29,6 +30,9 @@ func (r *Result) Verified() bool { return r != nil && r.report.Verified }
 
 // Root is the name of the trusted root that vouched.
 func (r *Result) Root() string { return r.report.Root.Name }
+
+// Artifact is the digest that verified, ALGORITHM:HEX.
+func (r *Result) Artifact() string { return r.report.Artifact.String() }
 
 // Signer is the certificate's identity and issuer, empty in key mode.
 func (r *Result) Signer() (san, issuer string) {
@@ -100,7 +104,8 @@ type report struct {
 type rootReport struct {
 	Name   string     `json:"name"`
 	SHA256 string     `json:"sha256"`
-	AsOf   *time.Time `json:"asOf,omitempty"`
+	AsOf   *time.Time `json:"asOf,omitempty"` // when it was obtained or confirmed
+	Age    string     `json:"age,omitempty"`  // since then, as 72h3m0s
 	// Upstream is there when a mirror carries the repository this very root came from.
 	Upstream *Upstream `json:"upstream,omitempty"`
 }
@@ -110,6 +115,8 @@ type artifactReport struct {
 	Digest    string `json:"digest"`
 	Bytes     bool   `json:"bytesSeen"` // false: only the digest was given
 }
+
+func (a artifactReport) String() string { return a.Algorithm + ":" + a.Digest }
 
 type signatureInfo struct {
 	Kind          string `json:"kind"` // "message" or "attestation"
@@ -157,20 +164,35 @@ type logProofs struct {
 	Ignored int        `json:"ignored"` // entries of logs the root does not know
 }
 
-func newReport(r *trustedRoot, b *decoded, a artifact, p *policy, v *sgverify.VerificationResult, logs logProofs) *report {
+// rootReport says which root it is, and how old.
+func (v *Verifier) rootReport(r *trustedRoot) rootReport {
+	out := rootReport{Name: r.name, SHA256: hex.EncodeToString(r.sum[:])}
+	if !r.asOf.IsZero() {
+		at := r.asOf.UTC()
+		out.AsOf, out.Age = &at, v.now().Sub(at).Truncate(time.Second).String()
+	}
+	return out
+}
+
+// report is the digest that was judged, where none fits the SHA-256; nil without either.
+func (a artifact) report() *artifactReport {
+	use := cmp.Or(a.use, "sha256")
+	if a.digests[use] == nil {
+		return nil
+	}
+	return &artifactReport{Algorithm: use, Digest: hex.EncodeToString(a.digests[use]), Bytes: !a.given}
+}
+
+func newReport(r rootReport, b *decoded, a artifact, p *policy, v *sgverify.VerificationResult, logs logProofs) *report {
 	out := &report{
 		Schema: SchemaID, Verified: true,
-		Root:      rootReport{Name: r.name, SHA256: hex.EncodeToString(r.sum[:])},
-		Artifact:  artifactReport{Algorithm: a.use, Digest: hex.EncodeToString(a.digests[a.use]), Bytes: !a.given},
+		Root:      r,
+		Artifact:  *a.report(),
 		MediaType: b.GetMediaType(),
 		Signature: signatureInfo{Kind: "message"},
 		Log:       logs,
 		Times:     []SignedTime{},
 		Checked:   []string{"signature", "artifact"},
-	}
-	if !r.asOf.IsZero() {
-		at := r.asOf.UTC()
-		out.Root.AsOf = &at
 	}
 	if b.statement != nil {
 		out.Signature = signatureInfo{"attestation", b.statement.GetType(), b.statement.GetPredicateType(), len(b.subjects)}

@@ -29,7 +29,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/sigstore/sigstore-go/pkg/root"
 	sgverify "github.com/sigstore/sigstore-go/pkg/verify"
 
 	"redoubt.internal/mirror"
@@ -42,6 +41,8 @@ type Config struct {
 	// Upstream is what a mirror says it knows of the logs: with it every entry's log is shown with when it was last observed, and one that is
 	// older than its thresholds allow refuses the bundle. Nil knows nothing. The caller has checked its signature (mirror.OpenFreshness).
 	Upstream *mirror.Freshness
+	// EveryReason looks for every reason of a refusal and not the first alone, which costs about a second verification of what fails; see Reasons.
+	EveryReason bool
 	// Now is the clock for Policy.MaxTrustAge and the age of Upstream; nil means time.Now.
 	Now func() time.Time
 }
@@ -59,9 +60,10 @@ type Root struct {
 
 // Verifier verifies bundles. It is immutable and safe for concurrent use.
 type Verifier struct {
-	roots    []trustedRoot
-	upstream *mirror.Freshness
-	now      func() time.Time
+	roots       []trustedRoot
+	upstream    *mirror.Freshness
+	everyReason bool
+	now         func() time.Time
 }
 
 // New reads the trusted roots.
@@ -69,7 +71,7 @@ func New(c Config) (*Verifier, error) {
 	if len(c.Roots) == 0 {
 		return nil, fmt.Errorf("%w: no trusted root", ErrUsage)
 	}
-	v := &Verifier{upstream: c.Upstream, now: c.Now}
+	v := &Verifier{upstream: c.Upstream, everyReason: c.EveryReason, now: c.Now}
 	if v.now == nil {
 		v.now = time.Now
 	}
@@ -129,15 +131,19 @@ func (v *Verifier) each(ctx context.Context, req Request, yield func(*Result) bo
 		return err
 	}
 	// 3. Digest the artifact with what the signature was made over.
-	a, err := readArtifact(ctx, req.Artifact, b)
-	if err != nil {
-		return err
+	a, unfit := readArtifact(ctx, req.Artifact, b)
+	if unfit != nil && !(v.everyReason && errors.Is(unfit, ErrSignature)) {
+		return unfit
 	}
 	// 4. Each root alone. The refusal that got furthest explains best.
 	var best error
+	refused := &refusal{bundle: hexSum(req.Bundle), artifact: a.report()}
 	for i := range v.roots {
 		r := &v.roots[i]
-		out, err := v.verifyUnder(r, b, a, under[i])
+		out, err := (*report)(nil), unfit
+		if unfit == nil {
+			out, err = v.verifyUnder(r, b, a, under[i])
+		}
 		if err == nil {
 			out.BundleSHA256 = hexSum(req.Bundle)
 			out.observe(b)
@@ -145,6 +151,14 @@ func (v *Verifier) each(ctx context.Context, req Request, yield func(*Result) bo
 				return nil
 			}
 			continue
+		}
+		refused.roots = append(refused.roots, v.rootReport(r))
+		if v.everyReason {
+			for _, e := range v.every(err, r, b, a, under[i]) {
+				refused.all = append(refused.all, newReason(r.name, e))
+			}
+		} else {
+			refused.all = append(refused.all, newReason(r.name, err))
 		}
 		if len(v.roots) > 1 {
 			err = fmt.Errorf("under root %s: %w", r.name, err)
@@ -156,7 +170,8 @@ func (v *Verifier) each(ctx context.Context, req Request, yield func(*Result) bo
 	if found {
 		return nil
 	}
-	return best
+	refused.error = best
+	return refused
 }
 
 // Further tells whether the verification that was refused with a got further than the one refused with b, and so says more.
@@ -173,13 +188,10 @@ func rank(err error) int {
 }
 
 func (v *Verifier) verifyUnder(r *trustedRoot, b *decoded, a artifact, p *policy) (*report, error) {
-	if p.MaxTrustAge > 0 && (r.asOf.IsZero() || v.now().Sub(r.asOf) > p.MaxTrustAge) {
-		return nil, fmt.Errorf("%w: obtained %s, at most %s old", ErrStale, r.asOf.Format(time.RFC3339), p.MaxTrustAge)
+	if err := v.checkAge(r, p); err != nil {
+		return nil, err
 	}
-	material := root.TrustedMaterial(r.TrustedRoot)
-	if p.Key != nil {
-		material = root.TrustedMaterialCollection{p.keyMaterial, r.TrustedRoot}
-	}
+	material := p.material(r)
 	if err := r.knowsLog(b); err != nil && !p.WithoutLog {
 		return nil, err
 	}
@@ -220,9 +232,17 @@ func (v *Verifier) verifyUnder(r *trustedRoot, b *decoded, a artifact, p *policy
 	if err := p.check(b, verified); err != nil {
 		return nil, err
 	}
-	out := newReport(r, b, a, p, verified, logs)
+	out := newReport(v.rootReport(r), b, a, p, verified, logs)
 	out.TimesIgnored = ignored
 	return out, v.judgeUpstream(out)
+}
+
+// checkAge refuses a root that is older than the policy allows, or of unknown age.
+func (v *Verifier) checkAge(r *trustedRoot, p *policy) error {
+	if p.MaxTrustAge > 0 && (r.asOf.IsZero() || v.now().Sub(r.asOf) > p.MaxTrustAge) {
+		return fmt.Errorf("%w: obtained %s, at most %s old", ErrStale, r.asOf.Format(time.RFC3339), p.MaxTrustAge)
+	}
+	return nil
 }
 
 func hexSum(data []byte) string {
