@@ -1,7 +1,6 @@
 package verify
 
 import (
-	"encoding/json"
 	"net/url"
 	"testing"
 
@@ -14,43 +13,6 @@ import (
 // sampleOf asks for what the deployment signed, with the right identity.
 func sampleOf(d *verifytest.Deployment, p verifytest.Parts) sample {
 	return sample{root: d.Root(), artifact: p.Artifact, bundle: p.Bundle(d.T), policy: Policy{Identities: []Identity{{SAN: d.Identity, Issuer: d.Issuer}}}}
-}
-
-// at walks into nested maps and slices: keys are strings, indices ints.
-func at(v any, path ...any) any {
-	for _, k := range path {
-		switch k := k.(type) {
-		case string:
-			v = v.(map[string]any)[k]
-		case int:
-			v = v.([]any)[k]
-		}
-	}
-	return v
-}
-
-// set replaces the member of the object at path.
-func set(v any, value any, path ...any) {
-	last := len(path) - 1
-	switch parent := at(v, path[:last]...).(type) {
-	case map[string]any:
-		if value == nil {
-			delete(parent, path[last].(string))
-		} else {
-			parent[path[last].(string)] = value
-		}
-	case []any:
-		parent[path[last].(int)] = value
-	}
-}
-
-func parseTree(t testing.TB, bundle []byte) map[string]any {
-	t.Helper()
-	var v map[string]any
-	if err := json.Unmarshal(bundle, &v); err != nil {
-		t.Fatal(err)
-	}
-	return v
 }
 
 // TestDeployment: what the test deployment makes is what clients accept, so

@@ -53,7 +53,6 @@ func sameMeaning(want, got string) bool {
 var unbound = []looseField{
 	{field: regexp.MustCompile(`^mediaType$`), why: "nothing signed names the form; the verdict gives it as the bundle's own word"},
 	{field: regexp.MustCompile(`^verificationMaterial\.publicKey(\.hint)?$`), why: "the hint is for finding a key; the caller gives the key"},
-	{field: regexp.MustCompile(`^dsseEnvelope\.signatures\.0\.keyid$`), why: "the DSSE specification leaves it unauthenticated; nobody chooses a key by it"},
 	{field: regexp.MustCompile(`^verificationMaterial\.tlogEntries\.\d+\.logIndex$`), why: "the index across shards, unsigned where there is no promise; the verdict gives the proof's index"},
 	{field: regexp.MustCompile(`^verificationMaterial\.tlogEntries\.\d+\.inclusionProof\.checkpoint\.envelope$`), same: sameNote, why: "cosignature lines of other keys"},
 	{field: regexp.MustCompile(`^verificationMaterial\.tlogEntries\.\d+\.inclusionProof$`), same: lost, why: "a v0.1 entry may rest on its promise; the verdict shows no proof then"},
@@ -95,32 +94,6 @@ func sameNote(was, is any) bool {
 		return text + "\n\n" + strings.Join(slices.Compact(kept), "")
 	}
 	return part(was) == part(is)
-}
-
-// stricter are the reasons for which a bundle is refused here that sigstore-go accepts, by the words of the refusal; the decision stands in
-// docs/adr/0017-verify-closes-the-gaps.md.
-var stricter = []struct {
-	words *regexp.Regexp
-	why   string
-}{
-	{regexp.MustCompile(`base64`), "another spelling of the same bytes"},
-	{regexp.MustCompile(`media type`), "a spelling of the media type that the specification does not name"},
-	{regexp.MustCompile(`entry calls itself`), "the kind an entry calls itself is its body's"},
-	{regexp.MustCompile(`integrated time without the log's promise`), "a time nobody signed"},
-	{regexp.MustCompile(`promise on a Rekor v2 entry`), "a promise where the log makes none"},
-	{regexp.MustCompile(`tree size or root is not that of the checkpoint`), "the proof's own head is the checkpoint's"},
-	{regexp.MustCompile(`two different indices`), "one index for one entry"},
-	{regexp.MustCompile(`index -?\d+ in a tree of`), "an index outside the tree"},
-	{regexp.MustCompile(`one Rekor generation under a checkpoint of the other`), "kinds of body and checkpoint agree"},
-	{regexp.MustCompile(`entry body`), "the body itself is proven, and read strictly"},
-	{regexp.MustCompile(`checkpoint: (signed as|malformed signature line|no signature|tree size|root is not|fewer)`), "every line of a checkpoint is what its form says"},
-	{regexp.MustCompile(`log entry too large|bundle: strict|duplicate name|unknown`), "a bundle read strictly"},
-	{regexp.MustCompile(`timestamp \d+: not a timestamp response|timestamp \d+: .*DER|timestamp \d+: malformed`), "a token holds nothing that its signature does not cover"},
-	{regexp.MustCompile(`timestamp \d+: embedded certificate`), "certificates beside a token are the trusted root's"},
-	{regexp.MustCompile(`timestamp \d+ of a known authority does not verify`), "every token of a known authority verifies"},
-	{regexp.MustCompile(`^time invalid: .*(timestamp|signed time)`), "every kind of signed time the bundle offers verifies"},
-	{regexp.MustCompile(`certificate \d+ of the bundle's chain`), "certificates beside the leaf are the trusted root's"},
-	{regexp.MustCompile(`neither proof nor promise`), "an entry has one of the two"},
 }
 
 func asTree(b *protobundle.Bundle) (tree any) {

@@ -2,6 +2,7 @@ package verify
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"fmt"
 	"os"
 	"strings"
@@ -26,13 +27,16 @@ func originals(t testing.TB) (all []original) {
 	v01.MediaType = verifytest.MediaV01
 	stamped := d.SignMessage(1, "artifact") // promise and timestamp
 	stamped.Stamps = []any{map[string]any{"signedTimestamp": b64(d.Token(stamped.Signature, d.Now.Add(2*time.Minute), true))}}
+	proven := d.SignMessage(2, "artifact") // Rekor v1 without a promise, timestamped
+	digest := sha256.Sum256(proven.Artifact)
+	proven.Entries = []any{d.Entry(verifytest.BodyV1(proven.Signer, digest[:], proven.Signature), time.Time{}, true)}
 	var others [][]byte
 	for _, p := range []verifytest.Parts{d.SignMessage(1, "other"), d.SignMessage(2, "other"), d.Attest("other", verifytest.CustomPredicate)} {
 		others = append(others, p.Bundle(t))
 	}
 	for name, s := range map[string]sample{
 		"v1 chain": sampleOf(d, v01), "v1 stamped": sampleOf(d, stamped), "v2 message": sampleOf(d, d.SignMessage(2, "artifact")),
-		"v2 attestation": sampleOf(d, d.Attest("artifact", verifytest.CustomPredicate)), "key": keySample(d, d.SignMessage(1, "artifact")),
+		"v2 attestation": sampleOf(d, d.Attest("artifact", verifytest.CustomPredicate)), "v1 proven": sampleOf(d, proven), "key": keySample(d, d.SignMessage(1, "artifact")),
 	} {
 		all = append(all, original{name, s, others})
 	}

@@ -7,9 +7,12 @@ import (
 	"encoding/asn1"
 	"encoding/base64"
 	"encoding/pem"
-	"strings"
 	"testing"
+
+	"redoubt.internal/appliance/verify/verifytest"
 )
+
+var at, set, find, parseTree, stray = verifytest.At, verifytest.Set, verifytest.Find, verifytest.ParseTree, verifytest.Stray
 
 func decodeB64(t testing.TB, s string) []byte {
 	t.Helper()
@@ -18,13 +21,6 @@ func decodeB64(t testing.TB, s string) []byte {
 		t.Fatal(err)
 	}
 	return b
-}
-
-// stray sets an unused bit of the last digit of padded base64.
-func stray(s string) string {
-	const digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
-	i := len(strings.TrimRight(s, "=")) - 1
-	return s[:i] + string(digits[strings.IndexByte(digits, s[i])|1]) + s[i+1:]
 }
 
 func publicPEM(t testing.TB, pub crypto.PublicKey) []byte {

@@ -1,4 +1,4 @@
-package verify
+package verifytest
 
 import (
 	"bytes"
@@ -16,7 +16,7 @@ func inner(v string, foreign []map[string]any, path []any, emit func(s, what str
 	if strings.Contains(v, "\n\n\u2014 ") {
 		other := ""
 		for _, f := range foreign {
-			if o, ok := find(f, path); ok {
+			if o, ok := Find(f, path); ok {
 				other, _ = o.(string)
 			}
 		}
@@ -29,9 +29,9 @@ func inner(v string, foreign []map[string]any, path []any, emit func(s, what str
 	}
 	switch raw[0] {
 	case 0x30:
-		derMutants(raw, func(der []byte, what string) { emit(b64(der), what) })
+		derMutants(raw, func(der []byte, what string) { emit(base64.StdEncoding.EncodeToString(der), what) })
 	case '{':
-		jsonMutants(raw, func(doc []byte, what string) { emit(b64(doc), what) })
+		jsonMutants(raw, func(doc []byte, what string) { emit(base64.StdEncoding.EncodeToString(doc), what) })
 	}
 }
 
@@ -70,7 +70,7 @@ func jsonMutants(doc []byte, emit func(doc []byte, what string)) {
 		if json.Unmarshal(doc, &c) != nil {
 			return
 		}
-		set(c, value, path...)
+		Set(c, value, path...)
 		if raw, err := json.Marshal(c); err == nil {
 			emit(raw, fmt.Sprint("member ", path, " ", what))
 		}

@@ -1,4 +1,4 @@
-package verify
+package verifytest
 
 import (
 	"crypto/sha256"
@@ -10,14 +10,12 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-
-	"redoubt.internal/appliance/verify/verifytest"
 )
 
-// mutant is a changed bundle and where it was changed.
-type mutant struct {
-	path   string
-	bundle []byte
+// Mutant is a changed bundle and where it was changed.
+type Mutant struct {
+	Path   string
+	Bundle []byte
 }
 
 // leafPaths lists every value of a bundle tree that is no container, and every
@@ -43,30 +41,30 @@ func leafPaths(v any, path []any, visit func(path []any, v any)) {
 	}
 }
 
-// mutate makes structured mutants of bundle, each once: every value dropped, nulled, emptied, doubled, replaced by the one at the same place of
-// another valid bundle or by another of its own kind in this one; lists reversed and shortened; enumerations run through; numbers off by one and
+// Mutate makes structured mutants of bundle, each once: every value dropped, nulled, emptied, doubled, replaced by the one at the same place of
+// another valid bundle or by another of its own kind in this one; what the other has and this one lacks; lists reversed and shortened; enumerations run through; numbers off by one and
 // beyond; bits flipped in every byte field and text (all of them when every is set); what stands inside a byte field or a note taken apart
 // (mutants_inner_test.go); one bit in every stretch of the JSON text. Of all these it makes one of each stride, until emit returns false.
-func mutate(t testing.TB, bundle []byte, others [][]byte, every bool, stride int, emit func(mutant) bool) {
+func Mutate(t testing.TB, bundle []byte, others [][]byte, every bool, stride int, emit func(Mutant) bool) {
 	t.Helper()
-	tree := parseTree(t, bundle)
-	seen := map[[32]byte]bool{sha256.Sum256(bundle): true, sha256.Sum256(verifytest.Encode(t, tree)): true}
+	tree := ParseTree(t, bundle)
+	seen := map[[32]byte]bool{sha256.Sum256(bundle): true, sha256.Sum256(Encode(t, tree)): true}
 	rnd := rand.New(rand.NewPCG(1, 2))
 	turn, enough := len(bundle), false
 	picked := func() bool { turn++; return !enough && turn%stride == 0 }
 	once := func(path string, bundle []byte) {
 		if sum := sha256.Sum256(bundle); !seen[sum] {
 			seen[sum] = true
-			enough = !emit(mutant{path, bundle})
+			enough = !emit(Mutant{path, bundle})
 		}
 	}
 	change := func(path []any, value any, what string) {
 		if !picked() {
 			return
 		}
-		c := parseTree(t, bundle)
-		set(c, value, path...)
-		once(fmt.Sprint(path)+" "+what, verifytest.Encode(t, c))
+		c := ParseTree(t, bundle)
+		Set(c, value, path...)
+		once(fmt.Sprint(path)+" "+what, Encode(t, c))
 	}
 	var texts []string // what a string elsewhere in the bundle may become
 	leafPaths(tree, nil, func(_ []any, v any) {
@@ -76,7 +74,7 @@ func mutate(t testing.TB, bundle []byte, others [][]byte, every bool, stride int
 	})
 	var foreign []map[string]any
 	for _, other := range others {
-		foreign = append(foreign, parseTree(t, other))
+		foreign = append(foreign, ParseTree(t, other))
 	}
 	leafPaths(tree, nil, func(path []any, v any) {
 		if _, inList := path[len(path)-1].(int); !inList {
@@ -84,7 +82,7 @@ func mutate(t testing.TB, bundle []byte, others [][]byte, every bool, stride int
 		}
 		change(path, json.RawMessage("null"), "null")
 		for _, other := range foreign {
-			if o, ok := find(other, path); ok {
+			if o, ok := Find(other, path); ok {
 				change(path, o, "swapped")
 			}
 		}
@@ -112,6 +110,15 @@ func mutate(t testing.TB, bundle []byte, others [][]byte, every bool, stride int
 			inner(v, foreign, path, func(s, what string) { change(path, s, what) })
 		}
 	})
+	for _, other := range foreign {
+		leafPaths(other, nil, func(path []any, v any) { // what the other has and this one lacks
+			_, here := Find(tree, path)
+			parent, _ := Find(tree, path[:len(path)-1])
+			if _, object := parent.(map[string]any); object && !here {
+				change(path, v, "added")
+			}
+		})
+	}
 	for i := range bundle {
 		if (every || i%23 == 0) && picked() {
 			c := slices.Clone(bundle)
@@ -123,13 +130,14 @@ func mutate(t testing.TB, bundle []byte, others [][]byte, every bool, stride int
 
 // enumerations are the values a member may have.
 var enumerations = map[string][]string{
-	"mediaType": mediaTypes,
+	"mediaType": {MediaV01, "application/vnd.dev.sigstore.bundle+json;version=0.2", "application/vnd.dev.sigstore.bundle+json;version=0.3", MediaV03},
 	"algorithm": {"HASH_ALGORITHM_UNSPECIFIED", "SHA2_256", "SHA2_384", "SHA2_512", "SHA3_256", "SHA3_384"},
 	"kind":      {"hashedrekord", "dsse", "intoto", "rekord"},
 	"version":   {"0.0.1", "0.0.2"},
 }
 
-func find(v any, path []any) (any, bool) {
+// Find is At for a path that may not be there.
+func Find(v any, path []any) (any, bool) {
 	for _, k := range path {
 		switch c := v.(type) {
 		case map[string]any:
@@ -160,10 +168,10 @@ func flips(path []any, v string, every bool, rnd *rand.Rand, change func([]any, 
 		return
 	}
 	raw, err := base64.StdEncoding.DecodeString(v)
-	enc := func(b []byte) string { return b64(b) }
+	enc := func(b []byte) string { return base64.StdEncoding.EncodeToString(b) }
 	if err != nil || len(v) < 16 {
 		raw, enc = []byte(v), func(b []byte) string { return string(b) }
-	} else if s := stray(v); strings.HasSuffix(v, "=") {
+	} else if s := Stray(v); strings.HasSuffix(v, "=") {
 		change(path, s, "stray bit")
 	}
 	for i := range raw {
@@ -182,4 +190,49 @@ func flips(path []any, v string, every bool, rnd *rand.Rand, change func([]any, 
 		i := rnd.IntN(len(raw))
 		change(path, enc(append(slices.Clone(raw[:i]), raw[i+1:]...)), "byte lost")
 	}
+}
+
+// At walks into nested maps and slices: keys are strings, indices ints.
+func At(v any, path ...any) any {
+	for _, k := range path {
+		switch k := k.(type) {
+		case string:
+			v = v.(map[string]any)[k]
+		case int:
+			v = v.([]any)[k]
+		}
+	}
+	return v
+}
+
+// Set replaces the member of the object at path.
+func Set(v any, value any, path ...any) {
+	last := len(path) - 1
+	switch parent := At(v, path[:last]...).(type) {
+	case map[string]any:
+		if value == nil {
+			delete(parent, path[last].(string))
+		} else {
+			parent[path[last].(string)] = value
+		}
+	case []any:
+		parent[path[last].(int)] = value
+	}
+}
+
+// ParseTree reads a bundle as nested maps.
+func ParseTree(t testing.TB, bundle []byte) map[string]any {
+	t.Helper()
+	var v map[string]any
+	if err := json.Unmarshal(bundle, &v); err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+// Stray sets an unused bit of the last digit of padded base64.
+func Stray(s string) string {
+	const digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+	i := len(strings.TrimRight(s, "=")) - 1
+	return s[:i] + string(digits[strings.IndexByte(digits, s[i])|1]) + s[i+1:]
 }
