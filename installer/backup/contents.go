@@ -87,6 +87,22 @@ func (c *contents) database(name string) *database {
 	return nil
 }
 
+// of is what of the contents is in some databases and files.
+func (c *contents) of(databases []Database, owns func(path string) bool) *contents {
+	mine := &contents{Databases: []*database{}, Files: []*file{}, Removed: []string{}}
+	for _, d := range databases {
+		if has := c.database(d.Name); has != nil {
+			mine.Databases = append(mine.Databases, has)
+		}
+	}
+	for _, f := range c.Files {
+		if owns(f.Path) {
+			mine.Files = append(mine.Files, f)
+		}
+	}
+	return mine
+}
+
 func (d *database) log(name string) *logPart {
 	for _, l := range d.Logs {
 		if l.Name == name {

@@ -29,6 +29,10 @@ type Config struct {
 	// Skip are files and folders that are not copied: those of a running process and secrets, as absolute paths. Files of private
 	// keys in clear are left out besides.
 	Skip []string
+	// Owns says which paths below Dir, with slashes, are copied; nil: all. What is among them and only root reads is left out.
+	Owns func(path string) bool
+	// Shares are what other processes have of the directory. They are copied before the databases of this one.
+	Shares []Share
 	// ConfigFile is the configuration, which is copied as redoubt.yaml where Dir has none.
 	ConfigFile string
 	// Databases are the open databases below Dir/db.
@@ -71,8 +75,9 @@ type run struct {
 	c      Config
 	repo   *repository
 	seal   *sealer
-	have   *contents // of the run before
-	diff   *contents // what is new
+	put    func(sealed []byte) (p Part, written bool, err error) // where objects go
+	have   *contents                                             // of the run before
+	diff   *contents                                             // what is new
 	base   uint64
 	prev   parcel.Digest
 	known  map[[32]byte]Part // by SHA-256 of what is in them
@@ -125,6 +130,7 @@ func begin(c Config) (*run, error) {
 	if r.repo, err = writeRepository(c.To, mine); err != nil {
 		return nil, err
 	}
+	r.put = r.repo.put
 	if err := r.recall(); err != nil {
 		r.repo.close()
 		return nil, err
@@ -175,17 +181,29 @@ func (r *run) recall() error {
 		if !r.repo.has(p) {
 			missing++
 		}
-		if len(p.Plain) == sha256.Size {
-			r.known[[32]byte(p.Plain)] = p
-		}
 	})
 	if missing > 0 {
 		return fmt.Errorf("%w: %d objects of run %d are missing or cut short in %s; verify names them. Begin a new folder", ErrDamaged, missing, r.repo.runs, r.c.To)
 	}
+	r.know(r.have.of(r.c.Databases, r.owns)) // what others say of theirs is theirs alone
 	return nil
 }
 
+// know notes the objects that the run before has of what is copied here.
+func (r *run) know(have *contents) {
+	have.parts(func(p Part) {
+		if len(p.Plain) == sha256.Size {
+			r.known[[32]byte(p.Plain)] = p
+		}
+	})
+}
+
 func (r *run) copy(ctx context.Context) error {
+	for _, s := range r.c.Shares {
+		if err := r.share(ctx, s); err != nil {
+			return fmt.Errorf("copying the share of %s: %w", s.Name, err)
+		}
+	}
 	for _, d := range r.c.Databases {
 		if err := r.database(ctx, d); err != nil {
 			return fmt.Errorf("copying %s: %w", d.Name, err)
@@ -204,13 +222,22 @@ func (r *run) object(plain []byte) (Part, error) {
 	if err != nil {
 		return Part{}, err
 	}
-	p, written, err := r.repo.put(sealed)
+	p, err := r.store(sealed)
 	if err != nil {
 		return p, err
 	}
 	p.Plain = sum[:]
 	r.known[sum] = p
-	r.added = append(r.added, Part{Object: p.Object, Bytes: p.Bytes})
+	return p, nil
+}
+
+// store stores an object of this run.
+func (r *run) store(sealed []byte) (Part, error) {
+	p, written, err := r.put(sealed)
+	if err != nil {
+		return p, err
+	}
+	r.added = append(r.added, p)
 	if written {
 		r.report.Objects++
 		r.report.Bytes += p.Bytes

@@ -31,7 +31,9 @@ const maxPath = store.MaxKey - 16
 func (r *run) files(ctx context.Context) error {
 	was := map[string]*file{}
 	for _, f := range r.have.Files {
-		was[f.Path] = f
+		if r.owns(f.Path) {
+			was[f.Path] = f
+		}
 	}
 	root, err := os.OpenRoot(r.c.Dir)
 	if err != nil {
@@ -45,7 +47,7 @@ func (r *run) files(ctx context.Context) error {
 	for news, pass := true, 0; err == nil && news && pass < maxPasses; pass++ {
 		news, err = r.walk(ctx, root, w, was, seen)
 	}
-	if err == nil {
+	if err == nil && r.owns(configFile) {
 		err = w.config(root, was)
 	}
 	if err == nil {
@@ -59,7 +61,19 @@ func (r *run) files(ctx context.Context) error {
 	}
 	slices.Sort(r.diff.Removed) // as the map gave them
 	slices.Sort(r.left)
+	r.left = slices.Compact(r.left)
 	return nil
+}
+
+func (r *run) owns(path string) bool { return r.c.Owns == nil || r.c.Owns(path) }
+
+// rootsAlone says whether a file that this process cannot read is root's: no process that serves reads it.
+func rootsAlone(info fs.FileInfo, err error) bool {
+	if err != nil {
+		return false
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	return ok && st.Uid == 0 && os.Geteuid() != 0
 }
 
 // walk takes up what is not in seen, and says whether that was anything.
@@ -68,6 +82,11 @@ func (r *run) walk(ctx context.Context, root *os.Root, w *fileWriter, was map[st
 		switch {
 		case err != nil && errors.Is(err, fs.ErrNotExist):
 			return nil // it went while we looked
+		case errors.Is(err, fs.ErrPermission) && (!r.owns(path) || rootsAlone(e.Info())):
+			if r.owns(path) {
+				r.leave(path)
+			}
+			return fs.SkipDir
 		case err != nil:
 			return err
 		case ctx.Err() != nil:
@@ -84,10 +103,14 @@ func (r *run) walk(ctx context.Context, root *os.Root, w *fileWriter, was map[st
 			if e.IsDir() {
 				return fs.SkipDir
 			}
-			r.leave(path)
+			if r.owns(path) {
+				r.leave(path)
+			}
 			return nil
 		}
 		switch {
+		case !r.owns(path):
+			return nil // what is below it may be ours
 		case e.IsDir():
 			info, err := e.Info()
 			if err != nil {
@@ -159,10 +182,13 @@ type pendingFile struct {
 // add copies a file unless it is as it was; held says that the backup has it then.
 func (w *fileWriter) add(root *os.Root, path string, old *file) (held bool, err error) {
 	f, err := root.Open(path)
-	if errors.Is(err, fs.ErrNotExist) {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		return false, nil
-	}
-	if err != nil {
+	case errors.Is(err, fs.ErrPermission) && rootsAlone(root.Lstat(path)):
+		w.r.leave(path)
+		return false, nil
+	case err != nil:
 		return false, err
 	}
 	defer f.Close()

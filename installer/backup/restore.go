@@ -48,7 +48,7 @@ func Restore(ctx context.Context, c ReadConfig, dir string) (Report, error) {
 	defer w.close()
 	r.to = target{record: w.record, piece: w.piece, folder: w.folder}
 	if err = r.run(ctx); err == nil {
-		err = w.finish()
+		err = w.finish(r.c.Databases)
 	}
 	if err != nil {
 		return Report{}, failure(fmt.Errorf("restoring into %s, which is to be emptied before another try: %w", dir, writing(err)))
@@ -146,19 +146,28 @@ func (w *writer) record(name string, k, v []byte) error {
 	return nil
 }
 
+// database is a database being restored; one without a record is made too.
+func (w *writer) database(name string) (*bolt.DB, error) {
+	if db := w.dbs[name]; db != nil {
+		return db, nil
+	}
+	db, err := bolt.Create(filepath.Join(w.dir, "db", partName(name)))
+	if err != nil {
+		return nil, err
+	}
+	db.Fill() // finish flushes everything before the names count
+	w.dbs[name] = db
+	return db, nil
+}
+
 // commit begins to write the batch, in the order of its keys, when the one before is written.
 func (w *writer) commit() error {
 	if w.of == "" {
 		return nil
 	}
-	db := w.dbs[w.of]
-	if db == nil {
-		var err error
-		if db, err = bolt.Create(filepath.Join(w.dir, "db", partName(w.of))); err != nil {
-			return err
-		}
-		db.Fill() // finish flushes everything before the names count
-		w.dbs[w.of] = db
+	db, err := w.database(w.of)
+	if err != nil {
+		return err
 	}
 	if err := w.settled(); err != nil {
 		return err
@@ -224,9 +233,14 @@ func (w *writer) piece(f *file, data []byte, first, last bool) (err error) {
 }
 
 // finish makes everything durable, then gives the databases and last the configuration their names.
-func (w *writer) finish() error {
+func (w *writer) finish(databases []*database) error {
 	if err := errors.Join(w.commit(), w.settled()); err != nil {
 		return err
+	}
+	for _, d := range databases {
+		if _, err := w.database(d.Name); err != nil {
+			return err
+		}
 	}
 	format, err := w.format()
 	if err != nil {
