@@ -61,7 +61,7 @@ func (in *instance) noteBackup(r backup.Report, to string, failed error) error {
 	if err := os.MkdirAll(in.dir.path("backup"), 0o700); err != nil {
 		return err
 	}
-	return replaceFile(in.dir.lastBackup(), append(data, '\n'), 0o600)
+	return replaceFile(in.dir.lastBackup(), append(data, '\n'), 0o640) // where roles run apart, the one with the metrics reads it
 }
 
 // backupRetry is how soon a run that failed is tried again, if the next one is not due before.
@@ -88,6 +88,7 @@ func (in *instance) backupEvery(ctx context.Context) {
 			return
 		case <-time.After(max(due.Sub(in.now()), 0)):
 		}
+		in.awaitShares(ctx)
 		a := c.args()
 		a.Config = in.dir.config()
 		r, err := createBackup.run(ctx, in, "backup", a)
@@ -114,7 +115,7 @@ var errBackupLate = errors.New("the last backup is older than two intervals")
 // backupChecks say whether the backups the configuration asks for are made.
 func (in *instance) backupChecks() []check {
 	c := in.cfg.Backup
-	if c == nil {
+	if c == nil || !in.parts.runs(partCA) {
 		return nil
 	}
 	last, err := readLastBackup(in.dir, c.Path)

@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -15,7 +16,6 @@ import (
 	"redoubt.internal/installer/backup"
 	"redoubt.internal/log"
 	"redoubt.internal/log/audit"
-	"redoubt.internal/log/store/bolt"
 )
 
 // backupArgs are those of `redoubt backup create`.
@@ -40,8 +40,9 @@ var createBackup = verb[backupArgs, backup.Report]{"backup.create", func(ctx con
 		return backup.Report{}, err
 	}
 	// The record is of before the copy; marks are read after it, so that they are not behind the logs.
-	c.Marks = in.marksNow()
+	c.Marks = in.marksOf("")
 	report, err := backup.Create(ctx, c)
+	err = errors.Join(err, in.giveBackup(a.To))
 	e := audit.Event{Actor: actor, Action: "backup.create", Object: a.To, Outcome: audit.Success, Detail: map[string]string{
 		"run": strconv.FormatUint(report.Run, 10), "manifest": report.Manifest, "objects": strconv.Itoa(report.Objects), "bytes": strconv.FormatInt(report.Bytes, 10)}}
 	if err != nil {
@@ -80,6 +81,8 @@ func backupHint(err error, dir string) error {
 		return hinted(err, "is the medium mounted, and is the folder the one that holds redoubt-backup.json?")
 	case errors.Is(err, backup.ErrKey):
 		return hinted(err, "--identity FILE names the age key of a custodian")
+	case errors.Is(err, fs.ErrPermission):
+		return hinted(err, "the folder belongs to the user the server runs as, or where roles run apart to that of the role ca: `chown -R redoubt-ca: %s`", dir)
 	case errors.Is(err, backup.ErrDamaged):
 		return hinted(err, "copy %s again from where it was copied from, or take another copy; a copy that was begun and not ended ends here too", dir)
 	}
@@ -95,26 +98,14 @@ func (in *instance) backupConfig(a backupArgs) (backup.Config, error) {
 		return backup.Config{}, usage("--to %s: it lies in the state directory it is to be a copy of", a.To)
 	}
 	c := backup.Config{To: a.To, Dir: in.dir.root, Skip: in.notCopied(), Domain: in.cfg.Domain, Signer: in.signer(roleAudit), Recipients: a.Recipients, Plain: a.Plain,
-		State: in.dir.path("backup"), Now: in.now, ConfigFile: a.Config}
+		State: in.dir.path("backup"), Now: in.now, ConfigFile: a.Config, Databases: in.databasesOf(in.parts), Shares: in.shares(), Still: in.still()}
+	c.Owns = in.owns(c.Shares)
+	if in.parts == nil && in.cfg.Roles != nil && a.Plain { // the role that gets this folder must not find another's key there
+		c.Skip = append(c.Skip, in.dir.keyFiles(func(part string) bool { return part != partCA })...)
+	}
 	var err error
-	if c.Keys, err = in.publicKeyList(); err != nil {
-		return c, err
-	}
-	configs := in.logConfigs()
-	for _, l := range in.artifacts {
-		c.Databases = append(c.Databases, backup.Database{Name: l.Name + ".db", DB: l.db, Stamp: bolt.Stamp, Logs: []backup.Log{{Name: l.Name, Config: configs[l.Name]}}})
-	}
-	authority := backup.Database{Name: filepath.Base(in.dir.authorityDB()), DB: in.authorityDB, Stamp: bolt.Stamp}
-	for _, l := range in.logs() {
-		if configs[l.role].DB == in.authorityDB {
-			authority.Logs = append(authority.Logs, backup.Log{Name: l.role, Config: configs[l.role]})
-		}
-	}
-	c.Databases = append(c.Databases, authority)
-	if in.floorDB != in.authorityDB {
-		c.Databases = append(c.Databases, backup.Database{Name: filepath.Base(in.dir.logDB(partTSA)), DB: in.floorDB, Stamp: bolt.Stamp})
-	}
-	return c, nil
+	c.Keys, err = in.publicKeyList()
+	return c, err
 }
 
 // notCopied are the files and folders a backup leaves out: databases, which are copied by their transactions; what lives as long as a
@@ -122,8 +113,13 @@ func (in *instance) backupConfig(a backupArgs) (backup.Config, error) {
 func (in *instance) notCopied() []string {
 	skip := in.processFolders()
 	secret := func(value string) {
-		if value != "" {
-			skip = append(skip, strings.TrimPrefix(secretPath(in.dir, value), sealedPrefix))
+		if value == "" {
+			return
+		}
+		path := strings.TrimPrefix(secretPath(in.dir, value), sealedPrefix)
+		skip = append(skip, path)
+		for _, part := range partNames { // the copies of roles
+			skip = append(skip, path+"."+part)
 		}
 	}
 	k := in.cfg.Keys
@@ -155,9 +151,12 @@ func (in *instance) processFolders() []string {
 	return []string{in.dir.path("db"), in.dir.path("run"), in.dir.path("inbox"), in.dir.path("backup")}
 }
 
-// marksNow are the high-water marks as they stand in the files.
-func (in *instance) marksNow() (marks []backup.Mark) {
+// marksOf are the high-water marks of a role as they stand in the files; of "", those of this process.
+func (in *instance) marksOf(part string) (marks []backup.Mark) {
 	for _, f := range in.highWater {
+		if part != "" && f.part != part {
+			continue
+		}
 		for _, m := range f.Marks() {
 			marks = append(marks, backup.Mark{Origin: m.Origin, Size: m.Size, Root: m.Root[:]})
 		}

@@ -185,11 +185,15 @@ var errNoServer = errors.New("no server answers on the control socket")
 
 // callSocket posts one operation to the process whose control socket is in folder. errNoServer means that nobody listens.
 func callSocket(ctx context.Context, folder, name string, args []byte) ([]byte, error) {
-	return callOn(ctx, func(ctx context.Context) (net.Conn, error) { return dialAt(ctx, folder) }, name, args)
+	return callOn(ctx, dialFolder(folder), name, args)
 }
 
 // dialer connects to a server's socket.
 type dialer func(ctx context.Context) (net.Conn, error)
+
+func dialFolder(folder string) dialer {
+	return func(ctx context.Context) (net.Conn, error) { return dialAt(ctx, folder) }
+}
 
 func dialFile(path string) dialer {
 	return func(ctx context.Context) (net.Conn, error) { return new(net.Dialer).DialContext(ctx, "unix", path) }
@@ -217,6 +221,20 @@ func givenSocket(c *cli.Context) string {
 
 // callOn posts one operation to the server at the other end of dial.
 func callOn(ctx context.Context, dial dialer, name string, args []byte) ([]byte, error) {
+	answer, err := openOn(ctx, dial, name, args)
+	if err != nil {
+		return nil, err
+	}
+	defer answer.Close()
+	body, err := io.ReadAll(answer)
+	if err != nil {
+		return nil, unavailable(fmt.Errorf("reading the server's answer: %w", err))
+	}
+	return body, nil
+}
+
+// openOn is callOn for an answer that is read as it comes.
+func openOn(ctx context.Context, dial dialer, name string, args []byte) (io.ReadCloser, error) {
 	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return dial(ctx)
 	}}}
@@ -233,13 +251,13 @@ func callOn(ctx context.Context, dial dialer, name string, args []byte) ([]byte,
 	case err != nil:
 		return nil, unavailable(fmt.Errorf("calling the server: %w", err))
 	}
+	if response.StatusCode == http.StatusOK {
+		return response.Body, nil
+	}
 	defer response.Body.Close()
-	body, err := io.ReadAll(response.Body)
+	body, err := io.ReadAll(io.LimitReader(response.Body, maxCallBytes))
 	if err != nil {
 		return nil, unavailable(fmt.Errorf("reading the server's answer: %w", err))
-	}
-	if response.StatusCode == http.StatusOK {
-		return body, nil
 	}
 	var f failure
 	if err := json.Unmarshal(body, &f); err != nil || f.Error == "" {

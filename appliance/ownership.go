@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"redoubt.internal/log/store/bolt"
 )
 
 // Who owns what where roles run apart. DIR, its configuration and its certificates are root's and the group reads them; no role writes
@@ -122,6 +124,9 @@ func (o ownership) keys() error {
 			continue // the operator's own: LoadCredential=passphrase:FILE hands it to each unit
 		}
 		text, err := os.ReadFile(secret)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // of a directory that was restored: it is in no backup
+		}
 		if err != nil {
 			return err
 		}
@@ -139,6 +144,9 @@ func (o ownership) keys() error {
 var keyParts = []string{partCA, partLog, partTSA, partTrust, partOIDC}
 
 func (o ownership) databases() error {
+	if err := o.journals(); err != nil {
+		return err
+	}
 	entries, err := os.ReadDir(o.dir.path("db"))
 	if err != nil {
 		return err
@@ -147,18 +155,26 @@ func (o ownership) databases() error {
 		return err
 	}
 	for _, e := range entries {
-		name, _, _ := strings.Cut(strings.TrimSuffix(e.Name(), "-journal"), ".")
-		part := partCA
-		if shardNumber(name) > 0 {
-			part = partLog
-		} else if name == partTSA {
-			part = partTSA
-		}
-		if err := o.give(o.dir.path("db", e.Name()), part, 0o600); err != nil {
+		if err := o.give(o.dir.path("db", e.Name()), databasePart(e.Name()), 0o600); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// journals makes the journal of each database that has none, as one that was just made or restored: no role may make files in db/.
+func (o ownership) journals() error {
+	files, err := filepath.Glob(globEscape(o.dir.path("db")) + "/*.db")
+	for _, file := range files {
+		if err != nil || fileExists(file+"-journal") {
+			continue
+		}
+		var db *bolt.DB
+		if db, err = bolt.Open(file); err == nil {
+			err = db.Close()
+		}
+	}
+	return err
 }
 
 func (o ownership) folders() error {
@@ -173,6 +189,13 @@ func (o ownership) folders() error {
 			return err
 		}
 	}
+	err := o.give(o.dir.path("backup"), partCA, 0o750) // the console says how old the last one is
+	if fileExists(o.dir.lastBackup()) {
+		err = errors.Join(err, o.give(o.dir.lastBackup(), partCA, 0o640))
+	}
+	if err != nil {
+		return err
+	}
 	samples, err := os.OpenFile(o.dir.diskSamples(), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return err
@@ -181,7 +204,14 @@ func (o ownership) folders() error {
 }
 
 func (o ownership) sockets() error {
-	if err := errors.Join(o.give(o.dir.path("run"), "", 0o750), o.give(o.dir.lock(), "", 0o640)); err != nil {
+	if err := os.MkdirAll(o.dir.path("run"), 0o750); err != nil {
+		return err
+	}
+	lock, err := os.OpenFile(o.dir.lock(), os.O_CREATE|os.O_RDWR, 0o640)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(lock.Close(), o.give(o.dir.path("run"), "", 0o750), o.give(o.dir.lock(), "", 0o640)); err != nil {
 		return err
 	}
 	for _, part := range partNames {
@@ -197,7 +227,7 @@ func (o ownership) sockets() error {
 
 func (o ownership) marks() error {
 	for _, m := range o.cfg.at(o.dir).markFiles(nil) {
-		if err := o.give(m.path, m.part, 0o600); err != nil {
+		if err := o.give(m.path, m.part, 0o600); err != nil && !errors.Is(err, fs.ErrNotExist) { // none survived
 			return err
 		}
 	}

@@ -38,7 +38,7 @@ const (
 
 // peerMay is what the process of each role may ask of others.
 var peerMay = map[string][]string{
-	partCA:        {actOperation, readyOperation, forceOperation},
+	partCA:        {actOperation, readyOperation, forceOperation, shareOperation},
 	partLog:       {recordOperation, certificateOperation},
 	partTSA:       {recordOperation, certificateOperation, olderOperation},
 	partTrust:     {recordOperation, certificateOperation, olderOperation},
@@ -76,6 +76,10 @@ func (in *instance) partOfPeer(uid int, known bool) string {
 
 // servePeer answers one operation for the process of another role, or refuses what peerMay does not say, which is recorded.
 func (s *server) servePeer(w http.ResponseWriter, r *http.Request, name, part string) {
+	if name == shareOperation && slices.Contains(peerMay[part], name) {
+		s.serveShare(w, r)
+		return
+	}
 	all := append(operations(), peerOperations()...)
 	i := slices.IndexFunc(all, func(o operation) bool { return o.name == name })
 	args, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxCallBytes))

@@ -30,7 +30,7 @@ func placeOf(cfg *Config, name string, args []byte) (place, error) {
 		return place{parts: signing, join: joinLists}, nil
 	case logInfos.name, logFsck.name:
 		return place{parts: []string{partLog, partCA}, join: joinLists}, nil
-	case rotateKey.name, finishRotation.name, createBackup.name:
+	case rotateKey.name, finishRotation.name:
 		return place{}, hinted(fmt.Errorf("%w: %s", errApart, name), "`systemctl stop redoubt.target`, run this as root, `systemctl start redoubt.target`")
 	case attestKey.name:
 		var a attestArgs

@@ -255,6 +255,9 @@ func checkOwners(cfg *Config, dir layout) error {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil // it is in use
 		}
+		if apart && errors.Is(err, fs.ErrPermission) {
+			return fs.SkipDir // another role's, who looks at it itself
+		}
 		if err != nil {
 			return err
 		}

@@ -94,7 +94,7 @@ func (p parts) runnable(cfg *Config) error {
 		return nil
 	case cfg.Roles == nil:
 		return hinted(errTogether, "`redoubt roles apart --dir %s` gives each role its user and its files, with the server stopped", cfg.Dir)
-	case cfg.Backup != nil || cfg.Log.Second != nil:
+	case cfg.Log.Second != nil:
 		return hinted(fmt.Errorf("%w: backup and log.second copy every database from one process", errApart), "run `redoubt serve` without --roles, or take the section out and back up with redoubt.target stopped")
 	}
 	return nil

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"slices"
 	"syscall"
 	"time"
 
@@ -36,12 +37,12 @@ func crash(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Fatalf("the server was not killed")
 }
 
-// backupevery DIR PATH EVERY has the server of DIR back up to PATH in clear.
+// backupevery DIR PATH EVERY [RECIPIENT] has the server of DIR back up to PATH, in clear or sealed.
 func backupEvery(ts *testscript.TestScript, neg bool, args []string) {
-	arguments(ts, neg, args, 3, "backupevery DIR PATH EVERY")
+	arguments(ts, neg, args, 3, "backupevery DIR PATH EVERY [RECIPIENT]")
 	every, err := time.ParseDuration(args[2])
 	ts.Check(err)
 	reconfigure(ts, args[0], func(c *Config) {
-		c.Backup = &Backup{Path: args[1], Every: Duration(every), NoEncryption: true}
+		c.Backup = &Backup{Path: args[1], Every: Duration(every), NoEncryption: len(args) < 4, Recipients: slices.Clone(args[3:])}
 	})
 }

@@ -27,8 +27,11 @@ func TestScripts(t *testing.T) {
 		Cmds:                scriptCommands,
 		RequireExplicitExec: true,
 		Condition: func(name string) (bool, error) {
-			if name == "fips" {
+			switch name {
+			case "fips":
 				return fips140.Enforced(), nil
+			case "root":
+				return os.Geteuid() == 0, nil
 			}
 			return false, fmt.Errorf("no condition %q", name)
 		},

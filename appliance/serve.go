@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -57,6 +58,9 @@ func serveCommand() *cli.Command {
 			}
 			if err := p.runnable(cfg); err != nil {
 				return err
+			}
+			if p != nil {
+				unix.Umask(0o077) // as its unit says: what a role writes is its own
 			}
 			if p == nil { // a role may not change what others work on: `redoubt state migrate` does
 				if err := migrateToServe(c.Context, layout{cfg.Dir}, logger); err != nil {

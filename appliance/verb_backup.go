@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -193,7 +195,8 @@ func backupRestoreAction(c *cli.Context) error {
 		return fmt.Errorf("reading the restored configuration: %w", err)
 	}
 	r := restoreResult{Report: report, Dir: dir, Marks: compareMarks(cfg, at, report.Logs)}
-	r.Next = wayForward(r)
+	ownAgain(cfg, at, slog.Default())
+	r.Next = wayForward(r, cfg.Roles != nil)
 	if err := printResult(c, r, func(w io.Writer) {
 		printBackup(w, r.Report, "read and proven")
 		r.printRest(w)
@@ -228,9 +231,14 @@ func (l restoredLog) says() string {
 }
 
 // wayForward says what to do with a restored directory, in this order.
-func wayForward(r restoreResult) (steps []string) {
+func wayForward(r restoreResult, apart bool) (steps []string) {
+	serve := "`redoubt serve`"
 	if len(r.LeftOut) > 0 {
-		steps = append(steps, "put back what is in no backup: "+strings.Join(r.LeftOut, ", "))
+		steps = append(steps, "put back what is in no backup: "+strings.Join(withoutCopies(r.LeftOut), ", "))
+	}
+	if apart {
+		steps = append(steps, fmt.Sprintf("as root, `redoubt roles apart --dir %s` gives each role its files and its copy of the passphrase", r.Dir))
+		serve = "`systemctl start redoubt.target`, or `redoubt serve --roles` of each"
 	}
 	lost := false
 	for _, m := range r.Marks {
@@ -239,10 +247,18 @@ func wayForward(r restoreResult) (steps []string) {
 	if lost {
 		steps = append(steps, "put the high-water file of the lost machine beside the directory, if it survived; never delete or lower a mark",
 			fmt.Sprintf("`redoubt log retire --dir %s` says which logs may have signed more than they have; with --confirm it ends them where they stand and opens the next ones", r.Dir),
-			"`redoubt serve`, then give clients the new trusted root",
+			serve+", then give clients the new trusted root",
 			"`redoubt log resubmit BUNDLE...`: bundles of what is missing prove it, and enter the new log")
 	} else {
-		steps = append(steps, "`redoubt serve`")
+		steps = append(steps, serve)
 	}
 	return append(steps, fmt.Sprintf("`redoubt log fsck --dir %s`", r.Dir))
+}
+
+// withoutCopies leaves out the copies of a passphrase that roles have: they are made of it.
+func withoutCopies(paths []string) []string {
+	return slices.DeleteFunc(slices.Clone(paths), func(path string) bool {
+		whole := strings.TrimSuffix(path, filepath.Ext(path))
+		return slices.Contains(partNames, strings.TrimPrefix(filepath.Ext(path), ".")) && slices.Contains(paths, whole)
+	})
 }

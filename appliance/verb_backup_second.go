@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -34,7 +35,12 @@ func restoreSecondAction(c *cli.Context, dir string) error {
 		return err
 	}
 	r.Seconds = time.Since(started).Seconds()
-	r.Next = wayForward(r)
+	cfg, at, err := configAt(dir)
+	if err != nil {
+		return err
+	}
+	ownAgain(cfg, at, slog.Default())
+	r.Next = wayForward(r, cfg.Roles != nil)
 	if err := printResult(c, r, func(w io.Writer) {
 		fmt.Fprintf(w, "second disk %s of %s, %.1f s\n", r.Repository, r.Domain, r.Seconds)
 		for _, l := range r.Logs {

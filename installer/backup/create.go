@@ -29,8 +29,10 @@ type Config struct {
 	// Skip are files and folders that are not copied: those of a running process and secrets, as absolute paths. Files of private
 	// keys in clear are left out besides.
 	Skip []string
-	// Owns says which paths below Dir, with slashes, are copied; nil: all. What is among them and only root reads is left out.
+	// Owns says which paths below Dir, with slashes, are copied; nil: all. What is among them and this user may not read is left out.
 	Owns func(path string) bool
+	// Still is asked when everything is copied; on an error there is no run. May be nil.
+	Still func() error
 	// Shares are what other processes have of the directory. They are copied before the databases of this one.
 	Shares []Share
 	// ConfigFile is the configuration, which is copied as redoubt.yaml where Dir has none.
@@ -97,7 +99,11 @@ func Create(ctx context.Context, c Config) (Report, error) {
 		return Report{}, failure(err)
 	}
 	defer r.repo.close()
-	if err := r.copy(ctx); err != nil {
+	err = r.copy(ctx)
+	if err == nil && c.Still != nil {
+		err = c.Still()
+	}
+	if err != nil {
 		return Report{}, failure(err)
 	}
 	m, err := r.finish()

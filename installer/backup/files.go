@@ -68,12 +68,12 @@ func (r *run) files(ctx context.Context) error {
 func (r *run) owns(path string) bool { return r.c.Owns == nil || r.c.Owns(path) }
 
 // rootsAlone says whether a file that this process cannot read is root's: no process that serves reads it.
-func rootsAlone(info fs.FileInfo, err error) bool {
+func anothers(info fs.FileInfo, err error) bool {
 	if err != nil {
 		return false
 	}
 	st, ok := info.Sys().(*syscall.Stat_t)
-	return ok && st.Uid == 0 && os.Geteuid() != 0
+	return ok && int(st.Uid) != os.Geteuid()
 }
 
 // walk takes up what is not in seen, and says whether that was anything.
@@ -82,7 +82,7 @@ func (r *run) walk(ctx context.Context, root *os.Root, w *fileWriter, was map[st
 		switch {
 		case err != nil && errors.Is(err, fs.ErrNotExist):
 			return nil // it went while we looked
-		case errors.Is(err, fs.ErrPermission) && (!r.owns(path) || rootsAlone(e.Info())):
+		case errors.Is(err, fs.ErrPermission) && (!r.owns(path) || anothers(e.Info())):
 			if r.owns(path) {
 				r.leave(path)
 			}
@@ -185,7 +185,7 @@ func (w *fileWriter) add(root *os.Root, path string, old *file) (held bool, err 
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return false, nil
-	case errors.Is(err, fs.ErrPermission) && rootsAlone(root.Lstat(path)):
+	case errors.Is(err, fs.ErrPermission) && anothers(root.Lstat(path)):
 		w.r.leave(path)
 		return false, nil
 	case err != nil:

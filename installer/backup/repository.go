@@ -28,6 +28,9 @@ type identity struct {
 	Appliance  string `json:"appliance"` // fingerprint
 }
 
+// Names are those of a repository's files and folders.
+var Names = []string{identityFile, "objects", "runs"}
+
 const (
 	identityFile = "redoubt-backup.json"
 	maxRuns      = 1 << 20
