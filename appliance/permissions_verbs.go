@@ -9,7 +9,7 @@ type verbRow struct {
 
 // verbTable is who may do which verb. Verbs that are anyone's touch no state of a deployment, or are what makes one.
 var verbTable = []verbRow{
-	{"demo, init, serve, roles apart, sign, verify, policy init, policy test, policy explain, policy import, policy schema, version, docs, completion, hsm-worker, hsm-survey", "", anyone},
+	{"demo, init, serve, roles apart, sign, attest, verify, policy init, policy test, policy explain, policy import, policy schema, version, docs, completion, hsm-worker, hsm-survey", "", anyone},
 	{"ceremony plan, ceremony digest, ceremony operator new, ceremony operator show, ceremony approve, ceremony rehearse, ceremony run, ceremony sign, ceremony verify, ceremony diff, ceremony register", "", anyone},
 	{"admission serve, admission manifests, admission propose", "", anyone},
 	{"keys attestation, keys seal, approve sign, log verify, log resubmit, mirror evidence, mirror evidence verify, mirror send, mirror inspect", "", anyone},

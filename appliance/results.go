@@ -41,7 +41,7 @@ var resultDocs = []resultDoc{
 	{"doctor, keys check, preflight", reflect.TypeFor[[]check](), "", nil},
 	{"identity token", reflect.TypeFor[tokenResult](), "", nil},
 	{"client setup", reflect.TypeFor[setupResult](), "", nil},
-	{"sign", reflect.TypeFor[signResult](), "", nil},
+	{"sign, attest", reflect.TypeFor[signResult](), "", nil},
 	{"verify", reflect.TypeFor[*verify.Result](), "exit 0", verify.ResultShape()},
 	{"verify", reflect.TypeFor[verify.Failure](), "any other exit", nil},
 	{"verify", reflect.TypeFor[policy.Decision](), "with --policy, allowed or denied", nil},

@@ -17,49 +17,44 @@ import (
 	"github.com/sigstore/sigstore-go/pkg/root"
 	"github.com/sigstore/sigstore-go/pkg/sign"
 	"github.com/urfave/cli/v2"
-	"google.golang.org/protobuf/encoding/protojson"
 )
+
+// serviceFlags say which services certify and log a signature, and for whom.
+func serviceFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "identity-token", Usage: "a file that holds the OIDC token, - for standard input, or the token itself (others on the machine can read it there)", EnvVars: []string{"REDOUBT_IDENTITY_TOKEN", "SIGSTORE_ID_TOKEN"}},
+		&cli.StringFlag{Name: "setup", Usage: "folder with trusted_root.json and the signing configs", EnvVars: []string{"REDOUBT_SETUP"}},
+		&cli.StringFlag{Name: "trusted-root", Usage: "trusted_root.json (default: the one in --setup)", EnvVars: []string{"REDOUBT_TRUSTED_ROOT"}},
+		&cli.StringFlag{Name: "signing-config", Usage: "signing config (default: the one in --setup)", EnvVars: []string{"REDOUBT_SIGNING_CONFIG"}},
+		&cli.BoolFlag{Name: "rekor-v2", Usage: "record in the v2 log API", EnvVars: []string{"REDOUBT_REKOR_V2"}},
+	}
+}
 
 func signCommand() *cli.Command {
 	return &cli.Command{
 		Name: "sign", Usage: "sign a file with a one-time key and a certificate for an identity", ArgsUsage: "FILE",
 		Description: "The services are those of --setup, a folder written by `redoubt client setup`. The bundle is verified before it is written.",
-		Flags: []cli.Flag{
+		Flags: append(serviceFlags(),
 			&cli.StringFlag{Name: "bundle", Required: true, Usage: "file to write the Sigstore bundle to", EnvVars: []string{"REDOUBT_BUNDLE"}},
-			&cli.StringFlag{Name: "identity-token", Usage: "a file that holds the OIDC token, - for standard input, or the token itself (others on the machine can read it there)", EnvVars: []string{"REDOUBT_IDENTITY_TOKEN", "SIGSTORE_ID_TOKEN"}},
-			&cli.StringFlag{Name: "setup", Usage: "folder with trusted_root.json and the signing configs", EnvVars: []string{"REDOUBT_SETUP"}},
-			&cli.StringFlag{Name: "trusted-root", Usage: "trusted_root.json (default: the one in --setup)", EnvVars: []string{"REDOUBT_TRUSTED_ROOT"}},
-			&cli.StringFlag{Name: "signing-config", Usage: "signing config (default: the one in --setup)", EnvVars: []string{"REDOUBT_SIGNING_CONFIG"}},
 			&cli.StringFlag{Name: "payload-type", Usage: "sign FILE as the payload of a DSSE envelope of this type, such as application/vnd.in-toto+json", EnvVars: []string{"REDOUBT_PAYLOAD_TYPE"}},
-			&cli.BoolFlag{Name: "rekor-v2", Usage: "record in the v2 log API", EnvVars: []string{"REDOUBT_REKOR_V2"}},
 			outputFlag(),
-		},
+		),
 		Action: func(c *cli.Context) error {
 			if c.NArg() != 1 {
 				return usage("sign takes one FILE")
 			}
-			request, err := readSignRequest(c)
+			data, err := os.ReadFile(c.Args().First())
 			if err != nil {
 				return err
 			}
-			out, err := beginFile(c.String("bundle"), 0o644)
-			if err != nil {
-				return fmt.Errorf("writing the bundle: %w", err)
+			content := sign.Content(&sign.PlainData{Data: data})
+			if t := c.String("payload-type"); t != "" {
+				content = &sign.DSSEData{Data: data, PayloadType: t}
 			}
-			defer out.discard()
-			bundle, err := signBundle(c.Context, request)
+			result, err := signTo(c, c.String("bundle"), namedServices(c), content)
 			if err != nil {
 				return err
 			}
-			data, err := protojson.Marshal(bundle)
-			if err != nil {
-				return fmt.Errorf("encoding the bundle: %w", err)
-			}
-			if err := out.finish(data); err != nil {
-				return fmt.Errorf("writing the bundle: %w", err)
-			}
-			entry := bundle.GetVerificationMaterial().GetTlogEntries()[0]
-			result := signResult{c.String("bundle"), entry.GetLogIndex()}
 			return printResult(c, result, func(w io.Writer) {
 				fmt.Fprintf(w, "signed %s, log index %d, bundle %s\n", c.Args().First(), result.LogIndex, result.Bundle)
 			})
@@ -67,7 +62,7 @@ func signCommand() *cli.Command {
 	}
 }
 
-// signResult is the JSON of `redoubt sign -o json`.
+// signResult is the JSON of `redoubt sign -o json` and of `redoubt attest -o json`.
 type signResult struct {
 	Bundle   string `json:"bundle"`   // the file that was written
 	LogIndex int64  `json:"logIndex"` // as the log gave it: over all logs in Rekor v1, within its tree in Rekor v2
@@ -81,9 +76,16 @@ type signRequest struct {
 	Services    *root.SigningConfig
 }
 
-func readSignRequest(c *cli.Context) (r signRequest, err error) {
-	setup := c.String("setup")
-	rootPath, configPath := c.String("trusted-root"), c.String("signing-config")
+// serviceFiles say where the files of the services are: in setup, where no other is named.
+type serviceFiles struct{ setup, trustedRoot, signingConfig string }
+
+func namedServices(c *cli.Context) serviceFiles {
+	return serviceFiles{c.String("setup"), c.String("trusted-root"), c.String("signing-config")}
+}
+
+// readServices reads which services sign, and the token of who does.
+func readServices(c *cli.Context, at serviceFiles) (r signRequest, err error) {
+	setup, rootPath, configPath := at.setup, at.trustedRoot, at.signingConfig
 	if setup == "" && (rootPath == "" || configPath == "") {
 		return r, usage("name the services: --setup DIR (written by `redoubt client setup`), or --trusted-root and --signing-config")
 	}
@@ -97,18 +99,8 @@ func readSignRequest(c *cli.Context) (r signRequest, err error) {
 	if r.Services, err = root.NewSigningConfigFromPath(orDefault(configPath, filepath.Join(setup, name))); err != nil {
 		return r, fmt.Errorf("reading the signing config: %w", err)
 	}
-	if r.Token, err = readToken(c.String("identity-token"), c.App.Reader); err != nil {
-		return r, err
-	}
-	data, err := os.ReadFile(c.Args().First())
-	if err != nil {
-		return r, err
-	}
-	r.Content = &sign.PlainData{Data: data}
-	if t := c.String("payload-type"); t != "" {
-		r.Content = &sign.DSSEData{Data: data, PayloadType: t}
-	}
-	return r, nil
+	r.Token, err = readToken(c.String("identity-token"), c.App.Reader)
+	return r, err
 }
 
 const maxTokenBytes = 64 << 10

@@ -29,7 +29,7 @@ func verifyCommand() *cli.Command {
 	return &cli.Command{
 		Name: verifyVerb, Usage: "verify what was signed: files, digests and images; only oci:// opens a socket", ArgsUsage: "FILE|sha256:HEX|oci://REF|oci-layout:DIR|docker-archive:F",
 		Description: "Exit codes: `redoubt docs exit-codes`. --prove-offline repeats the whole verification in an empty network namespace.",
-		Flags: append(append(freshnessFlags(), operandFlags()...),
+		Flags: append(slices.Concat(freshnessFlags(), operandFlags(), receiptFlags()),
 			&cli.StringSliceFlag{Name: "trusted-root", Usage: "trusted_root.json; several are tried one by one", EnvVars: []string{"REDOUBT_TRUSTED_ROOT"}},
 			&cli.StringFlag{Name: "setup", Usage: "folder of `redoubt client setup`, whose trusted_root.json is used", EnvVars: []string{"REDOUBT_SETUP"}},
 			&cli.StringFlag{Name: "certificate-identity", Usage: "accepted e-mail or URI", EnvVars: []string{"REDOUBT_CERTIFICATE_IDENTITY"}},
@@ -52,6 +52,9 @@ func verifyCommand() *cli.Command {
 			}
 			if c.NArg() != 1 {
 				return usage("verify takes one FILE, sha256:HEX or image")
+			}
+			if err := checkReceipt(c); err != nil {
+				return err
 			}
 			if c.Bool("prove-offline") && os.Getenv(offlineMark) == "" {
 				return reexecOffline(c)

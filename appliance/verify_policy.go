@@ -42,6 +42,11 @@ func verifyByPolicy(c *cli.Context, known *mirror.Freshness, knownIn string) err
 			leaveProofs(dir, r, c.App.ErrWriter)
 		}
 	}
+	if d.Allow && c.String("receipt") != "" {
+		if err := leaveReceipt(c, p, g.Artifact, d); err != nil {
+			return err
+		}
+	}
 	if c.String("output") == "sarif" {
 		err = sarifDecision(c.Args().First(), d).print(c)
 	} else {

@@ -46,6 +46,21 @@ func (p *Policy) Explain(a Artifact) (all []Explained) {
 	return all
 }
 
+// SLSALevel is the build level that a rule asks for, 0 where it asks for none. What the rule allows was built at that level at least.
+func (p *Policy) SLSALevel(name string) (level int) {
+	for i := range p.rules {
+		if p.rules[i].Name != name {
+			continue
+		}
+		for _, t := range p.rules[i].attested {
+			if t.SLSA != nil {
+				level = max(level, t.SLSA.Level)
+			}
+		}
+	}
+	return level
+}
+
 // words is a demand in words.
 func (d *demand) words(p *Policy) string {
 	var who []string
