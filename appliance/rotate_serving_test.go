@@ -196,6 +196,7 @@ func TestDestroyedKeysOfFrozenLogs(t *testing.T) {
 
 // TestIssuingAlgorithms: the issuing key goes through the types it does not begin with, and certificates below each verify, old ones too.
 func TestIssuingAlgorithms(t *testing.T) {
+	t.Parallel()
 	dir := newStateDir(t)
 	serveDir(t, dir, nil)
 	work := t.TempDir()

@@ -91,6 +91,7 @@ func published(t testing.TB, dir layout) *root.TrustedRoot {
 // TestRotationDies: wherever the process ends, the state opens as the old or the new one, and the same verb again completes it: one
 // rotation, not two.
 func TestRotationDies(t *testing.T) {
+	t.Parallel()
 	authorities := func(r *root.TrustedRoot) int { return len(r.FulcioCertificateAuthorities()) }
 	rekors := func(r *root.TrustedRoot) int { return len(r.RekorLogs()) - 1 }
 	for _, test := range []struct {
@@ -105,6 +106,7 @@ func TestRotationDies(t *testing.T) {
 	} {
 		for _, point := range test.points {
 			t.Run(test.role+" "+point, func(t *testing.T) {
+				t.Parallel()
 				dir := newStateDir(t)
 				if code, _ := redoubt(t, dir, point, "keys", "rotate", test.role); code != exitDied {
 					t.Fatalf("exit code %d: the rotation has no such point", code)

@@ -2,12 +2,18 @@ package main
 
 import (
 	"crypto/fips140"
+	"flag"
 	"fmt"
 	"os"
+	"path/filepath"
+	"runtime"
 	"strconv"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"redoubt.internal/mirror"
 )
 
 // The scripts in testdata/script are the operator's view: each runs this test binary as `redoubt`, in its own directory.
@@ -18,6 +24,11 @@ func TestMain(m *testing.M) {
 	atPoint = dieAt(os.Getenv(dieAtVariable))
 	clock = laterBy(os.Getenv(clockVariable))
 	workFactor = 10 // a passphrase is derived in a hundredth of the time, in each of some thousand runs of the binary
+	mirror.FirstPause = 10 * time.Millisecond
+	if filepath.Base(os.Args[0]) != "redoubt" { // scripts wait for disks and servers more than they compute
+		flag.Parse()
+		flag.Set("test.parallel", strconv.Itoa(max(3*runtime.GOMAXPROCS(0), flag.Lookup("test.parallel").Value.(flag.Getter).Get().(int))))
+	}
 	testscript.Main(m, map[string]func(){"redoubt": checked})
 }
 

@@ -163,6 +163,7 @@ func TestOversizedBodies(t *testing.T) {
 
 // TestSlowHeaders: a client that dribbles its headers is cut off, others are served meanwhile.
 func TestSlowHeaders(t *testing.T) {
+	t.Parallel()
 	s := serveState(t, func(c *Config) { c.Limits.HeaderTimeout = Duration(300 * time.Millisecond) })
 	for name, svc := range s.cfg.Services.all() {
 		conn, err := net.Dial("tcp", svc.Listen)

@@ -14,6 +14,7 @@ import (
 
 // TestSignKeepsTheReason: what a service says with 503 and 429 is in the error.
 func TestSignKeepsTheReason(t *testing.T) {
+	t.Parallel()
 	for _, status := range []int{http.StatusServiceUnavailable, http.StatusTooManyRequests, http.StatusBadRequest} {
 		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			w.WriteHeader(status)

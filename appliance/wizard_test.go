@@ -73,6 +73,7 @@ func (p *terminal) answers(t *testing.T, question, answer string) {
 
 // TestWizard makes a production site at a terminal, with the token that was found.
 func TestWizard(t *testing.T) {
+	t.Parallel()
 	if !cgoEnabled {
 		t.Skip("PKCS#11 tokens need the cgo build")
 	}
@@ -81,13 +82,15 @@ func TestWizard(t *testing.T) {
 	must(t, os.Mkdir(filepath.Join(dir, "tokens"), 0o700))
 	must(t, os.WriteFile(conf, []byte("directories.tokendir = "+dir+"/tokens\nobjectstore.backend = file\nlog.level = ERROR\n"), 0o600))
 	must(t, os.WriteFile(pin, []byte("246810\n"), 0o600))
-	t.Setenv("SOFTHSM2_CONF", conf)
-	if out, err := exec.Command("softhsm2-util", "--init-token", "--free", "--label", "site one", "--so-pin", "12345678", "--pin", "246810").CombinedOutput(); err != nil {
+	env := append(os.Environ(), "SOFTHSM2_CONF="+conf)
+	token := exec.Command("softhsm2-util", "--init-token", "--free", "--label", "site one", "--so-pin", "12345678", "--pin", "246810")
+	token.Env = env
+	if out, err := token.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
 	person, program := openTerminal(t)
 	command := exec.Command("redoubt", "init", "--profile", "production", "--one-process")
-	command.Stdin, command.Stderr = program, program
+	command.Env, command.Stdin, command.Stderr = env, program, program
 	var out bytes.Buffer
 	command.Stdout = &out
 	must(t, command.Start())

@@ -54,12 +54,14 @@ type gate struct {
 
 const (
 	attempts    = 5
-	firstPause  = 500 * time.Millisecond
 	longestWait = 5 * time.Minute // a server that asks for more is left alone until the next pull
 	atOnce      = 8
 	maxAtOnce   = 64
 	userAgent   = "redoubt-mirror/1"
 )
+
+// FirstPause passes before the second attempt, and doubles for each after that. Tests shorten it; the program does not.
+var FirstPause = 500 * time.Millisecond
 
 // NewNetwork returns the network that a describes. It opens nothing.
 func NewNetwork(a Access) (*Network, error) {
@@ -151,7 +153,7 @@ func (n *Network) do(ctx context.Context, a ask) (answer, error) {
 		return answer{}, fmt.Errorf("%w: %v", ErrRemote, err)
 	}
 	g := n.gate(u.Host)
-	pause := firstPause
+	pause := FirstPause
 	for try := 1; ; try++ {
 		got, wait, err := n.once(ctx, g, a)
 		switch {

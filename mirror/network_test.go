@@ -122,7 +122,7 @@ func TestNetworkIsPoliteAndBounded(t *testing.T) {
 		t.Fatal(b, err)
 	}
 	for i, p := range paused() {
-		if base := firstPause << i; p < base/2 || p > base*3/2 {
+		if base := FirstPause << i; p < base/2 || p > base*3/2 {
 			t.Errorf("pause %d is %s, around %s is expected", i, p, base)
 		}
 	}

@@ -14,7 +14,7 @@ type transport struct{ n *Network }
 
 // RoundTrip tries requests without a body as often as Network does.
 func (t transport) RoundTrip(q *http.Request) (*http.Response, error) {
-	ctx, g, pause := q.Context(), t.n.gate(q.URL.Host), firstPause
+	ctx, g, pause := q.Context(), t.n.gate(q.URL.Host), FirstPause
 	for try := 1; ; try++ {
 		res, err := t.once(g, q)
 		again := err != nil || res.StatusCode == http.StatusTooManyRequests || res.StatusCode >= 500 && res.StatusCode != http.StatusNotImplemented
