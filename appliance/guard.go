@@ -42,9 +42,9 @@ func (s *server) guard(service string, room http.Handler) http.Handler {
 			return
 		case "/readyz":
 			if service == "metrics" {
-				s.health.serveReadyzWhole(out, r)
+				s.shown(service).serveReadyzWhole(out, r)
 			} else {
-				s.health.serveReadyz(out, r)
+				s.shown(service).serveReadyz(out, r)
 			}
 			return
 		}

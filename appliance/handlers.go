@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/http/pprof"
 	"slices"
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"redoubt.internal/log"
 )
@@ -51,7 +54,11 @@ func (s *server) peopleHandler() *http.ServeMux {
 // metricsHandler is for loopback only: numbers, and the profiles of net/http/pprof.
 func (s *server) metricsHandler() *http.ServeMux {
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", s.metrics.handler())
+	numbers := s.metrics.handler()
+	if s.showsAll() { // what is wrong with those of one role keeps nobody from the rest
+		numbers = promhttp.HandlerFor(s, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError, ErrorLog: slog.NewLogLogger(s.logger.Handler(), slog.LevelWarn)})
+	}
+	mux.Handle("GET /metrics", numbers)
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)

@@ -48,6 +48,14 @@ func (h *health) current(ctx context.Context) ([]check, bool) {
 	return h.last, ready(h.last)
 }
 
+// shown is the health that a service shows: the console's services where roles run apart, that of every role.
+func (s *server) shown(service string) *health {
+	if serviceParts[service] == partConsole && s.showsAll() {
+		return s.every
+	}
+	return s.health
+}
+
 func (h *health) serveHealthz(w http.ResponseWriter, _ *http.Request) {
 	writeJSON(w, http.StatusOK, map[string]string{"status": "SERVING"})
 }

@@ -328,15 +328,15 @@ func checkUnits(cfg *Config) (checks []check) {
 	if _, err := os.Stat("/usr/lib/systemd/system/redoubt.service"); err != nil {
 		return nil
 	}
-	units := []string{"redoubt.service"}
+	units, of := []string{"redoubt.service"}, "redoubt"
 	if cfg.Roles != nil {
-		units = []string{"redoubt.target"}
+		units, of = []string{"redoubt.target"}, "redoubt-ca"
 	}
 	if cfg.Mirror.Stream != "" {
-		units = append(units, "redoubt-reconcile.timer")
+		units = append(units, of+"-reconcile.timer")
 	}
 	if cfg.Mirror.Inbox != nil && cfg.Mirror.Inbox.Every == 0 {
-		units = append(units, "redoubt-inbox.timer")
+		units = append(units, of+"-inbox.timer")
 	}
 	for _, unit := range units {
 		out, err := exec.Command("systemctl", "is-enabled", unit).CombinedOutput()

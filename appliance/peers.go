@@ -34,6 +34,7 @@ const (
 	actOperation         = "peer.act"
 	readyOperation       = "peer.reload.ready"
 	forceOperation       = "peer.reload.force"
+	metricsOperation     = "peer.metrics"
 )
 
 // peerMay is what the process of each role may ask of others.
@@ -43,14 +44,22 @@ var peerMay = map[string][]string{
 	partTSA:       {recordOperation, certificateOperation, olderOperation},
 	partTrust:     {recordOperation, certificateOperation, olderOperation},
 	partOIDC:      {recordOperation, certificateOperation},
-	partConsole:   {recordOperation, certificateOperation, readStatus.name},
+	partConsole:   {recordOperation, certificateOperation, readStatus.name, metricsOperation},
 	partAdmission: {recordOperation},
 	partFront:     {recordOperation},
 }
 
+// ownMay is what the user of a role may ask the process of that role for: what its timers do.
+var ownMay = map[string][]string{partCA: {mirrorPull.name, mirrorReconcile.name, mirrorLook.name}}
+
+// mayAsk reports whether the user of a role may ask this process for an operation.
+func (p parts) mayAsk(part, operation string) bool {
+	return slices.Contains(peerMay[part], operation) || p.runs(part) && slices.Contains(ownMay[part], operation)
+}
+
 // peerOperations are what roles ask of each other besides verbs.
 func peerOperations() []operation {
-	return []operation{peerRecord.operation(), peerOlder.operation(), peerCertificate.operation(), {name: actOperation}, {name: readyOperation}, {name: forceOperation}}
+	return []operation{peerRecord.operation(), peerOlder.operation(), peerCertificate.operation(), {name: actOperation}, {name: readyOperation}, {name: forceOperation}, {name: metricsOperation}}
 }
 
 // servedPeer is how a peer's operation is done that is the server's more than its instance's; nil of others.
@@ -62,6 +71,8 @@ func (s *server) servedPeer(name string) func(ctx context.Context, part string, 
 		return reloadFor(s, s.readyFor)
 	case forceOperation:
 		return reloadFor(s, s.forceFor)
+	case metricsOperation:
+		return s.readMetrics
 	}
 	return nil
 }
@@ -87,7 +98,7 @@ func (s *server) servePeer(w http.ResponseWriter, r *http.Request, name, part st
 	switch {
 	case err != nil:
 		err = usage("arguments of %s: %v", name, err)
-	case i < 0 || !slices.Contains(peerMay[part], name):
+	case i < 0 || !s.instance().parts.mayAsk(part, name):
 		err = s.instance().refuseRole(r.Context(), part, name)
 	case s.servedPeer(name) != nil:
 		result, err = s.servedPeer(name)(r.Context(), part, args)
@@ -122,6 +133,9 @@ const rolePrefix = "role:"
 
 // peerRecord writes an event of another role to the audit log. What that role says of who asked it is its word alone, and stands so.
 var peerRecord = verb[audit.Event, struct{}]{recordOperation, func(ctx context.Context, in *instance, actor string, e audit.Event) (struct{}, error) {
+	if in.audit == nil {
+		return struct{}{}, fmt.Errorf("%w: records are kept by %s", errOtherProcess, partCA)
+	}
 	e.Actor, e.Time = actor+" for "+e.Actor, time.Time{}
 	_, err := in.audit.Add(ctx, e, nil)
 	return struct{}{}, err

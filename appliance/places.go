@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // place is where an operation happens when roles run apart: in the process of one role, or of several whose answers are joined.
@@ -13,7 +14,7 @@ type place struct {
 	parts   []string
 	join    func(a, b []byte) ([]byte, error)
 	present func(part string, answer []byte) ([]byte, error) // what is added to an answer
-	absent  func(part string) ([]byte, error)                // the answer of a role that does not run; nil where that is an error
+	absent  func(part string, err error) ([]byte, error)     // the answer of a role that gives none; nil where that is an error
 }
 
 var errApart = errors.New("this takes every key and database at once, and the roles run apart")
@@ -58,15 +59,22 @@ func placeOf(cfg *Config, name string, args []byte) (place, error) {
 	return place{parts: []string{partCA}}, nil
 }
 
-// gather asks each role of the place and joins what they answer.
+// gather asks each role of the place, beside each other, and joins what they answer.
 func (p place) gather(ask func(part string) ([]byte, error)) (whole []byte, err error) {
-	for _, part := range p.parts {
-		answer, err := ask(part)
-		switch {
-		case errors.Is(err, errNoServer) && p.absent != nil:
-			answer, err = p.absent(part)
-		case errors.Is(err, errNoServer):
+	answers, errs := make([][]byte, len(p.parts)), make([]error, len(p.parts))
+	var asked sync.WaitGroup
+	for i, part := range p.parts {
+		asked.Go(func() { answers[i], errs[i] = ask(part) })
+	}
+	asked.Wait()
+	for i, part := range p.parts {
+		answer, err := answers[i], errs[i]
+		if errors.Is(err, errNoServer) {
 			err = roleDown(part)
+		}
+		switch {
+		case err != nil && exitCode(err) == exitUnavailable && p.absent != nil:
+			answer, err = p.absent(part, err)
 		case err == nil && p.present != nil:
 			answer, err = p.present(part, answer)
 		}
@@ -147,8 +155,11 @@ func presentStatus(part string, answer []byte) ([]byte, error) {
 	return json.Marshal(r)
 }
 
-func absentStatus(part string) ([]byte, error) {
-	return json.Marshal(statusReport{Checks: []check{result("role "+part, errRoleDown, "`systemctl start redoubt-"+part+"`; `journalctl -u redoubt-"+part+"` says why it ended")}})
+func absentStatus(part string, err error) ([]byte, error) {
+	if errors.Is(err, errRoleDown) {
+		err = errRoleDown
+	}
+	return json.Marshal(statusReport{Checks: []check{result("role "+part, err, "`systemctl start redoubt-"+part+"`; `journalctl -u redoubt-"+part+"` says why it ended")}})
 }
 
 // joinTLS keeps of two roles' certificates the one that ends first, and the names of both.

@@ -120,7 +120,8 @@ type server struct {
 	logger     *slog.Logger
 	configPath string
 	metrics    *metrics
-	health     *health
+	health     *health // of this process
+	every      *health // of every role, where this process shows for all
 	front      frontEnd
 }
 
@@ -128,6 +129,7 @@ type server struct {
 // socket goes last. It returns nil after a clean drain.
 func (s *server) run(ctx context.Context, readyFile string) error {
 	s.metrics, s.health = newMetrics(), &health{checks: func(ctx context.Context) []check { return s.instance().checks(ctx) }}
+	s.every = &health{checks: s.everyCheck}
 	s.metrics.registry.MustRegister(mirrorGauges{s}, checkGauges{s})
 	s.lost, s.swapped = make(chan error, 1), make(chan struct{}, 1)
 	var stop context.CancelFunc

@@ -19,16 +19,18 @@ type roleUnit struct {
 	marks      string // high-water file
 	port       bool   // listens where only a capability lets it
 	credential bool   // signs
+	enabled    bool   // by the operator, where it is wanted; redoubt.target wants the others
 }
 
-// roleUnits are the roles that have units. The built-in issuer is for the dev profile, which has none.
+// roleUnits are the roles that have units. The gate of a cluster has a unit of its own, since it runs without the state directory.
 var roleUnits = map[string]roleUnit{
-	"ca":      {"certificates, the certificate log, the audit log, the mirror", "db mirror inbox backup approvals disk.json", ".highwater", false, true},
-	"log":     {"the artifact logs", "db", ".highwater.log", false, true},
-	"tsa":     {"timestamps", "db", "", false, true},
-	"trust":   {"the trust repository", "tuf", "", false, true},
-	"console": {"status page and metrics", "", "", false, false},
-	"front":   {"the port that the roles share", "", "", true, false},
+	"ca":      {"certificates, the certificate log, the audit log, the mirror", "db mirror inbox backup approvals disk.json", ".highwater", false, true, false},
+	"log":     {"the artifact logs", "db", ".highwater.log", false, true, false},
+	"tsa":     {"timestamps", "db", "", false, true, false},
+	"trust":   {"the trust repository", "tuf", "", false, true, false},
+	"console": {"status page and metrics", "", "", false, false, false},
+	"front":   {"the port that the roles share", "", "", true, false, false},
+	"oidc":    {"the built-in issuer of the dev profile", "", "", false, true, true},
 }
 
 const unitText = `# Made by go test ./installer -run TestUnitsOfRoles -update
@@ -124,16 +126,43 @@ func (u roleUnit) text(role string) string {
 	return fmt.Sprintf(unitText, role, u.what, after, credentials, strings.Join(paths, " "), capabilities)
 }
 
+// timerUnits are the units of what the ca role is asked for on a timer, out of those for one process: they run as the role's user, which its
+// own process answers, and reach nothing but its socket.
+func timerUnits(t *testing.T) map[string]string {
+	units := map[string]string{}
+	for _, what := range []string{"inbox", "reconcile"} {
+		for _, kind := range []string{".service", ".timer"} {
+			text, err := os.ReadFile(filepath.Join("files", "systemd", "redoubt-"+what+kind))
+			if err != nil {
+				t.Fatal(err)
+			}
+			var kept []string
+			for line := range strings.Lines(string(text)) {
+				if !strings.HasPrefix(line, "#") && !strings.HasPrefix(line, "ConditionPathExists=!") && !strings.HasPrefix(line, "StateDirectory") && !strings.HasPrefix(line, "ReadWritePaths=") {
+					kept = append(kept, line)
+				}
+			}
+			of := strings.NewReplacer("After=redoubt.service", "After=redoubt-ca.service", "User=redoubt", "User=redoubt-ca", "redoubt/redoubt.yaml", "redoubt/run/ca")
+			units["redoubt-ca-"+what+kind] = "# Made by go test ./installer -run TestUnitsOfRoles -update\n" + of.Replace(strings.Join(kept, ""))
+		}
+	}
+	return units
+}
+
 // TestUnitsOfRoles keeps the units of the roles alike. That they are hardened, TestUnitsAreHardened asks systemd.
 func TestUnitsOfRoles(t *testing.T) {
+	units := timerUnits(t)
 	for role, u := range roleUnits {
-		file := filepath.Join("files", "systemd", "redoubt-"+role+".service")
+		units["redoubt-"+role+".service"] = u.text(role)
+	}
+	for name, text := range units {
+		file := filepath.Join("files", "systemd", name)
 		if *update {
-			if err := os.WriteFile(file, []byte(u.text(role)), 0o644); err != nil {
+			if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if have, err := os.ReadFile(file); err != nil || string(have) != u.text(role) {
+		if have, err := os.ReadFile(file); err != nil || string(have) != text {
 			t.Errorf("%s is not what the test would write (-update writes it): %v", file, err)
 		}
 	}
@@ -141,8 +170,8 @@ func TestUnitsOfRoles(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for role := range roleUnits {
-		if !strings.Contains(string(target), " redoubt-"+role+".service") && !strings.Contains(string(target), "=redoubt-"+role+".service") {
+	for role, u := range roleUnits {
+		if !u.enabled && !strings.Contains(string(target), " redoubt-"+role+".service") && !strings.Contains(string(target), "=redoubt-"+role+".service") {
 			t.Errorf("redoubt.target does not want the role %s", role)
 		}
 	}

@@ -5,12 +5,16 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -40,6 +44,8 @@ func TestRolesTogether(t *testing.T) {
 	}
 	c := newCompany(t, nil, arguments...)
 	t.Run("acts", func(t *testing.T) { actsReach(t, c) })
+	t.Run("numbers", func(t *testing.T) { numbersOfAll(t, c) })
+	t.Run("timers", func(t *testing.T) { timersRun(t, c) })
 	t.Run("reload", func(t *testing.T) { reloadsAll(t, c, dir) })
 }
 
@@ -185,6 +191,81 @@ func reloadsAll(t *testing.T, c *company, dir string) {
 	}
 	if got := c.asks("ca", "log", "peer.reload.force", `{"sha256":"00"}`); !strings.Contains(got, "not made ready") {
 		t.Errorf("log takes up what it never read: %s", got)
+	}
+}
+
+// numbersOfAll: one page has the numbers of every role and one answer their readiness; a role that falls takes its own away alone.
+func numbersOfAll(t *testing.T, c *company) {
+	page := func(path string) (int, string) {
+		answer, err := http.Get("http://127.0.0.1:9464" + path)
+		mustDo(t, err)
+		defer answer.Body.Close()
+		text, err := io.ReadAll(answer.Body)
+		mustDo(t, err)
+		return answer.StatusCode, string(text)
+	}
+	has := func(path string, status int, wanted ...string) {
+		t.Helper()
+		for deadline := time.Now().Add(commandTimeout); ; time.Sleep(100 * time.Millisecond) { // readiness is asked for once a second
+			got, text := page(path)
+			missing := slices.DeleteFunc(slices.Clone(wanted), func(want string) bool { return strings.Contains(text, want) })
+			if got == status && len(missing) == 0 {
+				return
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("%s: %d, lacks %q\n%s", path, got, missing, text)
+			}
+		}
+	}
+	log := `redoubt_rekor_2_log_writable{process="log"} 1`
+	has("/metrics", 200, log, `redoubt_check_level{check="key tsa",process="tsa"} 0`, `redoubt_trust_alarm_days{process="trust",role="tuf"} 0`, `redoubt_role_up{process="tsa"} 1`, `process="console"`)
+	has("/readyz", 200, `"role tsa"`, `"key issuing"`, `"log rekor-2"`, `"trust repository"`)
+	s, doctor := c.session(t), []string{"--config", c.config, "doctor"}
+	s.run(t, c.binary, doctor...)
+	c.crash(t, "tsa")
+	s.refuse(t, []string{"role tsa: the role that would answer does not run"}, c.binary, doctor...)
+	has("/metrics", 200, log, `redoubt_role_up{process="tsa"} 0`, `redoubt_role_up{process="trust"} 1`)
+	has("/readyz", 503, `{"name":"role tsa","ok":false,"reason":"the role that would answer does not run"`)
+	if _, text := page("/metrics"); strings.Contains(text, `check="key tsa"`) {
+		t.Error("numbers of a role that does not run")
+	}
+	c.start(t, "tsa")
+	has("/metrics", 200, `redoubt_role_up{process="tsa"} 1`)
+	if got := c.asks("tsa", "log", "peer.metrics", "{}"); !strings.Contains(got, "may not ask") {
+		t.Errorf("tsa asks log for its numbers: %s", got)
+	}
+	if got := c.asks("console", "tsa", "peer.metrics", "{}"); strings.Contains(got, "error") {
+		t.Errorf("console asks tsa for its numbers: %s", got)
+	}
+}
+
+// timersRun: what the units of the ca role's timers run works as its user, and as no other role's.
+func timersRun(t *testing.T, c *company) {
+	var exporter struct{ Key string }
+	mustDo(t, json.Unmarshal([]byte(c.session(t).output(t, c.binary, "--config", c.config, "mirror", "key", "-o", "json")), &exporter))
+	edit(t, c.config, func(config map[string]any) {
+		config["mirror"] = map[string]any{"stream": domain, "exporters": []string{exporter.Key}, "inbox": map[string]any{"dir": "inbox"}}
+	})
+	c.crash(t, "ca")
+	c.start(t, "ca")
+	for verb, code := range map[string]int{"reconcile": 0, "import --inbox": 10} { // 10: nothing new, which the unit takes for success
+		run := append([]string{"--config", c.config, "mirror"}, strings.Fields(verb)...)
+		cmd := c.as("ca", c.binary, run...)
+		if out, _ := cmd.CombinedOutput(); cmd.ProcessState.ExitCode() != code {
+			t.Errorf("mirror %s as the ca role's user: %s, want %d\n%s", verb, cmd.ProcessState, code, out)
+		}
+		if out, err := c.as("log", c.binary, run...).CombinedOutput(); err == nil || !strings.Contains(string(out), "may not ask") {
+			t.Errorf("mirror %s as the log role's user: %v\n%s", verb, err, out)
+		}
+	}
+	if out, err := c.as("ca", c.binary, "--config", c.config, "keys", "check").CombinedOutput(); err == nil || !strings.Contains(string(out), "may not ask") {
+		t.Errorf("keys check as the ca role's user: %v\n%s", err, out)
+	}
+	if got := c.asks("ca", "trust", "mirror.reconcile", "false"); !strings.Contains(got, "may not ask") {
+		t.Errorf("ca asks trust to reconcile: %s", got)
+	}
+	if got := c.asks("log", "tsa", "peer.record", `{"action":"x","actor":"y","object":"z","outcome":"intent"}`); !strings.Contains(got, "records are kept by ca") {
+		t.Errorf("log has tsa record: %s", got)
 	}
 }
 

@@ -58,6 +58,6 @@ Next:
   redoubt demo                                    the whole job on this machine, in a minute
   redoubt init --profile production               asks, finds tokens, makes the state directory; every answer is a flag
   systemctl enable --now redoubt.service redoubt-reconcile.timer
-  or, each role in a process and under a user of its own: init without --owner, then systemctl enable --now redoubt.target
-  systemctl enable --now redoubt-inbox.timer      where parcels arrive in a folder
+  or, each role in a process and under a user of its own: init without --owner, then systemctl enable --now redoubt.target redoubt-ca-reconcile.timer
+  systemctl enable --now redoubt-inbox.timer      where parcels arrive in a folder (redoubt-ca-inbox.timer where roles run apart)
 NEXT
