@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 
+	"redoubt.internal/ca/denied"
 	"redoubt.internal/ca/trust"
 	"redoubt.internal/hsm"
 	"redoubt.internal/log"
@@ -109,6 +110,7 @@ func createState(ctx context.Context, cfg *Config, dir layout, keys *keyring, lo
 	if err := in.openChains(ctx); err != nil {
 		return err
 	}
+	in.denied.Store(denied.New(cfg.Domain))
 	m, err := in.material()
 	if err != nil {
 		return err

@@ -207,7 +207,11 @@ func (a *Admission) rules() (*admission.Rules, error) {
 			return nil, err
 		}
 	}
-	return admission.LoadRules(a.path(a.Policy), roots, known, clock)
+	rules, err := admission.LoadRules(a.path(a.Policy), roots, known, clock)
+	if err != nil {
+		return nil, err
+	}
+	return rules, a.holdDenied(rules.Policy.DeniedVersions())
 }
 
 func (a *Admission) names() (n frontend.Names) {

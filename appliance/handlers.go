@@ -91,6 +91,7 @@ func (in *instance) checks(ctx context.Context) (checks []check) {
 	if in.parts.runs(partTrust) {
 		checks = append(checks, result("trust repository", in.tufFresh(), "`redoubt trust renew`"))
 		checks = append(checks, in.trustChecks()...)
+		checks = append(checks, in.deniedChecks()...)
 	}
 	checks = append(checks, machineChecks(in.cfg, in.dir)...)
 	if in.parts.runs(partCA) {

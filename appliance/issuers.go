@@ -13,7 +13,6 @@ import (
 	"time"
 
 	fulcio "github.com/sigstore/fulcio/pkg/config"
-	"github.com/urfave/cli/v2"
 
 	"redoubt.internal/ca"
 	"redoubt.internal/ca/approval"
@@ -72,7 +71,7 @@ func (in *instance) readIssuers(cfg *Config) (*issuance, error) {
 		return nil, err
 	}
 	authority, err := ca.New(ca.Config{Chain: in.caChain, Signer: in.active(roleIssuing), CT: in.ct, Audit: in.audit, DB: in.authorityDB,
-		Identity: verifier, Now: in.now, Logger: in.logger})
+		Denied: in.denied.Load, Identity: verifier, Now: in.now, Logger: in.logger})
 	if err != nil {
 		return nil, err
 	}
@@ -97,42 +96,6 @@ func restartNeeded(running, next *Config) (sections []string) {
 		}
 	}
 	return sections
-}
-
-func identityCommand() *cli.Command {
-	return &cli.Command{
-		Name: "identity", Usage: "tokens of the built-in issuer",
-		Subcommands: []*cli.Command{{
-			Name: "token", Usage: "print a token of the built-in issuer (dev profile)",
-			Description: "With --email (or a subject that is an address) the token speaks for a person, with --subject URI for a workload.",
-			Flags: append(append(stateFlags(), approvalFlags()...), outputFlag(),
-				&cli.StringFlag{Name: "subject", Usage: "sub claim", EnvVars: []string{"REDOUBT_SUBJECT"}},
-				&cli.StringFlag{Name: "email", Usage: "email claim, marked verified", EnvVars: []string{"REDOUBT_EMAIL"}},
-				&cli.StringFlag{Name: "audience", Usage: "aud claim (default: issuer.audience)", EnvVars: []string{"REDOUBT_AUDIENCE"}},
-				&cli.StringSliceFlag{Name: "claim", Usage: "further claim k=v; true and false become booleans", EnvVars: []string{"REDOUBT_CLAIM"}},
-				&cli.DurationFlag{Name: "ttl", Value: 5 * time.Minute, Usage: "life of the token", EnvVars: []string{"REDOUBT_TTL"}},
-			),
-			Action: func(c *cli.Context) error {
-				args := tokenArgs{Subject: c.String("subject"), Email: c.String("email"), Audience: c.String("audience"), TTL: c.Duration("ttl"), Extra: map[string]any{}}
-				var err error
-				if args.approvalArgs, err = givenApprovals(c); err != nil {
-					return err
-				}
-				for _, kv := range c.StringSlice("claim") {
-					k, v, ok := strings.Cut(kv, "=")
-					if !ok || k == "" {
-						return usage("--claim %q: want name=value", kv)
-					}
-					args.Extra[k] = claimValue(v)
-				}
-				token, err := mintToken.call(c, args)
-				if err != nil {
-					return err
-				}
-				return printResult(c, token, func(w io.Writer) { printToken(w, token.Token) })
-			},
-		}},
-	}
 }
 
 // printToken ends the line on a terminal only: in a file, clients such as cosign would send the newline as part of the token.

@@ -71,6 +71,9 @@ func (in *instance) materialOf(h *history) (trust.Material, error) {
 			return m, err
 		}
 	}
+	if m.Denied, err = in.deniedFile(); err != nil {
+		return m, err
+	}
 	return m, m.Validate()
 }
 
@@ -148,6 +151,7 @@ type publishedTrust struct {
 	TSAs     []publishedChain `json:"tsas"`
 	Rekor    []publishedLog   `json:"rekor"`
 	CTLogs   []publishedLog   `json:"ctLogs"`
+	Denied   []byte           `json:"denied"` // denied.json
 	TLSRoots []byte           `json:"tlsRoots"`
 	TUFRoot  []byte           `json:"tufRoot"`
 }
@@ -171,7 +175,7 @@ var clientTrust = verb[struct{}, publishedTrust]{"client.trust", func(_ context.
 	if err != nil {
 		return p, err
 	}
-	p = publishedTrust{Domain: m.Domain, URLs: m.URLs, TLSRoots: pemChain(m.TLSRoots), TUFRoot: in.tuf.Root()}
+	p = publishedTrust{Domain: m.Domain, URLs: m.URLs, Denied: m.Denied, TLSRoots: pemChain(m.TLSRoots), TUFRoot: in.tuf.Root()}
 	for _, a := range m.CAs {
 		p.CAs = append(p.CAs, publishedChain{pemChain(a.Chain), a.Next, a.Start, a.End})
 	}
@@ -194,7 +198,7 @@ var clientTrust = verb[struct{}, publishedTrust]{"client.trust", func(_ context.
 }}
 
 func (p publishedTrust) material() (m trust.Material, err error) {
-	m = trust.Material{Domain: p.Domain, URLs: p.URLs}
+	m = trust.Material{Domain: p.Domain, URLs: p.URLs, Denied: p.Denied}
 	for _, pair := range []struct {
 		from []publishedChain
 		to   *[]trust.Authority

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"redoubt.internal/ca"
+	"redoubt.internal/ca/denied"
 	"redoubt.internal/ca/identity"
 	"redoubt.internal/ca/trust"
 	"redoubt.internal/ca/tsa"
@@ -71,6 +72,7 @@ type instance struct {
 	workloads         *identity.Issuer            // its second name; nil in production
 	issuance          atomic.Pointer[issuance]
 	inForce           atomic.Pointer[law]
+	denied            atomic.Pointer[denied.List] // identities; nil where this process neither issues nor publishes
 	strangers         strangers
 	reload            func(context.Context, *instance, string, approvalArgs) (reloadResult, error) // of the configuration; nil without a server
 	reloaded          *atomic.Pointer[reloadState]

@@ -35,6 +35,9 @@ func (in *instance) openAuthorities(context.Context) (err error) {
 			return err
 		}
 	}
+	if err := in.openDenied(); err != nil {
+		return err
+	}
 	l, err := in.readLaw(in.cfg)
 	if err != nil {
 		return err

@@ -42,7 +42,7 @@ var peerMay = map[string][]string{
 	partCA:        {actOperation, readyOperation, forceOperation, shareOperation},
 	partLog:       {recordOperation, certificateOperation},
 	partTSA:       {recordOperation, certificateOperation, olderOperation},
-	partTrust:     {recordOperation, certificateOperation, olderOperation},
+	partTrust:     {recordOperation, certificateOperation, olderOperation, identityList.name},
 	partOIDC:      {recordOperation, certificateOperation},
 	partConsole:   {recordOperation, certificateOperation, readStatus.name, metricsOperation},
 	partAdmission: {recordOperation},

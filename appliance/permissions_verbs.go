@@ -24,7 +24,7 @@ var verbTable = []verbRow{
 	{"mirror status, mirror artifacts list, mirror artifacts get, mirror trust show, mirror trust history, mirror trust export", "mirror.status mirror.progress mirror.artifacts.list mirror.artifacts.get mirror.trust.show mirror.trust.history mirror.trust.export", everybody},
 	{"mirror evidence list, mirror evidence show, mirror claims, mirror coverage, mirror media, mirror exporter list", "mirror.evidence mirror.evidence.show mirror.claims mirror.coverage mirror.media mirror.exporters", everybody},
 	{"mirror observed, mirror watch list, mirror quarantine list, mirror quarantine show, mirror key", "mirror.observed mirror.watch.list mirror.quarantine mirror.quarantine.show mirror.key", everybody},
-	{"approve list, approve show", "approve.list", everybody},
+	{"approve list, approve show, identity list, identity explain", "approve.list identity.list identity.explain", everybody},
 
 	{"audit list, audit verify", "audit.list audit.verify", auditors},
 	{"log fsck, mirror fsck, mirror artifacts check", "log.fsck mirror.fsck mirror.artifacts.check", auditors},
@@ -38,7 +38,7 @@ var verbTable = []verbRow{
 	{"config reload", "config.reload", ofReloads},
 
 	{"keys rotate, ca rotate, tsa rotate, trust rotate, log rotate", "keys.rotate keys.finish", ofSeveral},
-	{"identity token", "identity.token", ofSeveral},
+	{"identity token, identity deny, identity allow", "identity.token identity.deny identity.allow", ofSeveral},
 	{"mirror unfreeze, mirror quarantine release, mirror exporter accept", "mirror.unfreeze mirror.release mirror.accept-exporter", ofSeveral},
 	{"log retire, backup restore, standby promote", "", ofRecovery},
 }

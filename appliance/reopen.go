@@ -177,6 +177,9 @@ func (s *server) resume() {
 	var work sync.WaitGroup
 	in := s.instance()
 	work.Go(func() { in.hearPeers(ctx) })
+	if in.tuf != nil && in.authorityDB == nil {
+		work.Go(func() { in.followDenied(ctx) })
+	}
 	if in.parts.runs(partTrust) || in.parts.runs(partCA) {
 		work.Go(func() { s.maintain(ctx, in) })
 	}

@@ -14,6 +14,7 @@ import (
 	"redoubt.internal/appliance/policy"
 	"redoubt.internal/appliance/verify"
 	"redoubt.internal/ca/ceremony"
+	"redoubt.internal/ca/denied"
 	"redoubt.internal/ca/trust"
 	"redoubt.internal/ca/tsa"
 	"redoubt.internal/installer"
@@ -40,6 +41,9 @@ var resultDocs = []resultDoc{
 	{"status", reflect.TypeFor[statusReport](), "", nil},
 	{"doctor, keys check, preflight", reflect.TypeFor[[]check](), "", nil},
 	{"identity token", reflect.TypeFor[tokenResult](), "", nil},
+	{"identity deny, identity allow", reflect.TypeFor[deniedResult](), "", nil},
+	{"identity list", reflect.TypeFor[denied.List](), "", nil},
+	{"identity explain", reflect.TypeFor[explained](), "", nil},
 	{"client setup", reflect.TypeFor[setupResult](), "", nil},
 	{"sign, attest", reflect.TypeFor[signResult](), "", nil},
 	{"verify", reflect.TypeFor[*verify.Result](), "exit 0", verify.ResultShape()},

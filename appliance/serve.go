@@ -212,6 +212,9 @@ func (s *server) maintain(ctx context.Context, in *instance) {
 		} else if err := in.renewTrust(ctx); err != nil && ctx.Err() == nil {
 			s.logger.Error("renewing the trust repository", "error", err)
 			next = renewAgainAfter
+		} else if err := in.publishDenied(ctx); err != nil && ctx.Err() == nil {
+			s.logger.Error("publishing the list of denied identities", "error", err)
+			next = renewAgainAfter
 		} else if err := in.publishMirroredTrust(ctx); err != nil && ctx.Err() == nil {
 			s.logger.Error("renewing the mirrored roots of trust", "error", err)
 			next = renewAgainAfter

@@ -29,7 +29,7 @@ func verifyCommand() *cli.Command {
 	return &cli.Command{
 		Name: verifyVerb, Usage: "verify what was signed: files, digests and images; only oci:// opens a socket", ArgsUsage: "FILE|sha256:HEX|oci://REF|oci-layout:DIR|docker-archive:F",
 		Description: "Exit codes: `redoubt docs exit-codes`. --prove-offline repeats the whole verification in an empty network namespace.",
-		Flags: append(slices.Concat(freshnessFlags(), operandFlags(), receiptFlags()),
+		Flags: append(slices.Concat(freshnessFlags(), operandFlags(), receiptFlags(), deniedFlags()),
 			&cli.StringSliceFlag{Name: "trusted-root", Usage: "trusted_root.json; several are tried one by one", EnvVars: []string{"REDOUBT_TRUSTED_ROOT"}},
 			&cli.StringFlag{Name: "setup", Usage: "folder of `redoubt client setup`, whose trusted_root.json is used", EnvVars: []string{"REDOUBT_SETUP"}},
 			&cli.StringFlag{Name: "certificate-identity", Usage: "accepted e-mail or URI", EnvVars: []string{"REDOUBT_CERTIFICATE_IDENTITY"}},
@@ -83,8 +83,12 @@ func verifyCommand() *cli.Command {
 			if err != nil {
 				return unverified(c, err)
 			}
+			list, err := deniedList(c)
+			if err != nil {
+				return unverified(c, err)
+			}
 			result, err := verifyArtifact(c.Context, verifyRequest{
-				Mirrored: mirrored, Accepted: accepted,
+				Mirrored: mirrored, Accepted: accepted, Denied: list,
 				Found: &found, Roots: c.StringSlice("trusted-root"), Setup: c.String("setup"), Key: c.String("key"),
 				Identity: verify.Identity{SAN: c.String("certificate-identity"), SANRegexp: c.String("certificate-identity-regexp"),
 					Issuer: c.String("certificate-oidc-issuer"), IssuerRegexp: c.String("certificate-oidc-issuer-regexp")},
@@ -177,6 +181,8 @@ func nextForFile(err error) string {
 		return "`redoubt client setup --out DIR` writes one where the instance runs; copy it here and give --setup DIR"
 	case "mirrored root":
 		return "it stands in the folder roots beside state.note: take that along"
+	case "list of denied identities":
+		return "`redoubt client setup --out DIR` writes a denied.json where the instance runs, and its TUF repository has it as a target"
 	case "accept":
 		return "--accept names a YAML file: docs/mirror.md has one"
 	case "mirror state", "mirror key":

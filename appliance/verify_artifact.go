@@ -12,6 +12,7 @@ import (
 
 	"redoubt.internal/appliance/policy"
 	"redoubt.internal/appliance/verify"
+	"redoubt.internal/ca/denied"
 	"redoubt.internal/mirror"
 )
 
@@ -27,6 +28,7 @@ type verifyRequest struct {
 	Upstream         *mirror.Freshness
 	Mirrored         []verify.Root     // trusted roots that were carried here
 	Accepted         []verify.Identity // who is accepted, each under one root, in place of Identity
+	Denied           *denied.List      // who is refused all the same; nil for nobody
 }
 
 const maxVerifyFile = 32 << 20 // a bundle or a trusted root in bytes
@@ -53,7 +55,7 @@ func verifyArtifact(ctx context.Context, r verifyRequest) (*verify.Result, error
 	if err != nil {
 		return nil, err
 	}
-	p := verify.Policy{Identities: r.Accepted, MaxTrustAge: r.MaxTrustAge, WithoutLog: r.WithoutLog}
+	p := verify.Policy{Identities: r.Accepted, Denied: r.Denied, MaxTrustAge: r.MaxTrustAge, WithoutLog: r.WithoutLog}
 	if r.Identity != (verify.Identity{}) {
 		p.Identities = []verify.Identity{r.Identity}
 	}

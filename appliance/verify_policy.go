@@ -13,7 +13,7 @@ import (
 
 // verifyByPolicy is `redoubt verify --policy`.
 func verifyByPolicy(c *cli.Context, known *mirror.Freshness, knownIn string) error {
-	for _, other := range []string{"key", "accept", "setup", "certificate-identity", "certificate-identity-regexp", "certificate-oidc-issuer", "certificate-oidc-issuer-regexp", "max-trust-age"} {
+	for _, other := range []string{"key", "accept", "setup", "certificate-identity", "certificate-identity-regexp", "certificate-oidc-issuer", "certificate-oidc-issuer-regexp", "max-trust-age", "denied", "min-denied-version", "max-denied-age"} {
 		if c.IsSet(other) {
 			return unverified(c, fmt.Errorf("%w: --policy says who is accepted under which root; it excludes --%s", verify.ErrUsage, other))
 		}

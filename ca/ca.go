@@ -39,6 +39,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"redoubt.internal/ca/denied"
 	"redoubt.internal/ca/identity"
 	"redoubt.internal/hsm"
 	"redoubt.internal/log/audit"
@@ -53,6 +54,8 @@ var (
 	ErrToken = errors.New("identity token not accepted")
 	// ErrTokenUsed: the token has obtained as many certificates as its issuer allows.
 	ErrTokenUsed = errors.New("identity token was used before")
+	// ErrDenied: the identity is on the list of those that are denied.
+	ErrDenied = errors.New("identity is denied")
 	// ErrRequest: the request gives no key, or two.
 	ErrRequest = errors.New("request is incomplete or contradictory")
 	// ErrKey: the public key cannot be read, or is of a kind or quality not certified.
@@ -120,6 +123,9 @@ type Config struct {
 	DB store.DB
 	// Identity verifies tokens.
 	Identity *identity.Verifier
+	// Denied is the list of identities nothing is issued to, asked for at each
+	// request; nil denies nobody.
+	Denied func() *denied.List
 	// Profile bounds what is issued.
 	Profile Profile
 	// Now is the clock; nil is time.Now.
@@ -138,6 +144,7 @@ type Authority struct {
 	audit    *audit.Log
 	db       store.DB
 	identity *identity.Verifier
+	denied   func() *denied.List
 	profile  Profile
 	logger   *slog.Logger
 	clock    *clock
@@ -206,8 +213,11 @@ func New(c Config) (*Authority, error) {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
+	if c.Denied == nil {
+		c.Denied = func() *denied.List { return nil }
+	}
 	a := &Authority{
-		chain: c.Chain, signer: c.Signer, audit: c.Audit, db: c.DB, identity: c.Identity,
+		chain: c.Chain, signer: c.Signer, audit: c.Audit, db: c.DB, identity: c.Identity, denied: c.Denied,
 		profile: p, logger: c.Logger, refusals: newRefusals(c.Now),
 	}
 	for _, cert := range c.Chain {

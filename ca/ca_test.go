@@ -33,6 +33,7 @@ import (
 
 	"redoubt.internal/ca"
 	"redoubt.internal/ca/catest"
+	"redoubt.internal/ca/denied"
 	"redoubt.internal/ca/identity"
 	"redoubt.internal/log/audit"
 	"redoubt.internal/log/store"
@@ -343,6 +344,39 @@ func TestRefused(t *testing.T) {
 		if e.Outcome != audit.Refused || e.Detail["reason"] == "" {
 			t.Fatalf("record %+v", e)
 		}
+	}
+}
+
+// TestDenied: who is denied is issued nothing from the next request on, while others are; the key signs nothing for it, and the refusal is on record.
+func TestDenied(t *testing.T) {
+	var list *denied.List
+	r := catest.New(t, catest.Options{Denied: func() *denied.List { return list }})
+	ask := func(email string) error {
+		_, err := r.Authority.Issue(t.Context(), r.Request(t, email, clientKeys()["P-256"]))
+		return err
+	}
+	if err := ask("eve@corp.example"); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	if list, err = denied.New("corp.example").With(denied.Entry{Issuer: catest.DefaultIssuer, Identity: "eve@corp.example", Reason: "left"}, 0); err != nil {
+		t.Fatal(err)
+	}
+	signatures := r.CAKey.Signatures.Load()
+	if err := ask("Eve@corp.example"); !errors.Is(err, ca.ErrDenied) {
+		t.Errorf("denied, %v", err)
+	}
+	if n := r.CAKey.Signatures.Load(); n != signatures {
+		t.Errorf("%d signatures for a denied identity", n-signatures)
+	}
+	if err := ask("dev@corp.example"); err != nil {
+		t.Errorf("another one: %v", err)
+	}
+	records, err := r.Audit.List(t.Context(), 0, 100)
+	if err != nil || !slices.ContainsFunc(records, func(e audit.Record) bool {
+		return e.Outcome == audit.Refused && e.Actor == "Eve@corp.example" && strings.Contains(e.Detail["reason"], "left")
+	}) {
+		t.Errorf("records %+v, %v", records, err)
 	}
 }
 

@@ -23,11 +23,17 @@ const action = "certificate.issue"
 // docs/cycle.md. A crash may fall between any two steps; what it leaves behind
 // is said at the step.
 func (a *Authority) Issue(ctx context.Context, r Request) (*Issued, error) {
-	// 1. Who asks? Keys are pinned or cached; nothing is written yet.
+	// 1. Who asks, and is that one denied? Keys are pinned or cached; nothing is
+	//    written yet.
 	who, err := a.identity.Verify(ctx, r.Token)
 	if err != nil {
 		err = fmt.Errorf("%w: %w", ErrToken, err)
 		a.refuse(ctx, nil, err)
+		return nil, err
+	}
+	if e := a.denied().Match(who.Issuer, who.SAN.Value, a.refusals.now()); e != nil {
+		err = fmt.Errorf("%w: %s", ErrDenied, e)
+		a.refuse(ctx, &who, err)
 		return nil, err
 	}
 

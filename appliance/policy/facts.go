@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"redoubt.internal/appliance/verify"
+	"redoubt.internal/ca/denied"
 	"redoubt.internal/log/strictjson"
 )
 
@@ -153,10 +154,14 @@ func (e Evidence) Over(a Artifact, q *verify.Request) (close func() error, err e
 	return close, nil
 }
 
-// fresh leaves out what verified under a root that is too old.
+// fresh leaves out what verified under a root that is too old, or whose list of denied identities is.
 func (p *Policy) fresh(results []*verify.Result, err error) (out []*verify.Result, _ error) {
 	for _, r := range results {
 		root := p.roots[r.Root()]
+		if old := root.checkDenied(p.now(), p.anyAge); old != nil {
+			err = fmt.Errorf("%w: root %s: %w", verify.ErrStale, r.Root(), old)
+			continue
+		}
 		if root.MaxAge > 0 && !p.anyAge && (root.asOf.IsZero() || p.now().Sub(root.asOf) > time.Duration(root.MaxAge)) {
 			err = fmt.Errorf("%w: root %s, of %s", verify.ErrStale, r.Root(), root.asOf.UTC().Format(time.RFC3339))
 			continue
@@ -164,6 +169,18 @@ func (p *Policy) fresh(results []*verify.Result, err error) (out []*verify.Resul
 		out = append(out, r)
 	}
 	return out, err
+}
+
+// checkDenied refuses a list of denied identities that is older than the policy takes. An earlier version than that is no matter of age.
+func (t trusted) checkDenied(now time.Time, anyAge bool) error {
+	if t.denied == nil {
+		return nil
+	}
+	b := denied.Bounds{MinVersion: t.Denied.MinVersion, MaxAge: time.Duration(t.Denied.MaxAge)}
+	if anyAge {
+		b.MaxAge = 0
+	}
+	return t.denied.Check(b, now)
 }
 
 // checkPayload holds a simple-signing payload to the image it must name.

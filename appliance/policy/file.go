@@ -50,6 +50,18 @@ type Root struct {
 	MaxAge Duration `yaml:"max-age,omitempty"`
 	// WithoutLog accepts what stands in no log. Refused where the root names a log.
 	WithoutLog bool `yaml:"without-log,omitempty"`
+	// Denied is that deployment's list of denied identities; left out, only the policy's own deny counts.
+	Denied *DeniedList `yaml:"denied,omitempty"`
+}
+
+// DeniedList is a deployment's list of denied identities. Nothing under its root counts while the list is older than it may be.
+type DeniedList struct {
+	// File is its denied.json, relative to the policy.
+	File string `yaml:"file"`
+	// MinVersion is the least version that is taken.
+	MinVersion uint64 `yaml:"min-version,omitempty"`
+	// MaxAge is how long after its date it is taken; without it for ever.
+	MaxAge Duration `yaml:"max-age,omitempty"`
 }
 
 // Key is a public key that its owner keeps.

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"redoubt.internal/appliance/verify"
+	"redoubt.internal/ca/denied"
 )
 
 // UnmarshalText reads Go's notation, and days.
@@ -68,7 +69,11 @@ func (p *Policy) loadRoots(dir string, c Config, sum io.Writer) error {
 			return fmt.Errorf("roots.%s: %w", name, err)
 		}
 		fmt.Fprintf(sum, "root %s %d\n%s", name, len(root.JSON), root.JSON)
-		p.roots[name] = trusted{in, root.AsOf, v}
+		list, err := readDenied(in.Denied, dir, sum)
+		if err != nil {
+			return fmt.Errorf("roots.%s.denied: %w", name, err)
+		}
+		p.roots[name] = trusted{in, root.AsOf, list, v}
 		all = append(all, root)
 	}
 	var err error
@@ -89,6 +94,33 @@ func readRoot(root *verify.Root, dir, file string) (err error) {
 		root.AsOf = st.ModTime()
 	}
 	return err
+}
+
+// readDenied reads a list of denied identities, nil where none is named. How old it is counts when something is decided.
+func readDenied(in *DeniedList, dir string, sum io.Writer) (*denied.List, error) {
+	if in == nil {
+		return nil, nil
+	}
+	if in.File == "" {
+		return nil, errors.New("file is missing")
+	}
+	data, err := readFile(within(dir, in.File), denied.MaxBytes)
+	if err != nil {
+		return nil, fmt.Errorf("%w; `redoubt client setup --out DIR` writes a %s", err, denied.FileName)
+	}
+	fmt.Fprintf(sum, "denied %d\n%s", len(data), data)
+	return denied.Parse(data)
+}
+
+// DeniedVersions are the versions of the lists of denied identities, by root.
+func (p *Policy) DeniedVersions() map[string]uint64 {
+	all := map[string]uint64{}
+	for name, r := range p.roots {
+		if r.denied != nil {
+			all[name] = r.denied.Version
+		}
+	}
+	return all
 }
 
 func within(dir, file string) string {

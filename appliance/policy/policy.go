@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"redoubt.internal/appliance/verify"
+	"redoubt.internal/ca/denied"
 	"redoubt.internal/log/strictyaml"
 	"redoubt.internal/mirror"
 )
@@ -64,7 +65,7 @@ type Policy struct {
 	now     func() time.Time
 	anyAge  bool
 	rules   []rule
-	denied  []denied
+	denied  []denial
 	signers map[string][]signer
 	roots   map[string]trusted
 	keys    map[string]key
@@ -75,6 +76,7 @@ type Policy struct {
 type trusted struct {
 	Root
 	asOf     time.Time
+	denied   *denied.List     // nil where the policy names none
 	verifier *verify.Verifier // under this root alone, for keys
 }
 

@@ -50,7 +50,7 @@ func (p *Policy) compile() error {
 		if !in.Since.IsZero() && !in.Until.IsZero() && in.Until.Before(in.Since) {
 			return fmt.Errorf("deny[%d]: it ends before it begins", i)
 		}
-		p.denied = append(p.denied, denied{in, all})
+		p.denied = append(p.denied, denial{in, all})
 	}
 	names := map[string]bool{}
 	for i, in := range p.file.Rules {

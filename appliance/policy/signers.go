@@ -22,8 +22,8 @@ type signer struct {
 	keyRoot          string
 }
 
-// denied is a Denied ready to match.
-type denied struct {
+// denial is a Denied ready to match.
+type denial struct {
 	Denied
 	signers []signer
 }
@@ -132,6 +132,16 @@ func (p *Policy) group(by []string) (all []signer, err error) {
 
 // spoiled says which denied signer signed one of facts, empty when none did.
 func (p *Policy) spoiled(facts []fact) string {
+	for _, f := range facts {
+		var at []time.Time
+		for _, t := range f.result.Times() {
+			at = append(at, t.Time)
+		}
+		san, issuer := f.result.Signer()
+		if e := p.roots[f.result.Root()].denied.Match(issuer, san, at...); f.result.Key() == "" && e != nil {
+			return "signed by an identity that is denied under root " + f.result.Root() + ": " + e.String()
+		}
+	}
 	for _, d := range p.denied {
 		for _, f := range facts {
 			if slices.ContainsFunc(d.signers, func(s signer) bool { return s.matches(f) }) && d.covers(f.result.Times()) {
@@ -143,7 +153,7 @@ func (p *Policy) spoiled(facts []fact) string {
 }
 
 // covers tells whether one of the signed times lies within the denial. What bears no time may be of any.
-func (d denied) covers(times []verify.SignedTime) bool {
+func (d denial) covers(times []verify.SignedTime) bool {
 	in := func(t time.Time) bool {
 		return (d.Since.IsZero() || !t.Before(d.Since)) && (d.Until.IsZero() || !t.After(d.Until))
 	}

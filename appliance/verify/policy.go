@@ -18,6 +18,8 @@ import (
 	"github.com/sigstore/sigstore-go/pkg/root"
 	sgverify "github.com/sigstore/sigstore-go/pkg/verify"
 	"github.com/sigstore/sigstore/pkg/signature"
+
+	"redoubt.internal/ca/denied"
 )
 
 // Policy says what a bundle must show. Either Identities or Key is set.
@@ -26,8 +28,9 @@ type Policy struct {
 	Identities []Identity
 	// Key is the accepted public key of a signer who manages his own.
 	Key *Key
-	// Deny lists identities that are refused even if accepted above.
-	Deny []Identity
+	// Denied lists identities that are refused even if accepted above, within
+	// the windows it gives for signed times; nil denies nobody.
+	Denied *denied.List
 	// PredicateTypes, when set, demands an attestation of one of these types.
 	PredicateTypes []string
 	// MaxTrustAge, when set, refuses roots whose Root.AsOf is older or unknown.
@@ -102,7 +105,6 @@ func ParseKey(data []byte) (*Key, error) {
 type policy struct {
 	Policy
 	allow       []rule
-	deny        []rule
 	keyMaterial root.TrustedMaterial
 	keySPKI     []byte
 	unstamped   bool // certificates bear no timestamp of a log: the root names none
@@ -145,9 +147,6 @@ func (p Policy) compile() (*policy, error) {
 	c := &policy{Policy: p}
 	var err error
 	if c.allow, err = compileRules(p.Identities); err != nil {
-		return nil, err
-	}
-	if c.deny, err = compileRules(p.Deny); err != nil {
 		return nil, err
 	}
 	if p.Key != nil {
@@ -254,7 +253,11 @@ func (p *policy) policyOptions() ([]sgverify.PolicyOption, error) {
 // check applies what sigstore-go knows nothing of.
 func (p *policy) check(b *decoded, v *sgverify.VerificationResult) error {
 	if v.Signature != nil && v.Signature.Certificate != nil {
-		if err := p.checkDenied(*v.Signature.Certificate); err != nil {
+		var at []time.Time
+		for _, t := range v.VerifiedTimestamps {
+			at = append(at, t.Timestamp)
+		}
+		if err := p.checkDenied(*v.Signature.Certificate, at); err != nil {
 			return err
 		}
 	} else if p.Key == nil {
@@ -279,11 +282,9 @@ func (p *policy) material(r *trustedRoot) root.TrustedMaterial {
 	return root.TrustedMaterialCollection{p.keyMaterial, r.TrustedRoot}
 }
 
-func (p *policy) checkDenied(c certificate.Summary) error {
-	for _, r := range p.deny {
-		if err := r.id.Verify(c); err == nil {
-			return fmt.Errorf("%w: %s by %s", ErrDenied, c.SubjectAlternativeName, c.Issuer)
-		}
+func (p *policy) checkDenied(c certificate.Summary, at []time.Time) error {
+	if e := p.Denied.Match(c.Issuer, c.SubjectAlternativeName, at...); e != nil {
+		return fmt.Errorf("%w: %s", ErrDenied, e)
 	}
 	return nil
 }

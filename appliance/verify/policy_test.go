@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"redoubt.internal/appliance/verify/verifytest"
+	"redoubt.internal/ca/denied"
 )
 
 // TestRootsAlone: several roots are tried one by one and never mixed, and an
@@ -61,6 +62,14 @@ func TestPolicy(t *testing.T) {
 	d := verifytest.New(t, "corp.internal")
 	d.Identity = "dev@corp.internal"
 	att := sampleOf(d, d.Attest("artifact", verifytest.CustomPredicate))
+	deny := func(e denied.Entry) func(*Policy) {
+		e.Reason = "left"
+		list, err := denied.New("corp.internal").With(e, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return func(p *Policy) { p.Denied = list }
+	}
 	ids := func(i ...Identity) func(*Policy) { return func(p *Policy) { p.Identities = i } }
 	for name, c := range map[string]struct {
 		edit func(*Policy)
@@ -76,8 +85,12 @@ func TestPolicy(t *testing.T) {
 		"issuer without identity":     {ids(Identity{Issuer: d.Issuer}), 2},
 		"bad regexp":                  {ids(Identity{SANRegexp: `(`, Issuer: d.Issuer}), 2},
 		"endless regexp":              {ids(Identity{SANRegexp: strings.Repeat("a?", 4000), Issuer: d.Issuer}), 2},
-		"denied":                      {func(p *Policy) { p.Deny = []Identity{{SANRegexp: `@corp`, IssuerRegexp: `.`}} }, 25},
-		"another denied":              {func(p *Policy) { p.Deny = []Identity{{SAN: "x", Issuer: "y"}} }, 0},
+		"denied":                      {deny(denied.Entry{Issuer: d.Issuer, IdentityRegexp: `.*@corp.*`}), 25},
+		"denied from then on":         {deny(denied.Entry{Issuer: d.Issuer, Identity: d.Identity, Since: verifytest.Epoch}), 25},
+		"denied from a day later":     {deny(denied.Entry{Issuer: d.Issuer, Identity: d.Identity, Since: verifytest.Epoch.Add(24 * time.Hour)}), 0},
+		"denied until a day before":   {deny(denied.Entry{Issuer: d.Issuer, Identity: d.Identity, Until: verifytest.Epoch.Add(-24 * time.Hour)}), 0},
+		"another denied":              {deny(denied.Entry{Issuer: d.Issuer, Identity: "x"}), 0},
+		"one of another issuer":       {deny(denied.Entry{Issuer: "y", Identity: d.Identity}), 0},
 		"predicate type":              {func(p *Policy) { p.PredicateTypes = []string{"a", verifytest.CustomPredicate} }, 0},
 		"other predicate type":        {func(p *Policy) { p.PredicateTypes = []string{"a"} }, 23},
 		"trust of unknown age":        {func(p *Policy) { p.MaxTrustAge = time.Hour }, 21},

@@ -169,7 +169,11 @@ func signerAlone(add func(error) bool, material root.TrustedMaterial, b *decoded
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrIdentity, err)
 	}
-	add(p.checkDenied(summary))
+	var at []time.Time
+	for _, t := range times {
+		at = append(at, t.Time)
+	}
+	add(p.checkDenied(summary, at))
 	if slices.ContainsFunc(p.allow, func(r rule) bool { return r.id.Verify(summary) == nil }) {
 		return nil
 	}

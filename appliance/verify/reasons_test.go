@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"redoubt.internal/appliance/verify/verifytest"
+	"redoubt.internal/ca/denied"
 )
 
 // every verifies with all reasons, under the given roots.
@@ -62,6 +63,10 @@ func TestEveryReason(t *testing.T) {
 	if _, err := good.every(t); err != nil {
 		t.Fatal(err)
 	}
+	list, err := denied.New("corp.internal").With(denied.Entry{Issuer: d.Issuer, IdentityRegexp: ".*", Reason: "left"}, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
 	stranger := Identity{SAN: "nobody@corp.internal", Issuer: "https://nobody.internal"}
 	for name, c := range map[string]struct {
 		spoil func(*sample)
@@ -69,7 +74,7 @@ func TestEveryReason(t *testing.T) {
 	}{
 		"artifact and identity": {func(s *sample) { s.artifact, s.policy.Identities = []byte("another"), []Identity{stranger} }, []string{"identity", "signature"}},
 		"identity, type and deny list": {func(s *sample) {
-			s.policy = Policy{Identities: []Identity{stranger}, Deny: []Identity{{SANRegexp: ".*", IssuerRegexp: ".*"}}, PredicateTypes: []string{"https://example.com/other"}}
+			s.policy = Policy{Identities: []Identity{stranger}, Denied: list, PredicateTypes: []string{"https://example.com/other"}}
 		}, []string{"denied", "identity", "policy"}},
 		"age and type": {func(s *sample) {
 			s.policy.MaxTrustAge, s.policy.PredicateTypes = time.Hour, []string{"https://example.com/other"}

@@ -14,7 +14,7 @@
 //   - an error wraps exactly one reason of errors.go.
 //
 // It does not fetch trust, does not ask whether a certificate was revoked
-// elsewhere than in Policy.Deny, and takes the clock for nothing but the age of
+// elsewhere than in Policy.Denied, and takes the clock for nothing but the age of
 // trust: the times that count are signed ones.
 //
 // Start reading at Verifier.each.

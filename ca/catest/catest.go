@@ -29,6 +29,7 @@ import (
 	"github.com/sigstore/fulcio/pkg/config"
 
 	"redoubt.internal/ca"
+	"redoubt.internal/ca/denied"
 	"redoubt.internal/ca/identity"
 	"redoubt.internal/hsm"
 	"redoubt.internal/log"
@@ -44,6 +45,8 @@ type Options struct {
 	IssuingKey crypto.Signer
 	// WrapDB stands between the rooms and the database.
 	WrapDB func(store.DB) store.DB
+	// Denied is the list of denied identities; nil denies nobody.
+	Denied func() *denied.List
 	// Profile of the authority.
 	Profile ca.Profile
 	// Now is the clock of all rooms; nil is time.Now.
@@ -185,7 +188,7 @@ func New(t testing.TB, o Options) *Rig {
 	}
 	r.config = ca.Config{
 		Chain: r.Chain, Signer: signer, CT: r.CT, Audit: r.Audit, DB: r.DB, Identity: r.Verifier,
-		Profile: o.Profile, Now: o.Now, Logger: o.Logger,
+		Denied: o.Denied, Profile: o.Profile, Now: o.Now, Logger: o.Logger,
 	}
 	r.Authority, err = ca.New(r.config)
 	must(t, err)

@@ -131,6 +131,7 @@ var answers = []struct {
 	{identity.ErrIssuerUnreachable, codes.Unavailable, "the keys of the token's issuer cannot be fetched now", false},
 	{ca.ErrToken, codes.InvalidArgument, "There was an error processing the identity token", true},
 	{ca.ErrTokenUsed, codes.InvalidArgument, "There was an error processing the identity token", true},
+	{ca.ErrDenied, codes.PermissionDenied, "nothing is issued to this identity", false},
 	{ca.ErrRequest, codes.InvalidArgument, "The public key supplied in the request could not be parsed", true},
 	{ca.ErrKey, codes.InvalidArgument, "The public key supplied in the request is insecure or could not be parsed", true},
 	{ca.ErrCSR, codes.InvalidArgument, "The certificate signing request could not be parsed", true},

@@ -244,6 +244,8 @@ func httpStatus(c codes.Code) int {
 	switch c {
 	case codes.InvalidArgument:
 		return http.StatusBadRequest
+	case codes.PermissionDenied:
+		return http.StatusForbidden
 	case codes.Unavailable:
 		return http.StatusServiceUnavailable
 	case codes.Canceled:

@@ -21,6 +21,7 @@ const setupMark = "Redoubt client setup for "
 //
 //	trusted_root.json  signing_config.v0.2.json  signing_config_rekor_v2.v0.2.json (with a TSA)
 //	fulcio-chain.pem  rekor.pub  ctfe.pub  tsa-chain.pem (with a TSA)
+//	denied.json (with a list of denied identities)
 //	rekor-2.pub (where Rekor v2 has a log of its own, by that log's name)
 //	tuf-root.json  ca-bundle.pem  env.sh  README.txt
 //
@@ -88,7 +89,10 @@ func (m Material) clientFiles(dir string, tufRoot []byte) ([]File, error) {
 	}
 	n := 2 // trusted root, signing config v1
 	if len(m.TSAs) > 0 {
-		n = 3
+		n++
+	}
+	if len(m.Denied) > 0 {
+		n++
 	}
 	legacy, err := m.LegacyFiles()
 	if err != nil {
@@ -101,7 +105,7 @@ func (m Material) clientFiles(dir string, tufRoot []byte) ([]File, error) {
 	}
 	files = append(files, v2...)
 	files = append(files, File{Name: "tuf-root.json", Data: tufRoot}, File{Name: "ca-bundle.pem", Data: certPEM(m.TLSRoots...)})
-	data := setupData{Dir: abs, Domain: m.Domain, URLs: m.URLs, TSA: len(m.TSAs) > 0, V2Logs: v2, TLS: len(m.TLSRoots) > 0, NoTLSRoot: m.LacksTLSRoot()}
+	data := setupData{Dir: abs, Domain: m.Domain, URLs: m.URLs, TSA: len(m.TSAs) > 0, Denied: len(m.Denied) > 0, V2Logs: v2, TLS: len(m.TLSRoots) > 0, NoTLSRoot: m.LacksTLSRoot()}
 	for _, t := range []struct{ name, text string }{{"env.sh", envTemplate}, {"README.txt", readmeTemplate}} {
 		var b bytes.Buffer
 		parsed, err := template.New(t.name).Funcs(template.FuncMap{"sh": shellQuote}).Parse(t.text)
@@ -129,6 +133,7 @@ type setupData struct {
 	URLs        URLs
 	TSA, TLS    bool
 	NoTLSRoot   bool
+	Denied      bool
 	V2Logs      []File
 }
 
@@ -177,7 +182,8 @@ What is here
   signing_config.v0.2.json             where to sign, Rekor v1 (for mixed fleets)
 {{if .TSA}}  signing_config_rekor_v2.v0.2.json    where to sign, Rekor v2
 {{end}}  fulcio-chain.pem rekor.pub ctfe.pub{{if .TSA}} tsa-chain.pem{{end}}   the same trust for clients before trusted_root.json
-{{range .V2Logs}}  {{printf "%-36s" .Name}} key of the Rekor v2 log, for who mirrors it or makes a trusted root by hand
+{{if .Denied}}  denied.json                          identities that are denied; redoubt verify --setup honours it. It changes: fetch it again from {{.URLs.TUF}}
+{{end}}{{range .V2Logs}}  {{printf "%-36s" .Name}} key of the Rekor v2 log, for who mirrors it or makes a trusted root by hand
 {{end}}  tuf-root.json                        first root of {{.URLs.TUF}}
   ca-bundle.pem                        TLS roots of the services{{if not .TLS}} (empty: no TLS root of our own){{end}}
   env.sh                               environment for cosign 2, gitsign, rekor-cli, sigstore-js

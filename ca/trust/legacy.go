@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"redoubt.internal/ca/denied"
 )
 
 // File is a named document, to be written or published.
@@ -133,6 +135,9 @@ func (m Material) Targets() ([]File, error) {
 			return nil, err
 		}
 		files = append(files, File{Name: SigningConfigV2Name, Data: v2})
+	}
+	if len(m.Denied) > 0 {
+		files = append(files, File{Name: denied.FileName, Data: m.Denied})
 	}
 	legacy, err := m.legacyTargets()
 	return append(files, legacy...), err

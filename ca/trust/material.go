@@ -53,6 +53,8 @@ type Material struct {
 	Rekor []Log
 	// TSAs are the timestamp authorities, leaf first, root last.
 	TSAs []Authority
+	// Denied is the list of denied identities, as package denied writes it.
+	Denied []byte
 	// TLSRoots are the roots of the services' own TLS certificates, for
 	// ca-bundle.pem alone; they vouch for no signature.
 	TLSRoots []*x509.Certificate

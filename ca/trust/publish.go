@@ -7,6 +7,7 @@ import (
 	"crypto"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -22,19 +23,36 @@ func (r *Repository) Publish(ctx context.Context, files []File) error {
 	defer r.mu.Unlock()
 	next := make(map[string]*metadata.TargetFiles, len(files))
 	for _, f := range files {
-		if !targetName.MatchString(f.Name) || len(f.Data) == 0 || len(f.Data) > maxTarget || next[f.Name] != nil {
-			return fmt.Errorf("%w: target %q of %d bytes", ErrMaterial, f.Name, len(f.Data))
-		}
-		t, err := metadata.TargetFile().FromBytes(f.Name, f.Data, "sha256")
+		t, err := r.describeTarget(f)
 		if err != nil {
-			return fmt.Errorf("describing target: %w", err)
+			return err
 		}
-		if f.Custom != nil {
-			custom := bytes.Clone(f.Custom)
-			t.Custom = (*json.RawMessage)(&custom)
+		if next[f.Name] != nil {
+			return fmt.Errorf("%w: two targets %q", ErrMaterial, f.Name)
 		}
 		next[f.Name] = t
 	}
+	return r.publish(ctx, files, next)
+}
+
+// describeTarget is what the metadata says of f.
+func (r *Repository) describeTarget(f File) (*metadata.TargetFiles, error) {
+	if !targetName.MatchString(f.Name) || len(f.Data) == 0 || len(f.Data) > maxTarget {
+		return nil, fmt.Errorf("%w: target %q of %d bytes", ErrMaterial, f.Name, len(f.Data))
+	}
+	t, err := metadata.TargetFile().FromBytes(f.Name, f.Data, "sha256")
+	if err != nil {
+		return nil, fmt.Errorf("describing target: %w", err)
+	}
+	if f.Custom != nil {
+		custom := bytes.Clone(f.Custom)
+		t.Custom = (*json.RawMessage)(&custom)
+	}
+	return t, nil
+}
+
+// publish makes next the targets; files are those of them that may not lie here yet. Its caller has r.mu.
+func (r *Repository) publish(ctx context.Context, files []File, next map[string]*metadata.TargetFiles) error {
 	if r.targets != nil && sameTargets(r.targets.Signed.Targets, next) {
 		return nil
 	}
@@ -52,6 +70,19 @@ func (r *Repository) Publish(ctx context.Context, files []File) error {
 		}
 	}
 	return r.advance(ctx, next)
+}
+
+// Replace publishes f in place of the target of its name, or beside the others.
+func (r *Repository) Replace(ctx context.Context, f File) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	next := maps.Clone(r.targets.Signed.Targets)
+	t, err := r.describeTarget(f)
+	if err != nil {
+		return err
+	}
+	next[f.Name] = t
+	return r.publish(ctx, []File{f}, next)
 }
 
 func sameTargets(a, b map[string]*metadata.TargetFiles) bool {
