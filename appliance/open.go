@@ -72,6 +72,9 @@ type instance struct {
 	workloads         *identity.Issuer            // its second name; nil in production
 	issuance          atomic.Pointer[issuance]
 	inForce           atomic.Pointer[law]
+	approved          atomic.Pointer[rules]       // last, or the file's where nobody had to; nil where this process has no database of them
+	unapproved        []string                    // sections of the file that differ from those, and are not in force
+	fileRules         *rules                      // the file's, where they are not in force
 	denied            atomic.Pointer[denied.List] // identities; nil where this process neither issues nor publishes
 	strangers         strangers
 	reload            func(context.Context, *instance, string, approvalArgs) (reloadResult, error) // of the configuration; nil without a server

@@ -30,6 +30,9 @@ func (in *instance) openAuthorities(context.Context) (err error) {
 			return err
 		}
 	}
+	if err := in.holdRules(); err != nil {
+		return err
+	}
 	if in.cfg.Issuer.Enabled && (in.parts.runs(partOIDC) || in.parts.runs(partCA)) { // the CA knows the issuer's key without asking for it
 		if err := in.openIssuer(); err != nil {
 			return err

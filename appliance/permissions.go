@@ -39,7 +39,7 @@ const (
 	alone       consents = ""                                            // nobody
 	byApprovers consents = "approvers.threshold approvers"               // over the act's digest, the proposer's own never among them
 	byOutbound  consents = "as mirror.outbound-approvals says"           // what leaves an enclave
-	byChange    consents = "approvers.threshold, where it changes rules" // a reload of issuers, people, approvers or log.read
+	byChange    consents = "approvers.threshold, where it changes rules" // a reload of issuers, people, approvers, log.read or the profile
 )
 
 // access says who may do a thing. Without roles it is anybody's who can start it.

@@ -4,13 +4,10 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"reflect"
 	"strings"
 	"time"
-
-	"go.yaml.in/yaml/v3"
 
 	"redoubt.internal/log/audit"
 )
@@ -49,11 +46,9 @@ type readied struct {
 	rotated  bool             // keys rotated while requests kept the server from taking them up
 }
 
-var errNoReload = errors.New("no server runs on this state directory; one that starts takes the file as it is")
-
 var configReload = verb[approvalArgs, reloadResult]{"config.reload", func(ctx context.Context, in *instance, actor string, a approvalArgs) (reloadResult, error) {
 	if in.reload == nil {
-		return reloadResult{}, errNoReload
+		return in.approveFile(ctx, actor, a)
 	}
 	return in.reload(ctx, in, actor, a)
 }}
@@ -118,11 +113,11 @@ func (s *server) takeUp(ctx context.Context, in *instance, actor string, given a
 			return c.reloadResult, err
 		}
 	}
-	if err := in.record(ctx, actor, "config.reload", c.SHA256, map[string]string{"rules": strings.Join(c.Changed, " ")}); err != nil {
+	if err := in.keepRules(ctx, actor, c.reloadResult, rulesOf(c.next), agreed); err != nil {
 		return c.reloadResult, err
 	}
 	s.force(ctx, c)
-	err = errors.Join(in.forceOthers(ctx, &c.reloadResult, others), agreed.finish())
+	err = in.forceOthers(ctx, &c.reloadResult, others)
 	return c.reloadResult, err
 }
 
@@ -154,8 +149,12 @@ func (s *server) ready(ctx context.Context, in *instance) (c *readied, err error
 	if err != nil {
 		return c, err
 	}
+	before := rulesOf(running)
+	if approved := in.approved.Load(); approved != nil {
+		before = approved
+	}
 	var changed []string
-	if c.lines, changed, err = rulesText(running, c.next); err != nil {
+	if c.lines, changed, err = rulesText(before, rulesOf(c.next)); err != nil {
 		return c, err
 	}
 	c.Changed, c.Restart = append(c.Changed, changed...), append(c.Restart, restartNeeded(in.cfg, c.next)...)
@@ -195,45 +194,6 @@ func (s *server) show(ctx context.Context, c *readied) {
 	} else if c.next.TLS.Cert == "" {
 		s.loadTLS(ctx, c.next.TLS) // which is tried again
 	}
-}
-
-// ruled are the sections of a configuration that say who may do what, by name.
-func (c *Config) ruled() map[string]any {
-	return map[string]any{"oidc-issuers": c.OIDCIssuers, "meta-issuers": c.MetaIssuers, "ci-issuer-metadata": c.CIIssuerMetadata,
-		"people": c.People, "approvers": c.Approvers, "log.read": c.Log.Read}
-}
-
-// rulesText is what people approve of a reload: the whole of every section of rules that differs, as it will be, and its digest.
-func rulesText(running, next *Config) (lines, changed []string, err error) {
-	before, after := running.ruled(), next.ruled()
-	for _, name := range []string{"oidc-issuers", "meta-issuers", "ci-issuer-metadata", "people", "approvers", "log.read"} {
-		if reflect.DeepEqual(before[name], after[name]) {
-			continue
-		}
-		changed = append(changed, name)
-		is, err := yaml.Marshal(after[name])
-		if err != nil {
-			return nil, nil, err
-		}
-		lines = append(lines, fmt.Sprintf("section %s becomes this, sha256 %x", name, sha256.Sum256(is)))
-		for l := range strings.SplitSeq(strings.TrimSpace(string(is)), "\n") {
-			lines = append(lines, actLine("| ", l))
-		}
-	}
-	return lines, changed, nil
-}
-
-// actLine is a line of a file in an act; one that is long, or that not everybody sees the same, is escaped and cut, as its section's
-// digest covers it.
-func actLine(sign, line string) string {
-	text := sign + strings.TrimRight(line, " ")
-	for _, r := range text {
-		if r < 0x20 || r > 0x7e {
-			text = sign + fmt.Sprintf("%+q", line)
-			break
-		}
-	}
-	return clipText(text, 1000)
 }
 
 // clipText cuts s to at most n octets and says so.

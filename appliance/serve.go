@@ -78,6 +78,10 @@ func serveCommand() *cli.Command {
 				logger.Error("recording a restore in the audit log; the next start tries again", "error", err)
 			}
 			s := &server{in: in, cfg: in.cfg, logger: logger, configPath: configPath(c)}
+			if err := in.recordRules(c.Context); err != nil {
+				logger.Error("the rules of the configuration; `redoubt config reload` asks for approval of them", "error", err)
+				s.reloaded.Store(&reloadState{in.now(), err})
+			}
 			defer func() { s.instance().close() }()
 			return s.run(c.Context, c.String("ready-file"))
 		},
