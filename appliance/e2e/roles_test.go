@@ -58,8 +58,52 @@ func TestRolesApart(t *testing.T) {
 		c := newCompany(t, nil, "--address", "127.0.0.1", "--first-port", "9541", "--allow-software-keys")
 		signs(t, c)
 		t.Run("each role is its own", func(t *testing.T) { compromised(t, c) })
+		t.Run("a denied identity", func(t *testing.T) { denies(t, c) })
 		t.Run("afterwards", func(t *testing.T) { ended(t, c) })
 	})
+}
+
+// denies has two people deny an identity at ca, and finds it in what trust publishes.
+func denies(t *testing.T, c *company) {
+	s := c.session(t)
+	deny := []string{"--config", c.config, "identity", "deny", "--issuer", siteIssuer, "--identity", "eve@corp.internal", "--reason", "left"}
+	s.refuse(t, []string{"0 of 2 approvals"}, c.binary, deny...)
+	acts, err := filepath.Glob(filepath.Join(c.state, "approvals", "identity.deny-*.act"))
+	if err != nil || len(acts) != 1 {
+		t.Fatalf("acts: %v, %v", acts, err)
+	}
+	for _, name := range approverNames {
+		out := filepath.Join(c.scratch, name+".json")
+		s.run(t, c.binary, "approve", "sign", acts[0], "--key", filepath.Join(c.scratch, name+".pem"), "--as", name, "--out", out)
+		deny = append(deny, "--approval", out)
+	}
+	s.run(t, c.binary, deny...)
+	for deadline := time.Now().Add(commandTimeout); ; time.Sleep(200 * time.Millisecond) {
+		s.run(t, c.binary, "--config", c.config, "client", "setup", "--out", c.setup)
+		list, err := os.ReadFile(c.in("denied.json"))
+		mustDo(t, err)
+		if strings.Contains(string(list), `"version": 2,`) && strings.Contains(string(list), "eve@corp.internal") {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("trust publishes\n%s\n%s", list, c.logTail())
+		}
+	}
+}
+
+var approverNames = []string{"ann", "ben"}
+
+// approvers makes keys of approvers, and returns what init is told of them.
+func (c *company) approvers(t *testing.T) (arguments []string) {
+	s := c.session(t)
+	for _, name := range approverNames {
+		key := filepath.Join(c.scratch, name+".pem")
+		s.run(t, "openssl", "genpkey", "-algorithm", "ed25519", "-out", key)
+		mustDo(t, os.Chmod(key, 0o600))
+		mustDo(t, os.WriteFile(key+".yaml", []byte(s.run(t, c.binary, "ceremony", "operator", "show", name, "--key", key)), 0o600))
+		arguments = append(arguments, "--approver", key+".yaml")
+	}
+	return append(arguments, "--approvals", "2")
 }
 
 func signs(t *testing.T, c *company) {
@@ -267,7 +311,7 @@ func newCompany(t *testing.T, tokens func(*company), arguments ...string) *compa
 		arguments = append(arguments, "--role-user", fmt.Sprintf("%s=%d", role, firstUser+i))
 	}
 	here := l.session(t)
-	here.run(t, l.binary, arguments...)
+	here.run(t, l.binary, append(arguments, c.approvers(t)...)...)
 	configureSite(t, l.config, "", issuerKey)
 	c.known(t)
 	c.owned(t)
