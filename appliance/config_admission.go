@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"redoubt.internal/appliance/admission"
+	"redoubt.internal/appliance/policy"
 	"redoubt.internal/appliance/verify"
 	"redoubt.internal/ca/frontend"
 	"redoubt.internal/log/strictyaml"
@@ -57,7 +58,7 @@ type Admission struct {
 	CacheFor Duration `yaml:"cache-for,omitempty"`
 	// Grace is how long what was admitted before is still admitted once trust is too old; default 720h, negative for none.
 	Grace Duration `yaml:"grace,omitempty"`
-	// Approvers are the people who let in what the policy refuses, at least two of them together.
+	// Approvers are the people who let in what the policy refuses and put another policy in force, at least two of them together.
 	Approvers *Approvers `yaml:"approvers,omitempty"`
 	// Approvals is the folder of approved acts (*.act) and approvals (*.json).
 	Approvals string `yaml:"approvals,omitempty"`
@@ -183,8 +184,16 @@ func (a *Admission) gate(logger *slog.Logger) (admission.Config, error) {
 	return c, nil
 }
 
+// people are who approves; nil where nobody is named.
+func (a *Admission) people() *admission.People {
+	if a.Approvers == nil {
+		return nil
+	}
+	return &admission.People{Approvers: a.Approvers.group(), Domain: a.Domain, Dir: a.path(a.Approvals)}
+}
+
 // rules reads policy and trust as they are now.
-func (a *Admission) rules() (*admission.Rules, error) {
+func (a *Admission) rules(logger *slog.Logger) (*admission.Rules, error) {
 	var roots []verify.Root
 	for _, r := range a.Roots {
 		data, err := readBounded("trusted root", a.path(r.File))
@@ -207,9 +216,23 @@ func (a *Admission) rules() (*admission.Rules, error) {
 			return nil, err
 		}
 	}
-	rules, err := admission.LoadRules(a.path(a.Policy), roots, known, clock)
+	text, err := policy.ReadFile(a.path(a.Policy))
 	if err != nil {
 		return nil, err
+	}
+	held := false
+	if a.Approvers != nil {
+		if text, held, err = admission.HoldPolicy(*a.people(), a.path(a.State), text, clock(), logger); err != nil {
+			return nil, err
+		}
+	}
+	rules, err := admission.ParseRules(text, a.path(a.Policy), roots, known, clock)
+	if err != nil {
+		return nil, err
+	}
+	if rules.Unapproved = held; held {
+		logger.Error("the policy file holds a policy that nobody approved; the former is in force", "file", a.path(a.Policy),
+			"next", "`redoubt admission propose --kind policy` writes the act that people approve")
 	}
 	return rules, a.holdDenied(rules.Policy.DeniedVersions())
 }

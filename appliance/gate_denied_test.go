@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"testing"
@@ -40,7 +41,7 @@ rules:
 			t.Fatal(err)
 		}
 		put("denied.json", data)
-		_, err = a.rules()
+		_, err = a.rules(slog.New(slog.DiscardHandler))
 		return err
 	}
 	for _, l := range []*denied.List{list, later, later} {

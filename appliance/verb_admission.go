@@ -21,6 +21,8 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"redoubt.internal/appliance/admission"
+	"redoubt.internal/appliance/policy"
+	"redoubt.internal/ca/approval"
 )
 
 func admissionCommand() *cli.Command {
@@ -35,10 +37,11 @@ func admissionCommand() *cli.Command {
 			&cli.StringFlag{Name: "state-claim", Usage: "PersistentVolumeClaim that all of them keep receipts in; without it a pod that starts anew has none", EnvVars: []string{"REDOUBT_STATE_CLAIM"}},
 			&cli.StringFlag{Name: "pull-secret", Usage: "secret by which nodes pull the gate's own image", EnvVars: []string{"REDOUBT_PULL_SECRET"}}}},
 		{Name: "propose", Usage: "write an act by which people let in what the gate refuses; they approve it with `redoubt approve sign`", Action: admissionPropose, Flags: []cli.Flag{config,
-			&cli.StringFlag{Name: "kind", Value: "break-glass", Usage: "break-glass (digests, in a namespace) or grace (what was admitted before, while trust is too old)", EnvVars: []string{"REDOUBT_KIND"}},
+			&cli.StringFlag{Name: "kind", Value: "break-glass", Usage: "break-glass (digests, in a namespace), grace (what was admitted before, while trust is too old) or policy (the policy file as it is now)", EnvVars: []string{"REDOUBT_KIND"}},
 			&cli.StringFlag{Name: "namespace", Usage: "where the digests may run", EnvVars: []string{"REDOUBT_NAMESPACE"}},
 			&cli.StringSliceFlag{Name: "digest", Usage: "sha256:HEX of an image; may be repeated", EnvVars: []string{"REDOUBT_DIGEST"}},
 			&cli.DurationFlag{Name: "for", Value: 4 * time.Hour, Usage: "how long from now", EnvVars: []string{"REDOUBT_FOR"}},
+			&cli.StringFlag{Name: "as", Usage: "the approver who proposes this act; that one's approval does not count", EnvVars: []string{"REDOUBT_AS"}},
 			&cli.StringFlag{Name: "reason", Required: true, Usage: "why", EnvVars: []string{"REDOUBT_REASON"}},
 			&cli.StringFlag{Name: "out", Required: true, Usage: "file to write, NAME.act; must not exist", EnvVars: []string{"REDOUBT_OUT"}}}},
 	}}
@@ -89,16 +92,12 @@ func openGate(c *cli.Context) (*gateServer, error) {
 	if err != nil {
 		return nil, err
 	}
-	rules, err := a.rules()
+	rules, err := a.rules(logger)
 	if err != nil {
 		return nil, err
 	}
-	var people *admission.People
-	if a.Approvers != nil {
-		people = &admission.People{Approvers: a.Approvers.group(), Domain: a.Domain, Dir: a.path(a.Approvals)}
-	}
 	s := &gateServer{config: a, seen: a.fingerprint()}
-	if s.gate, err = admission.New(config, rules, people); err != nil {
+	if s.gate, err = admission.New(config, rules, a.people()); err != nil {
 		return nil, err
 	}
 	cluster := a.cluster()
@@ -195,7 +194,7 @@ func (s *gateServer) run(ctx context.Context, failed chan error, servers ...*htt
 // reload puts policy and trust into force as they are now. What cannot be read leaves the former in force, whose age goes on to count.
 func (s *gateServer) reload() {
 	seen := s.config.fingerprint()
-	rules, err := s.config.rules()
+	rules, err := s.config.rules(s.gate.Logger())
 	if err != nil {
 		s.gate.Logger().Error("reading policy and trust anew; the former stay in force", "error", err)
 		return
@@ -211,8 +210,10 @@ func (a *Admission) fingerprint() string {
 	for _, r := range a.Roots {
 		files = append(files, a.path(r.File))
 	}
-	if all, err := filepath.Glob(filepath.Join(globEscape(filepath.Dir(a.path(a.Policy))), "*")); err == nil {
-		files = append(files, all...) // roots and keys that the policy names
+	for _, dir := range []string{filepath.Dir(a.path(a.Policy)), a.path(a.Approvals)} { // roots and keys that the policy names, who approved another
+		if all, err := filepath.Glob(filepath.Join(globEscape(dir), "*")); err == nil && dir != "" {
+			files = append(files, all...)
+		}
 	}
 	var seen strings.Builder
 	for _, file := range files {
@@ -231,6 +232,16 @@ func admissionPropose(c *cli.Context) error {
 	now := clock().UTC().Truncate(time.Second)
 	e := admission.Exemption{Kind: "admission." + c.String("kind"), Reason: c.String("reason"), From: now, Until: now.Add(c.Duration("for")), Namespace: c.String("namespace"), Digests: c.StringSlice("digest")}
 	act, err := e.Act(a.Domain)
+	if e.Kind == admission.ReplacePolicy {
+		text, rerr := policy.ReadFile(a.path(a.Policy))
+		if rerr != nil {
+			return policyFault(rerr)
+		}
+		act, err = admission.PolicyAct(a.Domain, e.Reason, text, now)
+	}
+	if act.Proposer = c.String("as"); err == nil {
+		act, err = approval.ParseAct([]byte(act.Text()))
+	}
 	if err != nil {
 		return usage("%v", err)
 	}

@@ -35,6 +35,12 @@ func (g *Gate) Collectors() []prometheus.Collector {
 	m := g.metrics
 	return []prometheus.Collector{m.reviews, m.seconds, m.verified, m.lookups, m.events, m.bundles,
 		gauge("redoubt_admission_trust_age_seconds", "Age of what is trusted here.", func(r *Rules) float64 { return g.now().Sub(r.AsOf).Seconds() }),
+		gauge("redoubt_admission_policy_unapproved", "1 while the policy file holds a policy that nobody approved; the former one is in force.", func(r *Rules) float64 {
+			if r.Unapproved {
+				return 1
+			}
+			return 0
+		}),
 		gauge("redoubt_admission_trust_stale", "1 while images are refused, or pass by receipt, because what is trusted here is older than the policy allows.", func(*Rules) float64 {
 			if g.aged.Load() {
 				return 1

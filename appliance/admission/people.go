@@ -150,13 +150,32 @@ func (p *people) inForce() (out []approved) {
 
 // load reads the folder. One act that is not in order does not hinder another.
 func (p *people) load() (all []approved, err error) {
+	err = p.each(func(name string, act approval.Act, by []string, cerr error) {
+		if act.Kind == ReplacePolicy {
+			return
+		}
+		e, err := parseExemption(act)
+		if err == nil && act.Domain != p.domain {
+			err = fmt.Errorf("%w: it is for domain %.100q, this is %q", ErrExemption, act.Domain, p.domain)
+		}
+		if err = errors.Join(err, cerr); err != nil {
+			p.logger.Warn("passed over an act", "file", name, "error", err)
+			return
+		}
+		all = append(all, approved{e, act, by})
+	})
+	return all, err
+}
+
+// each hands every act of the folder to fn, with who approved it, or why too few did.
+func (p *people) each(fn func(name string, act approval.Act, by []string, err error)) error {
 	approvals, err := p.files("*.json")
 	if err != nil {
-		return nil, err
+		return err
 	}
 	acts, err := p.files("*.act")
 	if err != nil {
-		return nil, err
+		return err
 	}
 	for name, text := range acts {
 		act, err := approval.ParseAct(text)
@@ -174,18 +193,10 @@ func (p *people) load() (all []approved, err error) {
 				given = append(given, a)
 			}
 		}
-		e, err := parseExemption(act)
-		if err == nil && act.Domain != p.domain {
-			err = fmt.Errorf("%w: it is for domain %.100q, this is %q", ErrExemption, act.Domain, p.domain)
-		}
-		by, cerr := approval.Check(p.among, act, given)
-		if err = errors.Join(err, cerr); err != nil {
-			p.logger.Warn("passed over an act", "file", name, "error", err)
-			continue
-		}
-		all = append(all, approved{e, act, by})
+		by, err := approval.Check(p.among, act, given)
+		fn(name, act, by, err)
 	}
-	return all, nil
+	return nil
 }
 
 // files reads the files of a pattern.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -28,15 +29,33 @@ type Rules struct {
 	Version string
 	// AsOf is when the oldest of what is trusted was obtained or confirmed.
 	AsOf time.Time
+	// Unapproved says that the policy file holds another policy, which nobody approved; the former is in force.
+	Unapproved bool
 }
 
 // LoadRules reads a policy and what it trusts. roots replace the files of their names; what a file holds is as old as the file.
 func LoadRules(file string, roots []verify.Root, upstream *mirror.Freshness, now func() time.Time) (*Rules, error) {
-	strict, err := policy.Load(file, policy.Config{Roots: roots, Upstream: upstream, Now: now})
+	text, err := policy.ReadFile(file)
 	if err != nil {
 		return nil, err
 	}
-	ageless, err := policy.Load(file, policy.Config{Roots: roots, AnyAge: true, Upstream: anyAge(upstream), Now: now})
+	return ParseRules(text, file, roots, upstream, now)
+}
+
+// ParseRules is LoadRules for the text of the policy; what it names stands beside file.
+func ParseRules(text []byte, file string, roots []verify.Root, upstream *mirror.Freshness, now func() time.Time) (*Rules, error) {
+	parse := func(c policy.Config) (*policy.Policy, error) {
+		p, err := policy.Parse(text, filepath.Dir(file), c)
+		if err != nil {
+			return nil, fmt.Errorf("%w: %s: %w", policy.ErrFile, file, err)
+		}
+		return p, nil
+	}
+	strict, err := parse(policy.Config{Roots: roots, Upstream: upstream, Now: now})
+	if err != nil {
+		return nil, err
+	}
+	ageless, err := parse(policy.Config{Roots: roots, AnyAge: true, Upstream: anyAge(upstream), Now: now})
 	if err != nil {
 		return nil, err
 	}

@@ -174,15 +174,24 @@ func (p *Policy) AsOf() (oldest time.Time) {
 
 // Load reads a policy and the files that it names, which stand relative to its own folder. Every error is ErrFile.
 func Load(file string, c Config) (*Policy, error) {
-	data, err := readFile(file, strictyaml.MaxBytes)
+	data, err := ReadFile(file)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrFile, err)
+		return nil, err
 	}
 	p, err := Parse(data, filepath.Dir(file), c)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %s: %w", ErrFile, file, err)
 	}
 	return p, nil
+}
+
+// ReadFile reads the text of a policy. Every error is ErrFile.
+func ReadFile(file string) ([]byte, error) {
+	data, err := readFile(file, strictyaml.MaxBytes)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrFile, err)
+	}
+	return data, nil
 }
 
 // Parse is Load for a policy's text; dir is the folder that its files stand in.
