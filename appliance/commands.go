@@ -6,7 +6,7 @@ import "github.com/urfave/cli/v2"
 func commands() []*cli.Command {
 	return uniform([]*cli.Command{
 		demoCommand(), initCommand(), serveCommand(), rolesCommand(), statusCommand(), doctorCommand(),
-		identityCommand(), clientCommand(), signCommand(), attestFileCommand(), verifyCommand(), policyCommand(), admissionCommand(),
+		identityCommand(), clientCommand(), signCommand(), attestFileCommand(), verifyCommand(), policyCommand(), admissionCommand(), inventoryCommand(),
 		keysCommand(), ceremonyCommand(), caCommand(), tsaCommand(), logCommand(), auditCommand(), trustCommand(), tlsCommand(), mirrorCommand(), approveCommand(), backupCommand(), standbyCommand(), stateCommand(), preflightCommand(), upgradeCommand(), uninstallCommand(),
 		bundleCommand(), configCommand(), docsCommand(), completionCommand(), versionCommand(), workerCommand(), surveyCommand(),
 	})

@@ -11,7 +11,7 @@ type verbRow struct {
 var verbTable = []verbRow{
 	{"demo, init, serve, roles apart, sign, attest, verify, policy init, policy test, policy explain, policy import, policy schema, version, docs, completion, hsm-worker, hsm-survey", "", anyone},
 	{"ceremony plan, ceremony digest, ceremony operator new, ceremony operator show, ceremony approve, ceremony rehearse, ceremony run, ceremony sign, ceremony verify, ceremony diff, ceremony register", "", anyone},
-	{"admission serve, admission manifests, admission propose", "", anyone},
+	{"admission serve, admission manifests, admission propose, inventory", "", anyone},
 	{"keys attestation, keys seal, approve sign, log verify, log resubmit, mirror evidence, mirror evidence verify, mirror send, mirror inspect", "", anyone},
 	{"bundle build, bundle unpack, bundle verify, backup key, backup verify, standby follow, standby status, config validate, config show, config schema", "", anyone},
 

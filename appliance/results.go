@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"redoubt.internal/appliance/inventory"
 	"redoubt.internal/appliance/policy"
 	"redoubt.internal/appliance/verify"
 	"redoubt.internal/ca/ceremony"
@@ -52,6 +53,7 @@ var resultDocs = []resultDoc{
 	{"policy init, policy import", reflect.TypeFor[policyWritten](), "", nil},
 	{"policy test", reflect.TypeFor[[]policy.Tested](), "", nil},
 	{"policy explain", reflect.TypeFor[[]policy.Explained](), "", nil},
+	{"inventory", reflect.TypeFor[inventory.Report](), "", nil},
 	{"keys list", reflect.TypeFor[[]keyEntry](), "", nil},
 	{"keys attestation", reflect.TypeFor[attestationReport](), "", nil},
 	{"keys seal", reflect.TypeFor[sealed](), "", nil},

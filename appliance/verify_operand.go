@@ -21,13 +21,19 @@ import (
 
 // operandFlags are those that say what is verified and what vouches for it.
 func operandFlags() []cli.Flag {
-	return []cli.Flag{
+	return append(registryFlags(),
 		&cli.StringFlag{Name: "bundle", Usage: "the Sigstore bundle, cosign's before 3.0, or the PEP 740 attestation of a Python distribution; may be several, one on each line", EnvVars: []string{"REDOUBT_BUNDLE"}},
 		&cli.StringFlag{Name: "signature", Usage: "the signature alone, raw or in base64, or the DSSE envelope; in place of --bundle, or beside it where that lacks it", EnvVars: []string{"REDOUBT_SIGNATURE"}},
 		&cli.StringFlag{Name: "certificate", Usage: "with --signature: the signer's certificate", EnvVars: []string{"REDOUBT_CERTIFICATE"}},
 		&cli.StringFlag{Name: "rfc3161-timestamp", Usage: "with --signature or cosign's bundle: a timestamp over the signature, DER or as cosign writes it", EnvVars: []string{"REDOUBT_RFC3161_TIMESTAMP"}},
 		&cli.StringFlag{Name: "policy", Usage: "decide by the rules in this file, in place of the --certificate flags, --key, --accept and --trusted-root", EnvVars: []string{"REDOUBT_POLICY"}},
 		&cli.StringFlag{Name: "as", Usage: "with --policy: the name that its rules see, HOST/REPOSITORY or a file's (default what the operand says)", EnvVars: []string{"REDOUBT_AS"}},
+	)
+}
+
+// registryFlags are those that say how a registry is read.
+func registryFlags() []cli.Flag {
+	return []cli.Flag{
 		&cli.StringSliceFlag{Name: "also", Usage: "oci://: another host that the registry may send us to; may be repeated", EnvVars: []string{"REDOUBT_ALSO"}},
 		&cli.BoolFlag{Name: "plain-http", Usage: "oci://: allow http; to loopback it is always allowed", EnvVars: []string{"REDOUBT_PLAIN_HTTP"}},
 		&cli.StringFlag{Name: "ca-file", Usage: "oci://: roots, in PEM, that the registry is believed by (default the machine's)", EnvVars: []string{"REDOUBT_CA_FILE"}},
@@ -200,27 +206,35 @@ func gatherRegistry(c *cli.Context, rest, name string) (g policy.Gathered, err e
 	if err != nil {
 		return g, fmt.Errorf("%w: %w", verify.ErrUsage, err)
 	}
-	access := images.Access{Host: ref.Host(), Also: c.StringSlice("also"), PlainHTTP: c.Bool("plain-http"), DockerConfig: c.String("docker-config")}
-	var over mirror.Access
-	if file := c.String("ca-file"); file != "" {
-		if over.Roots, err = readRoots(file); err != nil {
-			return g, fmt.Errorf("%w: ca-file: %w", verify.ErrLocal, err)
-		}
-	}
-	network, err := mirror.NewNetwork(over)
+	source, err := openRegistry(c, ref.Host())
 	if err != nil {
 		return g, err
-	}
-	access.Transport = network.Transport()
-	source, err := images.OpenRegistry(access)
-	if err != nil {
-		return g, fmt.Errorf("%w: %w", verify.ErrUsage, err)
 	}
 	g, err = withBundle(c.Context, c.String("bundle"), source, ref, name)
 	if err != nil {
 		return g, withCode(3, err)
 	}
 	return g, nil
+}
+
+// openRegistry is one registry, as the flags say that it is read.
+func openRegistry(c *cli.Context, host string) (source *images.Source, err error) {
+	access := images.Access{Host: host, Also: c.StringSlice("also"), PlainHTTP: c.Bool("plain-http"), DockerConfig: c.String("docker-config")}
+	var over mirror.Access
+	if file := c.String("ca-file"); file != "" {
+		if over.Roots, err = readRoots(file); err != nil {
+			return nil, fmt.Errorf("%w: ca-file: %w", verify.ErrLocal, err)
+		}
+	}
+	network, err := mirror.NewNetwork(over)
+	if err != nil {
+		return nil, err
+	}
+	access.Transport = network.Transport()
+	if source, err = images.OpenRegistry(access); err != nil {
+		return nil, fmt.Errorf("%w: %w", verify.ErrUsage, err)
+	}
+	return source, nil
 }
 
 // withBundle gathers what stands beside the image, and adds a bundle that was given.

@@ -22,6 +22,10 @@ type Cluster struct {
 	URL       string // https://HOST:PORT
 	CAFile    string // PEM
 	TokenFile string // read for each request: Kubernetes renews it
+	// What a kubeconfig may hold in place of files.
+	CA     []byte           // PEM
+	Token  string           // bearer token
+	Client *tls.Certificate // who asks
 }
 
 // ErrCluster says that the API server did not do what it was asked.
@@ -43,7 +47,7 @@ func InCluster() (c Cluster, ok bool) {
 	if strings.Contains(host, ":") {
 		host = "[" + host + "]"
 	}
-	return Cluster{"https://" + host + ":" + port, serviceAccount + "ca.crt", serviceAccount + "token"}, true
+	return Cluster{URL: "https://" + host + ":" + port, CAFile: serviceAccount + "ca.crt", TokenFile: serviceAccount + "token"}, true
 }
 
 // kube asks the API server the few things a gate needs of it.
@@ -57,18 +61,24 @@ func openKube(c Cluster) (*kube, error) {
 	if err != nil || u.Scheme != "https" || u.Host == "" || strings.Trim(u.Path, "/") != "" {
 		return nil, fmt.Errorf("%w: the API server is at %.200q; https://HOST:PORT is expected", ErrConfig, c.URL)
 	}
-	pem, err := os.ReadFile(c.CAFile)
-	if err != nil {
-		return nil, fmt.Errorf("%w: the API server's authority: %w", ErrConfig, err)
+	pem := c.CA
+	if pem == nil {
+		if pem, err = os.ReadFile(c.CAFile); err != nil {
+			return nil, fmt.Errorf("%w: the API server's authority: %w", ErrConfig, err)
+		}
 	}
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM(pem) {
 		return nil, fmt.Errorf("%w: %s holds no certificate", ErrConfig, c.CAFile)
 	}
+	config := &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
+	if c.Client != nil {
+		config.Certificates = []tls.Certificate{*c.Client}
+	}
 	c.URL = "https://" + u.Host
 	return &kube{c, &http.Client{
 		Timeout:       kubeTimeout,
-		Transport:     &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}, ForceAttemptHTTP2: true, IdleConnTimeout: time.Minute},
+		Transport:     &http.Transport{TLSClientConfig: config, ForceAttemptHTTP2: true, IdleConnTimeout: time.Minute},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}, nil
 }
@@ -88,11 +98,17 @@ func (k *kube) do(ctx context.Context, method, path, contentType string, body, o
 	if err != nil {
 		return err
 	}
-	token, err := os.ReadFile(k.c.TokenFile)
-	if err != nil {
-		return fmt.Errorf("%w: its token: %w", ErrCluster, err)
+	token := k.c.Token
+	if k.c.TokenFile != "" {
+		text, err := os.ReadFile(k.c.TokenFile)
+		if err != nil {
+			return fmt.Errorf("%w: its token: %w", ErrCluster, err)
+		}
+		token = strings.TrimSpace(string(text))
 	}
-	q.Header.Set("Authorization", "Bearer "+strings.TrimSpace(string(token)))
+	if token != "" {
+		q.Header.Set("Authorization", "Bearer "+token)
+	}
 	q.Header.Set("Accept", "application/json")
 	if contentType != "" {
 		q.Header.Set("Content-Type", contentType)

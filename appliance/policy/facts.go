@@ -75,6 +75,7 @@ func (p *Policy) establish(ctx context.Context, a Artifact, evidence []Evidence,
 			if key := r.BundleSHA256() + " " + r.Root() + " " + r.Key(); !seen[key] { // the same bundle under two tags is one
 				seen[key] = true
 				facts = append(facts, fact{e.Source, r, earliest(r)})
+				d.verified = append(d.verified, r)
 			}
 		}
 	}

@@ -135,6 +135,7 @@ type Decision struct {
 	Results  []*verify.Result `json:"results"`  // what counted
 
 	observed []mirror.Observation
+	verified []*verify.Result
 }
 
 // Refused is evidence that did not verify.
@@ -145,6 +146,9 @@ type Refused struct {
 
 // Observations are the log proofs of all evidence that verified, whether or not it counted, for a mirror to compare with what it knows.
 func (d Decision) Observations() []mirror.Observation { return d.observed }
+
+// Verified is all evidence that verified, whether or not the rule asks for it.
+func (d Decision) Verified() []*verify.Result { return d.verified }
 
 // Err is nil where d allows, else an error that wraps verify.ErrPolicy or verify.ErrDenied and names the rule.
 func (d Decision) Err() error {

@@ -30,7 +30,7 @@ func Push(ctx context.Context, a Access, to Reference, i Image, read func(digest
 		return out, err
 	}
 	p := pushing{r: r, to: to, read: read}
-	if p.client, err = r.client(ctx, to.Repository(), transport.PushScope); err != nil {
+	if p.client, err = r.client(ctx, r.host.Repo(to.Repository()).Scope(transport.PushScope)); err != nil {
 		return out, err
 	}
 	absent := make(map[string]bool)

@@ -50,7 +50,7 @@ type registry struct {
 	auth   authn.Authenticator
 	fence  *fence
 	mu     sync.Mutex
-	logins map[string]http.RoundTripper // by repository
+	logins map[string]http.RoundTripper // by scope
 }
 
 // Longest lists of referrers that are read.
@@ -76,6 +76,7 @@ func OpenRegistry(a Access) (*Source, error) {
 			return r.get(ctx, ref, r.url(ref, "blobs", digest), "", size, nil)
 		},
 		referrers: r.referrers,
+		names:     r.names,
 		hosts:     append([]string{a.Host}, a.Also...),
 	}, nil
 }
@@ -172,18 +173,17 @@ func loopback(host string) bool {
 }
 
 // client answers for the credentials and follows redirects within the fence.
-func (r *registry) client(ctx context.Context, repository, scope string) (*http.Client, error) {
+func (r *registry) client(ctx context.Context, scope string) (*http.Client, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	key := scope + " " + repository
-	t := r.logins[key]
+	t := r.logins[scope]
 	if t == nil {
 		var err error
-		t, err = transport.NewWithContext(ctx, r.host, r.auth, r.fence, []string{r.host.Repo(repository).Scope(scope)})
+		t, err = transport.NewWithContext(ctx, r.host, r.auth, r.fence, []string{scope})
 		if err != nil {
 			return nil, fmt.Errorf("%w: logging in to %s: %w", ErrAnswer, r.host.RegistryStr(), err)
 		}
-		r.logins[key] = t
+		r.logins[scope] = t
 	}
 	return &http.Client{Transport: t, CheckRedirect: func(_ *http.Request, via []*http.Request) error {
 		if len(via) > 3 {
@@ -202,7 +202,12 @@ func (r *registry) get(ctx context.Context, ref Reference, path, accept string, 
 	if ref.Host() != r.host.RegistryStr() {
 		return nil, fmt.Errorf("%w: %s is not at %s", ErrReference, ref, r.host.RegistryStr())
 	}
-	client, err := r.client(ctx, ref.Repository(), transport.PullScope)
+	return r.answer(ctx, r.host.Repo(ref.Repository()).Scope(transport.PullScope), path, accept, limit, head)
+}
+
+// answer is get for what a scope gives access to.
+func (r *registry) answer(ctx context.Context, scope, path, accept string, limit int64, head *http.Header) ([]byte, error) {
+	client, err := r.client(ctx, scope)
 	if err != nil {
 		return nil, err
 	}

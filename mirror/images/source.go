@@ -20,6 +20,8 @@ type Source struct {
 	blob func(ctx context.Context, ref Reference, digest string, size int64) ([]byte, error)
 	// referrers lists the manifests whose subject is digest. note says what was wrong with a list that could be had in another way.
 	referrers func(ctx context.Context, ref Reference, digest string) (list []v1.Descriptor, note string, err error)
+	// names lists the repositories of a registry, or the tags of one of them; nil for a layout.
+	names func(ctx context.Context, repository string) ([]string, error)
 	// hosts are those that are asked; none for a layout.
 	hosts []string
 	close func() error
