@@ -33,7 +33,7 @@ func own(cfg *Config, dir layout) error {
 		users[part] = owner{uid, gid}
 	}
 	o := ownership{cfg: cfg, dir: dir, users: users}
-	for _, step := range []func() error{o.shared, o.keys, o.databases, o.folders, o.sockets, o.marks} {
+	for _, step := range []func() error{o.shared, o.keys, o.databases, o.folders, o.sockets, o.marks, o.second} {
 		if err := step(); err != nil {
 			return fmt.Errorf("giving files to the users of the roles: %w", err)
 		}
@@ -228,6 +228,27 @@ func (o ownership) sockets() error {
 func (o ownership) marks() error {
 	for _, m := range o.cfg.at(o.dir).markFiles(nil) {
 		if err := o.give(m.path, m.part, 0o600); err != nil && !errors.Is(err, fs.ErrNotExist) { // none survived
+			return err
+		}
+	}
+	return nil
+}
+
+// second gives each role its folder of the second disk, where that is mounted; the files in it keep their modes.
+func (o ownership) second() error {
+	for _, p := range o.cfg.secondPlaces(nil) {
+		err := os.Mkdir(p.dir, 0o700)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			return nil
+		case err != nil && !errors.Is(err, fs.ErrExist):
+			return err
+		}
+		who := o.users[p.part]
+		err = filepath.WalkDir(p.dir, func(path string, _ fs.DirEntry, err error) error {
+			return errors.Join(err, os.Lchown(path, who.uid, who.gid))
+		})
+		if err := errors.Join(err, o.give(filepath.Dir(p.dir), "", 0o750)); err != nil {
 			return err
 		}
 	}

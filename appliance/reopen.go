@@ -188,8 +188,8 @@ func (s *server) resume() {
 		work.Go(func() { in.observeEvery(ctx) })
 		work.Go(func() { in.lookEvery(ctx) })
 		work.Go(func() { in.backupEvery(ctx) })
-		work.Go(func() { in.followFiles(ctx) })
 	}
+	work.Go(func() { in.followFiles(ctx) })
 	work.Go(func() { s.front.keep(ctx, in) })
 	s.pause = func() { stop(); work.Wait() }
 }

@@ -87,15 +87,13 @@ func parseParts(list string) (parts, error) {
 	return p, nil
 }
 
-// runnable refuses roles apart where the configuration wants what takes every database in one process.
+// runnable refuses roles apart where no role has files of its own.
 func (p parts) runnable(cfg *Config) error {
 	switch {
 	case p == nil:
 		return nil
 	case cfg.Roles == nil:
 		return hinted(errTogether, "`redoubt roles apart --dir %s` gives each role its user and its files, with the server stopped", cfg.Dir)
-	case cfg.Log.Second != nil:
-		return hinted(fmt.Errorf("%w: backup and log.second copy every database from one process", errApart), "run `redoubt serve` without --roles, or take the section out and back up with redoubt.target stopped")
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -22,23 +23,59 @@ const secondEvery = 10 * time.Second
 
 // secondDisk is the second disk of an instance; nil without one.
 type secondDisk struct {
-	c   *SecondDisk
-	dbs []*bolt.DB
+	c      *SecondDisk
+	places []secondPlace
+	dbs    []*bolt.DB
 
 	mu    sync.Mutex // held by the one copy at a time
 	files error      // of the last copy
 	lost  error      // why it was not there when the instance was opened
 }
 
+// secondPlace is a folder there: the whole of it, or where roles may run apart that of a role, which alone writes to it.
+type secondPlace struct {
+	part, dir string
+	owns      func(path string) bool
+}
+
+// secondPlaces are those that a process with the roles p writes to.
+func (c *Config) secondPlaces(p parts) (places []secondPlace) {
+	if c.Log.Second == nil {
+		return nil
+	}
+	if c.Roles == nil {
+		return []secondPlace{{"", c.Log.Second.Dir, nil}}
+	}
+	for _, part := range append([]string{partCA}, shareParts...) {
+		if p.runs(part) && slices.Contains(runningParts(c), part) {
+			places = append(places, secondPlace{part, filepath.Join(c.Log.Second.Dir, part), func(path string) bool { return pathPart(path) == part }})
+		}
+	}
+	return places
+}
+
+// secondSections are those places to a restore.
+func secondSections() (sections []backup.Section) {
+	for _, part := range append([]string{partCA}, shareParts...) {
+		sections = append(sections, backup.Section{Name: part, Optional: part == partOIDC,
+			Database: func(file string) bool { return part != partOIDC && part != partTrust && databasePart(file) == part },
+			Owns:     func(path string) bool { return pathPart(path) == part }})
+	}
+	return sections
+}
+
+var errOneDisk = errors.New("log.second.dir is the second disk of one process, and roles may run apart now")
+
 var errSameDisk = errors.New("log.second.dir lies on the disk of the state directory")
 
 // openSecond begins to keep the second disk, before anything is written.
 func (in *instance) openSecond(ctx context.Context) error {
 	c := in.cfg.Log.Second
-	if c == nil {
+	places := in.cfg.secondPlaces(in.parts)
+	if len(places) == 0 {
 		return nil
 	}
-	in.second = &secondDisk{c: c}
+	in.second = &secondDisk{c: c, places: places}
 	err := in.pair()
 	if err == nil {
 		_, err = in.copyFiles(ctx)
@@ -51,6 +88,10 @@ func (in *instance) openSecond(ctx context.Context) error {
 		return hinted(err, "the newer state is on the second disk: stop, move %s away and run `redoubt backup restore --second %s --dir %s`", in.dir.root, c.Dir, in.dir.root)
 	case errors.Is(err, bolt.ErrSecondForeign):
 		return hinted(err, "find out which of the two is the state that signed last; the other is moved away, and an empty folder is filled anew")
+	case errors.Is(err, errOneDisk):
+		return hinted(err, "give an empty folder on that disk, run `redoubt roles apart`, and wipe the old one when the roles run")
+	case c.required() && in.cfg.Roles != nil && in.parts != nil:
+		return hinted(fmt.Errorf("log.second: %w", err), "is that disk mounted? `redoubt roles apart` makes the folder of each role there. To sign on one disk meanwhile, set log.second.when-lost: degrade")
 	case c.required():
 		return hinted(fmt.Errorf("log.second: %w", err), "mount that disk; to sign on one disk meanwhile, set log.second.when-lost: degrade. A disk that is given up is wiped")
 	}
@@ -65,21 +106,37 @@ func (in *instance) pair() error {
 	if in.cfg.Profile == profileProduction && sameDisk(in.dir.root, c.Dir) {
 		return hinted(fmt.Errorf("%w: %s", errSameDisk, c.Dir), "is it mounted?")
 	}
-	disk := backup.Second{Domain: in.cfg.Domain}
-	if was, err := backup.ReadSecond(c.Dir); err == nil {
-		disk.Required = c.required() && was.Required
+	if _, err := backup.ReadSecond(c.Dir); err == nil && in.cfg.Roles != nil {
+		return fmt.Errorf("%w: %s", errOneDisk, c.Dir)
 	}
-	if err := backup.BeginSecond(c.Dir, disk); err != nil {
+	for _, p := range in.second.places {
+		if err := in.pairAt(p, c.required()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (in *instance) pairAt(p secondPlace, required bool) error {
+	disk := backup.Second{Domain: in.cfg.Domain}
+	if was, err := backup.ReadSecond(p.dir); err == nil {
+		disk.Required = required && was.Required
+	}
+	if err := backup.BeginSecond(p.dir, disk); err != nil {
 		return err
 	}
 	for _, db := range in.databases() {
-		if err := db.Pair(filepath.Join(backup.SecondDB(c.Dir), filepath.Base(db.Path())), c.required()); err != nil {
+		file := filepath.Base(db.Path())
+		if p.part != "" && (p.part == partTrust || p.part == partOIDC || databasePart(file) != p.part) {
+			continue
+		}
+		if err := db.Pair(filepath.Join(backup.SecondDB(p.dir), file), required); err != nil {
 			return err
 		}
 		in.second.dbs = append(in.second.dbs, db)
 	}
-	disk.Required = c.required() // only now: everything is there
-	return backup.BeginSecond(c.Dir, disk)
+	disk.Required = required // only now: everything is there
+	return backup.BeginSecond(p.dir, disk)
 }
 
 // databases are the files of the engine that are open.
@@ -87,7 +144,13 @@ func (in *instance) databases() (all []*bolt.DB) {
 	for _, a := range in.artifacts {
 		all = append(all, a.db.(*bolt.DB))
 	}
-	return append(all, in.authorityDB.(*bolt.DB))
+	if in.authorityDB != nil {
+		all = append(all, in.authorityDB.(*bolt.DB))
+	}
+	if in.floorDB != nil && in.floorDB != in.authorityDB {
+		all = append(all, in.floorDB.(*bolt.DB))
+	}
+	return all
 }
 
 func sameDisk(a, b string) bool {
@@ -103,11 +166,17 @@ func (in *instance) copyFiles(ctx context.Context) (int, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	n, err := backup.CopyFiles(ctx, backup.Config{Dir: in.dir.root, Skip: in.notCopied()}, s.c.Dir)
+	var copied int
+	var errs []error
+	for _, p := range s.places {
+		n, err := backup.CopyFiles(ctx, backup.Config{Dir: in.dir.root, Skip: in.notCopied(), Owns: p.owns}, p.dir)
+		copied, errs = copied+n, append(errs, err)
+	}
+	err := errors.Join(errs...)
 	if ctx.Err() == nil {
 		s.files = err
 	}
-	return n, err
+	return copied, err
 }
 
 // followFiles copies what changes by itself, until ctx ends.

@@ -218,7 +218,7 @@ func (s *Standby) stage(ctx context.Context, second bool, said io.Writer) (*Conf
 		fmt.Fprintf(said, "making %s of %s\n", s.ready(), want)
 		var err error
 		if second {
-			_, err = backup.RestoreSecond(ctx, s.dir.resolve(s.Second), s.ready())
+			_, err = backup.RestoreSecond(ctx, s.dir.resolve(s.Second), s.ready(), secondSections())
 			err = secondHint(err, s.Second)
 		} else {
 			_, err = backup.Restore(ctx, s.reading(), s.ready())

@@ -55,7 +55,7 @@ func restoreSecondAction(c *cli.Context, dir string) error {
 
 // restoreSecond copies, checks and marks.
 func restoreSecond(ctx context.Context, from, dir string, said io.Writer) (r restoreResult, err error) {
-	disk, err := backup.RestoreSecond(ctx, from, dir)
+	disk, err := backup.RestoreSecond(ctx, from, dir, secondSections())
 	switch {
 	case errors.Is(err, backup.ErrNotEmpty):
 		return r, hinted(err, "a second disk is restored into an empty directory only; nothing in %s was touched", dir)
@@ -111,17 +111,16 @@ func restoreSecond(ctx context.Context, from, dir string, said io.Writer) (r res
 
 // markRestored makes the high-water files that did not survive. Those that did stay as they are.
 func markRestored(ctx context.Context, cfg *Config, dir layout, logs []backup.LogHead) error {
-	files, _ := dir.marksIn(cfg.Log)
-	for _, path := range files {
-		if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+	for _, m := range cfg.at(dir).markFiles(nil) {
+		if _, err := os.Lstat(m.path); !errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
-		file, err := log.OpenHighWaterFile(path)
+		file, err := log.OpenHighWaterFile(m.path)
 		if err != nil {
 			return err
 		}
 		for _, l := range logs {
-			if err == nil {
+			if err == nil && m.covers(l.Name) {
 				err = file.For(l.Origin).Raise(ctx, log.Mark{Origin: l.Origin, Size: l.Size, Root: [32]byte(l.Root)})
 			}
 		}

@@ -113,6 +113,9 @@ func migrateAction(c *cli.Context) error {
 	}
 	moved, err := dir.migrateState(to, clock())
 	release()
+	if cfg, cerr := loadConfig(dir.config()); cerr == nil { // one that this program cannot read is of an earlier one, which gives the files itself
+		ownAgain(cfg, dir, slog.Default())
+	}
 	if err != nil {
 		return err
 	}

@@ -13,10 +13,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-
-	"golang.org/x/sys/unix"
-
-	"redoubt.internal/log/store/bolt"
 )
 
 // A second disk holds, beside the databases that the engine writes there with every transaction, the other files of the state
@@ -94,7 +90,16 @@ func ReadSecond(to string) (s Second, err error) {
 	return s, nil
 }
 
-// CopyFiles brings files/ of a second disk up to date with the state directory of c, of which it uses Dir, Skip and ConfigFile, and
+// Section is the folder of a second disk that one of several processes wrote, which is a second disk of what is its own.
+type Section struct {
+	Name string
+	// Database says whether a file of db/ is the section's, Owns whether a path below the state directory, with slashes, is.
+	Database, Owns func(name string) bool
+	// Optional sections need not be there.
+	Optional bool
+}
+
+// CopyFiles brings files/ of a second disk up to date with the state directory of c, of which it uses Dir, Skip, Owns and ConfigFile, and
 // returns how many files it wrote.
 func CopyFiles(ctx context.Context, c Config, to string) (copied int, err error) {
 	r := &run{c: c}
@@ -112,12 +117,16 @@ func CopyFiles(ctx context.Context, c Config, to string) (copied int, err error)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 			return nil
+		case errors.Is(err, fs.ErrPermission) && (!r.owns(name) || anothers(e.Info())):
+			return fs.SkipDir
 		case err != nil:
 			return err
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case r.skipped(name) && e.IsDir():
 			return fs.SkipDir
+		case !r.owns(name):
+			return nil // what is below it may be ours
 		case e.IsDir():
 			info, err := e.Info()
 			if err == nil && name != "." {
@@ -146,7 +155,7 @@ func CopyFiles(ctx context.Context, c Config, to string) (copied int, err error)
 			copied++
 		}
 	}
-	if err == nil && c.ConfigFile != "" && !slices.Contains(last, configFile) {
+	if err == nil && c.ConfigFile != "" && r.owns(configFile) && !slices.Contains(last, configFile) {
 		err = copyConfig(c.ConfigFile, target)
 	}
 	if err != nil {
@@ -167,8 +176,8 @@ func copyConfig(file, target string) error {
 // copyOne copies a file whose copy has another size or time.
 func copyOne(root *os.Root, name, target string) (wrote bool, err error) {
 	f, err := root.Open(name)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil // it went while we looked
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) && anothers(root.Lstat(name)) {
+		return false, nil // it went while we looked, or is root's alone
 	}
 	if err != nil {
 		return false, err
@@ -176,6 +185,9 @@ func copyOne(root *os.Root, name, target string) (wrote bool, err error) {
 	defer f.Close()
 	info, err := f.Stat()
 	if err != nil {
+		return false, err
+	}
+	if err := os.MkdirAll(filepath.Join(target, filepath.Dir(name)), 0o700); err != nil {
 		return false, err
 	}
 	to := filepath.Join(target, name)
@@ -220,140 +232,4 @@ func place(dir, name string, content io.Reader, mode fs.FileMode) error {
 	}
 	defer folder.Close()
 	return folder.Sync()
-}
-
-// RestoreSecond makes dir, which is empty or not there, the state directory whose second disk lies at from. The databases are opened
-// once, which completes them after a crash; what is in them is the caller's to check. The configuration comes last.
-func RestoreSecond(ctx context.Context, from, dir string) (Second, error) {
-	s, err := ReadSecond(from)
-	if err != nil {
-		return s, failure(err)
-	}
-	if _, err := os.Stat(filepath.Join(from, "files", configFile)); err != nil {
-		return s, failure(fmt.Errorf("%w: %w", ErrDamaged, err))
-	}
-	if err := emptyDir(dir); err != nil {
-		return s, failure(err)
-	}
-	if err := restoreSecond(ctx, from, dir); err != nil {
-		return s, failure(fmt.Errorf("restoring into %s, which is to be emptied before another try: %w", dir, writing(err)))
-	}
-	return s, nil
-}
-
-func restoreSecond(ctx context.Context, from, dir string) error {
-	release, err := holdDatabases(SecondDB(from))
-	if err != nil {
-		return err
-	}
-	defer release()
-	if err := os.MkdirAll(filepath.Join(dir, "db"), 0o700); err != nil {
-		return err
-	}
-	if err := copyTree(ctx, SecondDB(from), filepath.Join(dir, "db")); err != nil {
-		return err
-	}
-	databases, err := filepath.Glob(filepath.Join(dir, "db", "*.db"))
-	if err != nil {
-		return err
-	}
-	for _, file := range databases {
-		db, err := bolt.Open(file)
-		if err != nil {
-			return err
-		}
-		complete, err := db.Complete()
-		if err = errors.Join(err, db.Close()); err != nil {
-			return err
-		}
-		if !complete {
-			return fmt.Errorf("%w: %s was still being brought up to date when it was left", ErrDamaged, filepath.Base(file))
-		}
-	}
-	if len(databases) == 0 {
-		return fmt.Errorf("%w: %s holds no database", ErrDamaged, SecondDB(from))
-	}
-	return copyTree(ctx, filepath.Join(from, "files"), dir)
-}
-
-// holdDatabases takes the locks of databases, which a server that still writes to them has.
-func holdDatabases(folder string) (release func(), err error) {
-	var held []*os.File
-	release = func() {
-		for _, f := range held {
-			f.Close()
-		}
-	}
-	files, err := filepath.Glob(filepath.Join(folder, "*.db"))
-	for _, file := range files {
-		var f *os.File
-		if f, err = os.OpenFile(file, os.O_RDWR, 0); err != nil {
-			break
-		}
-		held = append(held, f)
-		if err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-			err = fmt.Errorf("%s: %w: its appliance still runs: %w", file, ErrBusy, err)
-			break
-		}
-	}
-	if err != nil {
-		release()
-	}
-	return release, err
-}
-
-// copyTree copies the files below one folder into another, the configuration last, and flushes the file system.
-func copyTree(ctx context.Context, from, to string) error {
-	root, err := os.OpenRoot(from)
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	copyFile := func(name string) error {
-		f, err := root.Open(name)
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		info, err := f.Stat()
-		if err != nil {
-			return err
-		}
-		return place(to, name, f, info.Mode().Perm())
-	}
-	config := false
-	err = fs.WalkDir(root.FS(), ".", func(name string, e fs.DirEntry, err error) error {
-		switch {
-		case err != nil:
-			return err
-		case ctx.Err() != nil:
-			return ctx.Err()
-		case name == ".", temporary(e.Name()):
-			return nil
-		case name == configFile:
-			config = true
-			return nil
-		case e.IsDir():
-			info, err := e.Info()
-			if err != nil {
-				return err
-			}
-			return errors.Join(os.MkdirAll(filepath.Join(to, name), 0o700), os.Chmod(filepath.Join(to, name), info.Mode().Perm()))
-		case !e.Type().IsRegular():
-			return nil
-		}
-		return copyFile(name)
-	})
-	if err == nil && config {
-		err = copyFile(configFile)
-	}
-	if err != nil {
-		return err
-	}
-	d, err := os.Open(to)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return unix.Syncfs(int(d.Fd()))
 }
