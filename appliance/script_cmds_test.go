@@ -31,6 +31,7 @@ var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args [
 	"flip": flip, "picking": picking, "usepicklist": usePicklist, "shelve": shelve, "layout": imageLayout, "registry": serveLayout, "stamp": stamp,
 	"approvers": approvers, "people": people, "as": as, "says": says, "unknown": unknown, "twin": twin, "misled": misled, "liar": liar, "newest": newest,
 	"watchfor": watchFor, "scrape": scrape, "limits": limits,
+	"snippets": ciSnippets, "citokens": ciTokens,
 	"drop": drop, "watch": watch, "until": until, "fromfile": fromFile, "holders": holders, "proposal": proposal,
 	"member": member, "crash": crash, "backupevery": backupEvery, "load": load, "proven": proven, "entered": entered, "seconddisk": secondDiskOf, "marksat": marksAt, "standbyof": standbyOf, "probe": probe, "forked": forked, "kept": kept, "roles": rolesOfState, "stands": stands,
 	"spoil": spoil, "latch": latch, "vault": vaultServer, "buildplugin": buildPlugin, "swtpm": swtpm,
