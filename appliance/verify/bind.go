@@ -128,7 +128,7 @@ func bindEntry(e *protorekor.TransparencyLogEntry, l *root.TransparencyLog) (Log
 	}
 	proof := e.GetInclusionProof()
 	if proof == nil {
-		if !promise || v2 {
+		if !promise { // as with every entry of Rekor v2
 			return bad("neither proof nor promise")
 		}
 		return p, nil

@@ -1,6 +1,7 @@
 package verify
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 
@@ -24,6 +25,9 @@ type pep740 struct {
 // fromPEP740 returns the bundle an attestation object says the same as; data itself where it is none. No bundle has a member "envelope". Nothing
 // is left out: a member that is not known here is refused, as in a bundle.
 func fromPEP740(data []byte) ([]byte, error) {
+	if !bytes.Contains(data, []byte(`"verification_material"`)) { // spares every other bundle a second reading
+		return data, nil
+	}
 	limits := strictjson.Limits{Bytes: maxBundle, Depth: 16, Values: 100_000, Fold: true}
 	var members map[string]json.RawMessage
 	if json.Unmarshal(data, &members) != nil || members["envelope"] == nil {
