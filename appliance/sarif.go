@@ -120,7 +120,7 @@ func sarifURIOf(operand string) string {
 
 // hash says what the artifact's digest is, ALGORITHM:HEX, in the names that SARIF has for algorithms.
 func (s *sarif) hash(digest string) {
-	if algorithm, hex, ok := strings.Cut(digest, ":"); ok && hex != "" {
+	if algorithm, hex, ok := strings.Cut(digest, ":"); ok && hex != "" && strings.HasPrefix(algorithm, "sha") {
 		s.run.Artifacts[0].Hashes = map[string]string{strings.Replace(algorithm, "sha", "sha-", 1): hex}
 	}
 }

@@ -48,6 +48,11 @@ func TestScripts(t *testing.T) {
 		},
 		Setup: func(env *testscript.Env) error { // scripts run in the cryptographic mode of the test
 			env.Setenv("GODEBUG", os.Getenv("GODEBUG"))
+			here, err := os.Getwd()
+			if err != nil {
+				return err
+			}
+			env.Setenv("HERE", here) // the test data of packages
 			// In the strict FIPS 140-3 mode a TPM is refused otherwise, as tpm.txtar shows.
 			env.Setenv("REDOUBT_TPM_PLAIN_SESSIONS", strconv.FormatBool(fips140.Enforced()))
 			return nil

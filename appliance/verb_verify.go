@@ -27,7 +27,7 @@ var verdictSchema []byte
 
 func verifyCommand() *cli.Command {
 	return &cli.Command{
-		Name: verifyVerb, Usage: "verify what was signed: files, digests and images; only oci:// opens a socket", ArgsUsage: "FILE|sha256:HEX|oci://REF|oci-layout:DIR|docker-archive:F",
+		Name: verifyVerb, Usage: "verify what was signed: files, digests, images, commits and tags; only oci:// opens a socket", ArgsUsage: "FILE|sha256:HEX|oci://REF|oci-layout:DIR|docker-archive:F|git:REV",
 		Description: "Exit codes: `redoubt docs exit-codes`. --prove-offline repeats the whole verification in an empty network namespace.",
 		Flags: append(slices.Concat(freshnessFlags(), operandFlags(), receiptFlags(), deniedFlags()),
 			&cli.StringSliceFlag{Name: "trusted-root", Usage: "trusted_root.json; several are tried one by one", EnvVars: []string{"REDOUBT_TRUSTED_ROOT"}},
@@ -51,7 +51,7 @@ func verifyCommand() *cli.Command {
 				return err
 			}
 			if c.NArg() != 1 {
-				return usage("verify takes one FILE, sha256:HEX or image")
+				return usage("verify takes one FILE, sha256:HEX, image or git:REV")
 			}
 			if err := checkReceipt(c); err != nil {
 				return err
@@ -189,6 +189,10 @@ func nextForFile(err error) string {
 		return "the running mirror writes state.note and state.key in its folder mirror; give --mirror-state and --mirror-key"
 	case "public key":
 		return "--key names a PEM file"
+	case "repository":
+		return "--repository names a folder in it, and the git of this machine reads it"
+	case "revision":
+		return "git:REV is whatever git takes for a commit or an annotated tag: HEAD, v1.0, a name in hex"
 	case "signature", "certificate", "timestamp":
 		return "it is what `cosign sign-blob --output-signature --output-certificate --rfc3161-timestamp` wrote beside the artifact"
 	}
@@ -215,6 +219,9 @@ func readBounded(role, path string) ([]byte, error) {
 func printVerified(w io.Writer, artifact string, r *verify.Result) {
 	san, issuer := r.Signer()
 	fmt.Fprintf(w, "verified: %s\n", artifact)
+	if strings.HasPrefix(r.Artifact(), "git") {
+		fmt.Fprintf(w, "  object     %s\n", r.Artifact())
+	}
 	if san != "" {
 		fmt.Fprintf(w, "  signer     %s (issuer %s)\n", san, issuer)
 	}

@@ -28,6 +28,7 @@ func operandFlags() []cli.Flag {
 		&cli.StringFlag{Name: "rfc3161-timestamp", Usage: "with --signature or cosign's bundle: a timestamp over the signature, DER or as cosign writes it", EnvVars: []string{"REDOUBT_RFC3161_TIMESTAMP"}},
 		&cli.StringFlag{Name: "policy", Usage: "decide by the rules in this file, in place of the --certificate flags, --key, --accept and --trusted-root", EnvVars: []string{"REDOUBT_POLICY"}},
 		&cli.StringFlag{Name: "as", Usage: "with --policy: the name that its rules see, HOST/REPOSITORY or a file's (default what the operand says)", EnvVars: []string{"REDOUBT_AS"}},
+		&cli.StringFlag{Name: "repository", Value: ".", Usage: "git: a folder in the repository", EnvVars: []string{"REDOUBT_REPOSITORY"}},
 	)
 }
 
@@ -58,8 +59,11 @@ func gatherOperand(c *cli.Context) (policy.Gathered, error) {
 			return gatherImage(c, scheme, rest, name)
 		}
 	}
-	if strings.HasPrefix(operand, "git:") {
-		return policy.Gathered{}, fmt.Errorf("%w: this build verifies files, digests and images, not git:", verify.ErrUsage)
+	if rev, ok := strings.CutPrefix(operand, "git:"); ok {
+		if c.IsSet("bundle") || c.IsSet("signature") || c.IsSet("certificate") || c.IsSet("rfc3161-timestamp") {
+			return policy.Gathered{}, fmt.Errorf("%w: a commit or tag bears its signature itself", verify.ErrUsage)
+		}
+		return gatherGit(c.Context, c.String("repository"), rev, name)
 	}
 	g, err := gatherBlob(operand, blobParts{c.String("bundle"), c.String("signature"), c.String("certificate"), c.String("rfc3161-timestamp")})
 	if err != nil {

@@ -37,6 +37,15 @@ func testGitsign(t *testing.T, l *lab) {
 				t.Errorf("gitsign verify:\n%s", out)
 			}
 			s.run(t, "git", "verify-commit", "HEAD")
+			ours := []string{"verify", "git:HEAD", "--trusted-root", l.in("trusted_root.json")}
+			if mode.name == "online" {
+				s.refuse(t, []string{"GITSIGN_REKOR_MODE=offline"}, l.binary, join(ours, l.who())...)
+			} else {
+				s.run(t, l.binary, join(ours, []string{"--prove-offline"}, l.who())...)
+				s.run(t, "git", "tag", "-s", "-m", "A release", "v1")
+				s.run(t, l.binary, join([]string{"verify", "git:v1", "--trusted-root", l.in("trusted_root.json")}, l.who())...)
+				s.refuse(t, []string{"identity or issuer not accepted"}, l.binary, join(ours, []string{"--certificate-identity", "mallory@corp.internal", "--certificate-oidc-issuer", l.urls.OIDC})...)
+			}
 			t.Run("wrong identity", func(t *testing.T) {
 				s.refuse(t, wrongIdentity, gitsign, "verify", "--certificate-identity", "mallory@corp.internal", "--certificate-oidc-issuer", l.urls.OIDC)
 			})
@@ -45,6 +54,7 @@ func testGitsign(t *testing.T, l *lab) {
 				changed := s.write(t, "changed", strings.Replace(commit, "Signed without", "Forged without", 1))
 				id := strings.TrimSpace(s.output(t, "git", "hash-object", "-t", "commit", "-w", changed))
 				s.refuse(t, nil, gitsign, append([]string{"verify", id}, l.who()...)...)
+				s.refuse(t, nil, l.binary, join([]string{"verify", "git:" + id, "--trusted-root", l.in("trusted_root.json")}, l.who())...)
 			})
 		})
 	}

@@ -149,6 +149,8 @@ func (e Evidence) Over(a Artifact, q *verify.Request) (close func() error, err e
 			return nil, fmt.Errorf("reading the artifact: %w", err)
 		}
 		q.Artifact.Reader, close = r, r.Close
+	case a.Git != nil:
+		q.Artifact.Git = a.Git
 	default:
 		q.Artifact.Digest = a.Digest
 	}
@@ -214,7 +216,7 @@ func (a Artifact) check() error {
 	if a.Kind != Image && a.Kind != Blob {
 		return fmt.Errorf("an artifact of kind %q", a.Kind)
 	}
-	if len(a.Name) > 1000 || a.Digest == "" && a.Open == nil {
+	if len(a.Name) > 1000 || a.Digest == "" && a.Open == nil && a.Git == nil {
 		return errors.New("an artifact without a digest, or with too long a name")
 	}
 	return nil

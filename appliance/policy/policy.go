@@ -97,6 +97,8 @@ type Artifact struct {
 	Digest string
 	// Open, when set, yields the bytes of a file instead of Digest. It is called once for each piece of evidence.
 	Open func() (io.ReadCloser, error)
+	// Git, when set, is a commit or tag with its signature in it, in place of Digest and Open; the only evidence for it has an empty bundle.
+	Git *verify.GitObject
 }
 
 // Kind tells images from other artifacts.

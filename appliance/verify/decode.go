@@ -48,6 +48,8 @@ type decoded struct {
 	content      sgverify.VerificationContent
 	message      string // hash name of a message signature, "" for an attestation
 	wholeMessage bool   // the signature needs the message itself (Ed25519)
+	source       []byte // what it was read from
+	sourceType   string // the media type of that
 	// Of an attestation:
 	statement *in_toto.Statement // without its predicate
 	subjects  []map[string]string
@@ -72,6 +74,7 @@ func decode(data []byte) (*decoded, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: bundle: %w", ErrMalformed, err)
 	}
+	source := data
 	if data, err = fromPEP740(data); err != nil {
 		return nil, fmt.Errorf("%w: PEP 740 attestation: %w", ErrMalformed, err)
 	}
@@ -85,7 +88,7 @@ func decode(data []byte) (*decoded, error) {
 	if err := checkLimits(p); err != nil {
 		return nil, fmt.Errorf("%w: bundle: %w", ErrMalformed, err)
 	}
-	b := &decoded{}
+	b := &decoded{source: source, sourceType: p.GetMediaType()}
 	if b.Bundle, err = bundle.NewBundle(p); err != nil {
 		return nil, fmt.Errorf("%w: bundle: %w", ErrMalformed, err)
 	}

@@ -19,19 +19,21 @@ import (
 type Request struct {
 	// Artifact is what the signature must be over.
 	Artifact Artifact
-	// Bundle is the Sigstore bundle, JSON, v0.1 to v0.3, or an attestation object of PEP 740.
+	// Bundle is the Sigstore bundle, JSON, v0.1 to v0.3, or an attestation object of PEP 740. A git object has none.
 	Bundle []byte
 	// Policy says who may have signed, and more.
 	Policy Policy
 }
 
-// Artifact is given by its bytes or by its digest, exactly one of them.
+// Artifact is given by its bytes, by its digest or as a git object, exactly one of them.
 type Artifact struct {
 	// Reader yields the artifact's bytes. It is read once, to its end.
 	Reader io.Reader
 	// Digest is "sha256:HEX", or sha384 or sha512. Ed25519 signatures over a
 	// message cannot be verified by digest.
 	Digest string
+	// Git is a commit or a tag, with its signature in it.
+	Git *GitObject
 }
 
 // maxInMemory bounds an artifact that must be held in memory, which only
@@ -46,6 +48,8 @@ type artifact struct {
 	use     string            // the name of the digest to verify with
 	whole   []byte            // the bytes, for Ed25519 over a message
 	given   bool              // the digest was given, the bytes were not seen
+	// Of a git object, what it is called: the digests are those of the attributes that were signed in its place.
+	gitName, gitID string
 }
 
 // readArtifact digests the artifact with every hash b names.

@@ -31,7 +31,7 @@ func (r *Result) Verified() bool { return r != nil && r.report.Verified }
 // Root is the name of the trusted root that vouched.
 func (r *Result) Root() string { return r.report.Root.Name }
 
-// Artifact is the digest that verified, ALGORITHM:HEX.
+// Artifact is the digest that verified, ALGORITHM:HEX, of a git object gitCommit:HEX or gitTag:HEX.
 func (r *Result) Artifact() string { return r.report.Artifact.String() }
 
 // Signer is the certificate's identity and issuer, empty in key mode.
@@ -111,7 +111,7 @@ type rootReport struct {
 }
 
 type artifactReport struct {
-	Algorithm string `json:"algorithm"`
+	Algorithm string `json:"algorithm"` // gitCommit and gitTag for git objects
 	Digest    string `json:"digest"`
 	Bytes     bool   `json:"bytesSeen"` // false: only the digest was given
 }
@@ -176,6 +176,9 @@ func (v *Verifier) rootReport(r *trustedRoot) rootReport {
 
 // report is the digest that was judged, where none fits the SHA-256; nil without either.
 func (a artifact) report() *artifactReport {
+	if a.gitID != "" {
+		return &artifactReport{Algorithm: a.gitName, Digest: a.gitID, Bytes: true}
+	}
 	use := cmp.Or(a.use, "sha256")
 	if a.digests[use] == nil {
 		return nil
@@ -188,7 +191,6 @@ func newReport(r rootReport, b *decoded, a artifact, p *policy, v *sgverify.Veri
 		Schema: SchemaID, Verified: true,
 		Root:      r,
 		Artifact:  *a.report(),
-		MediaType: b.GetMediaType(),
 		Signature: signatureInfo{Kind: "message"},
 		Log:       logs,
 		Times:     []SignedTime{},

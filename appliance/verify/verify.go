@@ -121,23 +121,16 @@ func (v *Verifier) each(ctx context.Context, req Request, yield func(*Result) bo
 			return err
 		}
 	}
-	// 1. Read the bundle: strict JSON, known fields, limits.
-	b, err := decode(req.Bundle)
+	b, a, unfit, err := req.read(ctx, whole)
 	if err != nil {
 		return err
 	}
-	// 2. Is there a signature of the kind asked for?
-	if err := whole.checkKind(b); err != nil {
-		return err
-	}
-	// 3. Digest the artifact with what the signature was made over.
-	a, unfit := readArtifact(ctx, req.Artifact, b)
 	if unfit != nil && !(v.everyReason && errors.Is(unfit, ErrSignature)) {
 		return unfit
 	}
 	// 4. Each root alone. The refusal that got furthest explains best.
 	var best error
-	refused := &refusal{bundle: hexSum(req.Bundle), artifact: a.report()}
+	refused := &refusal{bundle: hexSum(b.source), artifact: a.report()}
 	for i := range v.roots {
 		r := &v.roots[i]
 		out, err := (*report)(nil), unfit
@@ -145,7 +138,7 @@ func (v *Verifier) each(ctx context.Context, req Request, yield func(*Result) bo
 			out, err = v.verifyUnder(r, b, a, under[i])
 		}
 		if err == nil {
-			out.BundleSHA256 = hexSum(req.Bundle)
+			out.BundleSHA256, out.MediaType = hexSum(b.source), b.sourceType
 			out.observe(b)
 			if found = true; !yield(&Result{report: *out}) {
 				return nil
@@ -172,6 +165,28 @@ func (v *Verifier) each(ctx context.Context, req Request, yield func(*Result) bo
 	}
 	refused.error = best
 	return refused
+}
+
+// read is what was signed, and how; unfit says why the artifact is not what was signed.
+func (req Request) read(ctx context.Context, p *policy) (b *decoded, a artifact, unfit, err error) {
+	// 1. Read the bundle: strict JSON, known fields, limits.
+	if req.Artifact.Git != nil {
+		if len(req.Bundle) > 0 || req.Artifact.Reader != nil || req.Artifact.Digest != "" {
+			return nil, a, nil, fmt.Errorf("%w: a git object bears its signature itself", ErrUsage)
+		}
+		if b, a, err = readGit(*req.Artifact.Git); err != nil {
+			return nil, a, nil, err
+		}
+	} else if b, err = decode(req.Bundle); err != nil {
+		return nil, a, nil, err
+	}
+	// 2. Is there a signature of the kind asked for?
+	if err := p.checkKind(b); err != nil || req.Artifact.Git != nil {
+		return b, a, nil, err
+	}
+	// 3. Digest the artifact with what the signature was made over.
+	a, unfit = readArtifact(ctx, req.Artifact, b)
+	return b, a, unfit, nil
 }
 
 // Further tells whether the verification that was refused with a got further than the one refused with b, and so says more.
