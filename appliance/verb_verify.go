@@ -63,6 +63,10 @@ func verifyCommand() *cli.Command {
 				if err := checkOffline(); err != nil {
 					return err
 				}
+				if err := denySockets(); err != nil {
+					return err
+				}
+				defer fmt.Fprintln(c.App.ErrWriter, "offline: 0 sockets: the network namespace is empty, and the kernel refused every socket")
 			}
 			known, knownIn, err := upstream(c)
 			if err != nil {
