@@ -246,6 +246,7 @@ func wayForward(r restoreResult, apart bool) (steps []string) {
 	}
 	if lost {
 		steps = append(steps, "put the high-water file of the lost machine beside the directory, if it survived; never delete or lower a mark",
+			trustRootStep(layout{r.Dir}),
 			fmt.Sprintf("`redoubt log retire --dir %s` says which logs may have signed more than they have; with --confirm it ends them where they stand and opens the next ones", r.Dir),
 			serve+", then give clients the new trusted root",
 			"`redoubt log resubmit BUNDLE...`: bundles of what is missing prove it, and enter the new log")
@@ -253,6 +254,17 @@ func wayForward(r restoreResult, apart bool) (steps []string) {
 		steps = append(steps, serve)
 	}
 	return append(steps, fmt.Sprintf("`redoubt log fsck --dir %s`", r.Dir))
+}
+
+// trustRootStep says where trust roots that were published after the backup go: they follow each other by one, and clients know them.
+func trustRootStep(dir layout) string {
+	next := func(n int) string { return filepath.Join(dir.tuf(), fmt.Sprintf("%d.root.json", n+1)) }
+	n := 1
+	for _, err := os.Stat(next(n)); err == nil; _, err = os.Stat(next(n)) {
+		n++
+	}
+	return fmt.Sprintf("the trust root here is version %d: where a client knows a newer one (signed.version of root.json below ~/.sigstore/root), copy it and those between to %s and so on; `redoubt trust status --dir %s` proves each by the one before",
+		n, next(n), dir.root)
 }
 
 // withoutCopies leaves out the copies of a passphrase that roles have: they are made of it.
