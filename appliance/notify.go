@@ -48,7 +48,7 @@ func beginFile(path string, mode os.FileMode) (*newFile, error) {
 	if info, err := os.Stat(path); err == nil && info.IsDir() {
 		return nil, fmt.Errorf("%s is a folder", path)
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*") // a name that backups leave out
 	if err != nil {
 		return nil, err
 	}
