@@ -124,7 +124,7 @@ func (s *Standby) copySecrets() error {
 // missingSecrets are the files that unlock keys and are not there.
 func missingSecrets(cfg *Config, dir layout) []string {
 	in, missing := &instance{cfg: cfg, dir: dir}, []string{}
-	for _, path := range in.notCopied() {
+	for _, path := range withoutCopies(in.notCopied()) {
 		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) && !slices.Contains(in.processFolders(), path) {
 			missing = append(missing, path)
 		}
