@@ -26,7 +26,7 @@ func build(ctx context.Context, cfg *Config, dir layout, request initRequest, lo
 			return nil, err
 		}
 	}
-	result = &initResult{URLs: cfg.urls(), OneTree: cfg.Log.oneTree()}
+	result = &initResult{URLs: cfg.urls(), OneTree: cfg.Log.oneTree(), apart: cfg.Roles != nil}
 	if path := cfg.Keys.PassphraseFile; path != "" {
 		result.PassphraseFile = path
 		if request.PassphraseFile == "" {

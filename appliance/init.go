@@ -58,26 +58,9 @@ func initCommand() *cli.Command {
 			if err := answerInit(c); err != nil {
 				return err
 			}
-			roles, err := rolesOf(c)
+			request, err := newInitRequest(c)
 			if err != nil {
 				return err
-			}
-			request := initRequest{
-				Dir: c.String("dir"), Domain: c.String("domain"), Profile: c.String("profile"), Keys: c.String("keys"), Plugin: c.String("plugin"),
-				PassphraseFile: c.String("passphrase-file"), AllowSoftware: c.Bool("allow-software-keys"),
-				TLSCert: c.String("tls-cert"), TLSKey: c.String("tls-key"), TLSCA: c.String("tls-ca"), Address: c.String("address"), FirstPort: c.Int("first-port"), Owner: c.String("owner"), OneTree: c.Bool("one-tree"),
-				TPMDevice: c.String("tpm-device"), TPMAuthFile: c.String("tpm-auth-file"), TPMPlain: c.Bool("tpm-plain-sessions"), HighWater: c.StringSlice("highwater"), Actor: localActor(),
-			}
-			if !c.Bool("one-process") && request.Owner == "" {
-				request.Roles = roles
-			}
-			if request.Approvers, err = readApprovers(c.StringSlice("approver"), c.Int("approvals")); err != nil {
-				return err
-			}
-			if folder := c.String("ceremony"); folder != "" {
-				if request.adopted, err = readAdopted(folder, &request); err != nil {
-					return err
-				}
 			}
 			result, err := initialise(c.Context, request, logger, progress(c))
 			if errors.Is(err, errSoftwareKeys) {
@@ -89,23 +72,6 @@ func initCommand() *cli.Command {
 			return printResult(c, result, result.print)
 		},
 	}
-}
-
-// initRequest is what init needs to know.
-type initRequest struct {
-	Dir, Domain, Profile, Keys, PassphraseFile string
-	TLSCert, TLSKey, TLSCA, Owner, Actor       string
-	Address                                    string // of own ports; "" for host names on one
-	FirstPort                                  int
-	Plugin                                     string // SCHEME=PATH
-	AllowSoftware                              bool
-	adopted                                    *adopted // a ceremony held before
-	TPMDevice, TPMAuthFile                     string
-	TPMPlain                                   bool     // no encryption in sessions
-	HighWater                                  []string // counters of a TPM
-	OneTree                                    bool     // one artifact log for both wire formats
-	Roles                                      *Roles   // users of the roles; nil for one process
-	Approvers                                  *Approvers
 }
 
 // initResult is the JSON of `redoubt init -o json`.
@@ -121,6 +87,7 @@ type initResult struct {
 	Software        bool              `json:"softwareKeys"`
 	Notes           []string          `json:"notes,omitempty"` // what this version leaves to the operator
 	OneTree         bool              `json:"oneTree"`
+	apart           bool
 }
 
 // keyRecord is one line of a key inventory.
@@ -374,10 +341,16 @@ func (r *initResult) print(w io.Writer) {
 	for _, note := range r.Notes {
 		fmt.Fprintf(w, "\nnote: %s\n", note)
 	}
-	fmt.Fprintf(w, "\nnext: redoubt serve --dir %s\n", r.Dir)
+	if r.apart {
+		fmt.Fprintf(w, "\nnext: systemctl enable --now redoubt.target         where install.sh put it, or `redoubt serve --dir %s --roles ROLE` as each user\n", r.Dir)
+	} else {
+		fmt.Fprintf(w, "\nnext: redoubt serve --dir %s\n", r.Dir)
+	}
 	if len(r.Notes) > 0 { // production
-		fmt.Fprintf(w, "      systemctl enable --now redoubt.service         instead, where install.sh put it\n      redoubt client setup --dir %s --out setup      what clients need\n"+
-			"      redoubt doctor --dir %s                        what is left to do\n", r.Dir, r.Dir)
+		if !r.apart {
+			fmt.Fprintln(w, "      systemctl enable --now redoubt.service         instead, where install.sh put it")
+		}
+		fmt.Fprintf(w, "      redoubt client setup --dir %s --out setup      what clients need\n      redoubt doctor --dir %s                        what is left to do\n", r.Dir, r.Dir)
 	}
 }
 

@@ -18,7 +18,7 @@ import (
 
 // The scripts in testdata/script are the operator's view: each runs this test binary as `redoubt`, in its own directory.
 func TestMain(m *testing.M) {
-	if len(os.Args) == 2 && os.Args[1] == workerVerb { // started by a test of this binary, as the child that holds a token
+	if len(os.Args) > 1 && (os.Args[1] == workerVerb || os.Args[1] == surveyVerb) { // started by a test of this binary, as the child that holds a token or looks for one
 		main()
 	}
 	atPoint = dieAt(os.Getenv(dieAtVariable))

@@ -63,12 +63,15 @@ func (w *wizard) complete() bool {
 	return w.c.IsSet("dir") && w.c.IsSet("domain") && w.c.IsSet("keys")
 }
 
+// Every question ends with the flag that answers it.
+func (w *wizard) named(question, flag string) string { return question + " (--" + flag + ")" }
+
 // want asks for a flag that was not given.
 func (w *wizard) want(flag, question, def string, check func(string) error) error {
 	if w.c.IsSet(flag) {
 		return nil
 	}
-	answer, err := w.ask(question, def, check)
+	answer, err := w.ask(w.named(question, flag), def, check)
 	if err != nil || answer == "" {
 		return err
 	}
@@ -76,11 +79,11 @@ func (w *wizard) want(flag, question, def string, check func(string) error) erro
 }
 
 // choose offers numbered choices and returns the index of the one taken.
-func (w *wizard) choose(question string, choices []string, def int) (int, error) {
+func (w *wizard) choose(flag, question string, choices []string, def int) (int, error) {
 	for i, choice := range choices {
 		fmt.Fprintf(w.out, "  %d  %s\n", i+1, choice)
 	}
-	answer, err := w.ask(question, strconv.Itoa(def+1), func(s string) error {
+	answer, err := w.ask(w.named(question, flag), strconv.Itoa(def+1), func(s string) error {
 		if n, err := strconv.Atoi(s); err != nil || n < 1 || n > len(choices) {
 			return fmt.Errorf("a number from 1 to %d", len(choices))
 		}
@@ -113,7 +116,7 @@ func (w *wizard) clock() error {
 	if err := clockNear(now, sourceDate, false); err != nil {
 		fmt.Fprintf(w.out, "  %v\n", err)
 	}
-	if !w.c.Bool("accept-clock") && !w.yes("Is that right?") {
+	if !w.c.Bool("accept-clock") && !w.yes(w.named("Is that right?", "accept-clock")) {
 		return hinted(fmt.Errorf("%w: the clock is not right", errStopped), "`date --set` and `hwclock --systohc`, then again")
 	}
 	return w.c.Set("accept-clock", "true")
@@ -144,7 +147,7 @@ func (w *wizard) keys() error {
 	if def < 0 {
 		def = len(found)
 	}
-	n, err := w.choose("Where the keys will live", choices, def)
+	n, err := w.choose("keys", "Where the keys will live", choices, def)
 	if err != nil {
 		return err
 	}
@@ -176,7 +179,7 @@ func (w *wizard) secret(keys string) error {
 		}
 		return w.c.Set("keys", keys)
 	}
-	pin, err := w.ask("File that holds its PIN, mode 0600", "", func(s string) error {
+	pin, err := w.ask(w.named("File that holds its PIN, mode 0600", "keys"), "", func(s string) error {
 		if s == "" {
 			return errors.New("the PIN is read from a file at each start")
 		}
@@ -204,7 +207,7 @@ func (w *wizard) names() error {
 		return nil
 	}
 	fmt.Fprintln(w.out, "")
-	n, err := w.choose("How clients reach the services", []string{
+	n, err := w.choose("address", "How clients reach the services", []string{
 		"by host names on port 443: fulcio., rekor., tsa., ct., tuf., mirror." + w.c.String("domain") + " (needs DNS or /etc/hosts)", "by ports of their own on an IP address of this machine, without DNS"}, 0)
 	if err != nil || n == 0 {
 		return err
@@ -237,7 +240,7 @@ func (w *wizard) tls() error {
 		return nil
 	}
 	fmt.Fprintln(w.out, "")
-	n, err := w.choose("Certificates of the listeners", []string{"made here, below a TLS root for this site's names alone, and renewed by themselves", "a certificate of the site's own, in PEM"}, 0)
+	n, err := w.choose("tls-cert", "Certificates of the listeners", []string{"made here, below a TLS root for this site's names alone, and renewed by themselves", "a certificate of the site's own, in PEM"}, 0)
 	if err != nil || n == 0 {
 		return err
 	}
@@ -267,7 +270,7 @@ func (w *wizard) owner() error {
 		return nil
 	}
 	fmt.Fprintln(w.out, "")
-	n, err := w.choose("How the server runs", []string{"each role in a process and under a user of its own", "one process, under one user"}, 0)
+	n, err := w.choose("one-process", "How the server runs", []string{"each role in a process and under a user of its own", "one process, under one user"}, 0)
 	if err != nil || n == 0 {
 		return err
 	}
@@ -279,23 +282,37 @@ func (w *wizard) owner() error {
 
 // confirm shows the command that does the same without questions, and asks once more.
 func (w *wizard) confirm() error {
-	fmt.Fprintf(w.out, "\nThe same without questions:\n  redoubt init --profile production --non-interactive --accept-clock")
-	for _, flag := range []string{"dir", "domain", "keys", "tpm-device", "tpm-auth-file", "highwater", "address", "tls-cert", "tls-key", "tls-ca", "owner", "ceremony"} {
-		if w.c.IsSet(flag) && flag != "highwater" {
-			fmt.Fprintf(w.out, " --%s '%s'", flag, w.c.String(flag))
-		}
-	}
-	for _, flag := range []string{"allow-software-keys", "one-process"} {
-		if w.c.Bool(flag) {
-			fmt.Fprint(w.out, " --"+flag)
-		}
-	}
-	fmt.Fprintln(w.out)
-	if !w.yes("Hold the ceremony and make it?") {
+	fmt.Fprintf(w.out, "\nThe same without questions:\n  redoubt init --non-interactive%s\n", given(w.c))
+	if !w.yes(w.named("Hold the ceremony and make it?", "non-interactive")) {
 		return errStopped
 	}
 	return nil
 }
+
+// given are the flags of this command as a shell takes them, whether they were given, answered or found in the environment.
+func given(c *cli.Context) string {
+	var line strings.Builder
+	for _, flag := range c.Command.Flags {
+		name := flag.Names()[0]
+		if !c.IsSet(name) || name == "non-interactive" || name == "output" {
+			continue
+		}
+		switch flag.(type) {
+		case *cli.BoolFlag:
+			fmt.Fprintf(&line, " --%s=%t", name, c.Bool(name))
+		case *cli.StringSliceFlag:
+			for _, value := range c.StringSlice(name) {
+				fmt.Fprintf(&line, " --%s %s", name, shellQuote(value))
+			}
+		default:
+			fmt.Fprintf(&line, " --%s %s", name, shellQuote(fmt.Sprint(c.Value(name))))
+		}
+	}
+	return line.String()
+}
+
+// shellQuote writes a word for sh(1).
+func shellQuote(word string) string { return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'" }
 
 // tokenProposals are --keys of what was found here, for somebody who named none.
 func tokenProposals(ctx context.Context, device string) string {

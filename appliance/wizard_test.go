@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"syscall"
@@ -21,6 +22,8 @@ type terminal struct {
 	mu   sync.Mutex
 	seen bytes.Buffer
 	at   int // how far what was seen has been answered
+
+	closed chan struct{} // when the program has left
 }
 
 func openTerminal(t *testing.T) (person *terminal, program *os.File) {
@@ -33,8 +36,9 @@ func openTerminal(t *testing.T) (person *terminal, program *os.File) {
 	must(t, err)
 	program, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|syscall.O_NOCTTY, 0)
 	must(t, err)
-	person = &terminal{File: master}
+	person = &terminal{File: master, closed: make(chan struct{})}
 	go func() {
+		defer close(person.closed)
 		b := make([]byte, 4096)
 		for {
 			n, err := master.Read(b)
@@ -52,6 +56,13 @@ func openTerminal(t *testing.T) (person *terminal, program *os.File) {
 // answers waits for a question and types the answer.
 func (p *terminal) answers(t *testing.T, question, answer string) {
 	t.Helper()
+	p.waits(t, question)
+	_, err := p.WriteString(answer + "\n")
+	must(t, err)
+}
+
+func (p *terminal) waits(t *testing.T, question string) {
+	t.Helper()
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		p.mu.Lock()
 		i := strings.Index(p.seen.String()[p.at:], question)
@@ -67,7 +78,20 @@ func (p *terminal) answers(t *testing.T, question, answer string) {
 			t.Fatalf("%q is not asked:\n%s", question, text)
 		}
 	}
-	_, err := p.WriteString(answer + "\n")
+}
+
+// picks waits for a question and types the number of a choice offered before it.
+func (p *terminal) picks(t *testing.T, question, choice string) {
+	t.Helper()
+	from := p.at
+	p.waits(t, question)
+	p.mu.Lock()
+	offered := regexp.MustCompile(`(?m)^  (\d+)  .*` + regexp.QuoteMeta(choice)).FindStringSubmatch(p.seen.String()[from:p.at])
+	p.mu.Unlock()
+	if offered == nil {
+		t.Fatalf("%q is not offered", choice)
+	}
+	_, err := p.WriteString(offered[1] + "\n")
 	must(t, err)
 }
 

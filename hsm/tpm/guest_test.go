@@ -66,7 +66,7 @@ func TestGuest(t *testing.T) {
 	defer cancel()
 	vm := exec.CommandContext(ctx, "qemu-system-x86_64", "-accel", "tcg", "-m", "512", "-nic", "none", "-nographic", "-no-reboot",
 		"-chardev", "socket,id=c,path="+e.socket+".ctrl", "-tpmdev", "emulator,id=t,chardev=c", "-device", "tpm-crb,tpmdev=t",
-		"-kernel", kernels[len(kernels)-1], "-initrd", filepath.Join(e.dir, "initrd"), "-append", "console=ttyS0 quiet panic=-1")
+		"-kernel", kernels[len(kernels)-1], "-initrd", filepath.Join(e.dir, "initrd"), "-append", "console=ttyS0 quiet panic=-1 no_timer_check")
 	vm.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	start := time.Now()
 	out, err := vm.CombinedOutput()
