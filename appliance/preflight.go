@@ -176,9 +176,11 @@ func newerOnly(err error) error {
 
 // portChecks try to listen where the services will; a server of ours that has them already is no finding.
 func portChecks(ctx context.Context, a preflightArgs) []check {
-	if conn, err := dialSocket(ctx, layout{a.Dir}); err == nil {
-		conn.Close()
-		return []check{{Name: "ports", OK: true, Detail: "this directory is being served"}}
+	for _, part := range append([]string{""}, partNames...) {
+		if conn, err := dialAt(ctx, layout{a.Dir}.run(part)); err == nil {
+			conn.Close()
+			return []check{{Name: "ports", OK: true, Detail: "this directory is being served"}}
+		}
 	}
 	first, last, address := 443, 443, ""
 	if a.Address != "" {
