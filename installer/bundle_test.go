@@ -29,14 +29,21 @@ import (
 // The bundle that all tests here share, built once, with the module proxy off: what it needs is in the module cache.
 var shared struct {
 	once   sync.Once
-	dir    string // holds bundle and folder
 	report *installer.Report
 	err    error
 }
 
+// scratch is a folder for what several tests share.
+var scratch string
+
 func TestMain(m *testing.M) {
+	var err error
+	if scratch, err = os.MkdirTemp("", "redoubt-bundle-test-"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 	code := m.Run()
-	os.RemoveAll(shared.dir)
+	os.RemoveAll(scratch)
 	os.Exit(code)
 }
 
@@ -47,7 +54,7 @@ func built(t *testing.T) (*installer.Report, string) {
 	if shared.err != nil {
 		t.Fatal(shared.err)
 	}
-	return shared.report, filepath.Join(shared.dir, shared.report.Folder)
+	return shared.report, filepath.Join(scratch, shared.report.Folder)
 }
 
 func buildShared(t *testing.T) error {
@@ -65,14 +72,11 @@ func buildShared(t *testing.T) error {
 	if err != nil {
 		return err
 	}
-	if shared.dir, err = os.MkdirTemp("", "redoubt-bundle-test-"); err != nil {
-		return err
-	}
-	c := installer.Config{Source: source, Out: filepath.Join(shared.dir, "redoubt.tar.zst"), Version: "0.0.0-test", Signer: key}
+	c := installer.Config{Source: source, Out: filepath.Join(scratch, "redoubt.tar.zst"), Version: "0.0.0-test", Signer: key}
 	if shared.report, err = installer.Build(t.Context(), c); err != nil {
 		return err
 	}
-	_, err = installer.Unpack(t.Context(), c.Out, shared.dir, installer.Trust{Fingerprint: shared.report.Fingerprint})
+	_, err = installer.Unpack(t.Context(), c.Out, scratch, installer.Trust{Fingerprint: shared.report.Fingerprint})
 	return err
 }
 

@@ -63,20 +63,24 @@ wait
 	t.Log(out)
 }
 
-// freshDebian unpacks the cached minimal Debian 12, making it first where there is none.
-func freshDebian(t *testing.T) string {
+// freshDebian unpacks the cached minimal Debian 12 with these packages besides, making it first where there is none.
+func freshDebian(t *testing.T, packages ...string) string {
 	t.Helper()
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		t.Fatal(err)
 	}
-	tarball := filepath.Join(cache, "redoubt", "debian-12-minbase.tar")
+	tarball := filepath.Join(cache, "redoubt", strings.Join(append([]string{"debian-12-minbase"}, packages...), "-")+".tar")
 	if _, err := os.Stat(tarball); errors.Is(err, fs.ErrNotExist) {
 		work := filepath.Join(t.TempDir(), "debootstrap")
 		if err := os.MkdirAll(filepath.Dir(tarball), 0o755); err != nil {
 			t.Fatal(err)
 		}
-		run(t, "debootstrap", "--variant=minbase", "bookworm", work)
+		arguments := []string{"--variant=minbase", "bookworm", work}
+		if len(packages) > 0 {
+			arguments = append([]string{"--include=" + strings.Join(packages, ",")}, arguments...)
+		}
+		run(t, "debootstrap", arguments...)
 		run(t, "tar", "-C", work, "--exclude=./var/cache/apt/archives/*.deb", "--exclude=./var/lib/apt/lists/*", "-cf", tarball+".new", ".")
 		run(t, "mv", tarball+".new", tarball)
 	}

@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -41,18 +42,41 @@ func nextRelease(t *testing.T, source string) string {
 	return next
 }
 
-// unpacked builds a bundle of source and unpacks it into the home of root.
-func unpacked(t *testing.T, source, version, root string, key *ecdsa.PrivateKey) (fingerprint string) {
+// pair are the fingerprints of the bundles of two releases that follow each other, built once.
+var pair struct {
+	once          sync.Once
+	first, second string
+}
+
+// releases unpacks releases 1.0.0 and 1.1.0 into folder.
+func releases(t *testing.T, folder string) (first, second string) {
 	t.Helper()
-	bundle := filepath.Join(t.TempDir(), "redoubt.tar.zst")
-	report, err := installer.Build(t.Context(), installer.Config{Source: source, Out: bundle, Version: version, Platforms: []string{runtime.GOARCH}, Signer: key})
-	if err != nil {
-		t.Fatal(err)
+	pair.once.Do(func() {
+		source, err := filepath.Abs("..")
+		if err != nil {
+			t.Fatal(err)
+		}
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		build := func(source, version string) string {
+			c := installer.Config{Source: source, Out: filepath.Join(scratch, version+".tar.zst"), Version: version, Platforms: []string{runtime.GOARCH}, Signer: key}
+			report, err := installer.Build(t.Context(), c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return report.Fingerprint
+		}
+		pair.first = build(source, "1.0.0")
+		pair.second = build(nextRelease(t, source), "1.1.0")
+	})
+	for version, fingerprint := range map[string]string{"1.0.0": pair.first, "1.1.0": pair.second} {
+		if _, err := installer.Unpack(t.Context(), filepath.Join(scratch, version+".tar.zst"), folder, installer.Trust{Fingerprint: fingerprint}); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if _, err := installer.Unpack(t.Context(), bundle, filepath.Join(root, "root"), installer.Trust{Fingerprint: report.Fingerprint}); err != nil {
-		t.Fatal(err)
-	}
-	return report.Fingerprint
+	return pair.first, pair.second
 }
 
 // TestUpgradeOnFreshDebian installs a bundle on a fresh Debian 12 with no network, signs with it, upgrades to a release with another format
@@ -61,17 +85,8 @@ func TestUpgradeOnFreshDebian(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Fatal("this test makes a Debian root and enters it: run it as root")
 	}
-	source, err := filepath.Abs("..")
-	if err != nil {
-		t.Fatal(err)
-	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
 	root := freshDebian(t)
-	first := unpacked(t, source, "1.0.0", root, key)
-	second := unpacked(t, nextRelease(t, source), "1.1.0", root, key)
+	first, second := releases(t, filepath.Join(root, "root"))
 	began := time.Now()
 	out := inside(t, root, "FIRST="+first+" SECOND="+second+upgradeScript)
 	t.Logf("%s in the Debian root", time.Since(began).Round(time.Second))

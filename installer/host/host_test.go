@@ -168,8 +168,20 @@ func TestUpgradeAndBack(t *testing.T) {
 		t.Errorf("back once more: %v", err)
 	}
 	want(t, root, "1.0.0", "1")
-	if r, err := Remove(ctx, c); err != nil || len(r.Kept) < 1 {
+	marks := []string{root + stateDir + ".highwater", root + stateDir + ".highwater.log"}
+	for _, mark := range marks {
+		if err := os.WriteFile(mark, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r, err := Remove(ctx, c)
+	if err != nil || len(r.Kept) < 3 {
 		t.Fatalf("%+v %v", r, err)
+	}
+	for _, mark := range marks {
+		if _, err := os.Stat(mark); err != nil || !slices.Contains(r.Kept, mark) {
+			t.Errorf("%s: %v, kept %v", mark, err, r.Kept)
+		}
 	}
 	for _, gone := range []string{"/usr/bin/redoubt", "/usr/bin/redoubt-static", libFolder, shareFolder, unitFolder + "/redoubt.service"} {
 		if _, err := os.Lstat(root + gone); err == nil {

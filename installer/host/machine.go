@@ -362,9 +362,10 @@ func Remove(ctx context.Context, c Config) (r Report, err error) {
 		}
 		return c.start(ctx, nil)
 	})
-	for _, path := range []string{c.Dir, c.Dir + ".highwater", "/etc/redoubt", "/var/log/redoubt"} {
-		if _, serr := os.Stat(c.path(path)); serr == nil {
-			r.Kept = append(r.Kept, c.path(path))
+	marks, _ := filepath.Glob(c.path(c.Dir + ".highwater*"))
+	for _, path := range append([]string{c.path(c.Dir), c.path("/etc/redoubt"), c.path("/var/log/redoubt")}, marks...) {
+		if _, serr := os.Stat(path); serr == nil {
+			r.Kept = append(r.Kept, path)
 		}
 	}
 	r.Changed = err == nil && !c.DryRun
