@@ -118,8 +118,10 @@ func (in *instance) notCopied() []string {
 		}
 		path := strings.TrimPrefix(secretPath(in.dir, value), sealedPrefix)
 		skip = append(skip, path)
-		for _, part := range partNames { // the copies of roles
-			skip = append(skip, path+"."+part)
+		for _, part := range partNames { // the copies of roles, where there are any
+			if fileExists(path + "." + part) {
+				skip = append(skip, path+"."+part)
+			}
 		}
 	}
 	k := in.cfg.Keys
