@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"redoubt.internal/appliance/verify/verifytest"
+	"redoubt.internal/ca/denied"
 	"redoubt.internal/log/strictyaml"
 )
 
@@ -218,6 +219,11 @@ func TestManual(t *testing.T) {
 	}
 	b.file("trusted_root.json", b.own.Root())
 	b.file("public-good.json", b.them.Root())
+	list, err := denied.New("corp.internal").Dated(verifytest.Epoch)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.file("denied.json", list)
 	b.file("vendor.pub", pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
 	text, err := os.ReadFile(filepath.Join("..", "..", "docs", "policy.md"))
 	if err != nil {
