@@ -268,6 +268,8 @@ type BuiltinIssuer struct {
 	Enabled bool `yaml:"enabled,omitempty"`
 	// Audience of the tokens it mints (default sigstore).
 	Audience string `yaml:"audience,omitempty"`
+	// Pseudonyms is the domain of its people's pseudonyms, as for any issuer; empty names them.
+	Pseudonyms string `yaml:"pseudonyms,omitempty"`
 }
 
 // TUF is the trust repository.

@@ -41,7 +41,7 @@ func (in *instance) identityConfig(cfg *Config) identity.Config {
 	}
 	pinned := identity.JWKS{Inline: in.issuer.JWKS()}
 	audience := orDefault(cfg.Issuer.Audience, "sigstore")
-	c.OIDCIssuers[in.issuer.URL()] = identity.IssuerRules{JWKS: pinned,
+	c.OIDCIssuers[in.issuer.URL()] = identity.IssuerRules{JWKS: pinned, Pseudonyms: cfg.Issuer.Pseudonyms,
 		OIDCIssuer: fulcio.OIDCIssuer{ClientID: audience, Type: fulcio.IssuerTypeEmail, Description: "built-in issuer, people"}}
 	c.OIDCIssuers[in.issuer.URL()+workloadPath] = identity.IssuerRules{JWKS: pinned,
 		OIDCIssuer: fulcio.OIDCIssuer{ClientID: audience, Type: fulcio.IssuerTypeCIProvider, CIProvider: workloadProvider, Description: "built-in issuer, workloads"}}

@@ -3,7 +3,7 @@ package main
 // operations are the verbs the control socket answers.
 func operations() []operation {
 	return []operation{
-		mintToken.operation(), identityDeny.operation(), identityAllow.operation(), identityList.operation(), identityExplain.operation(),
+		mintToken.operation(), identityDeny.operation(), identityAllow.operation(), identityList.operation(), identityExplain.operation(), identityReveal.operation(),
 		listKeys.operation(), checkKeys.operation(), rotateKey.operation(), finishRotation.operation(), attestKey.operation(),
 		logInfos.operation(), logGet.operation(), logSearch.operation(), logProve.operation(), logFsck.operation(), logCopy.operation(),
 		auditList.operation(), auditVerify.operation(),

@@ -27,6 +27,7 @@ import (
 	"time"
 
 	"redoubt.internal/ca/approval"
+	"redoubt.internal/ca/denied"
 	"redoubt.internal/ca/identity"
 )
 
@@ -250,8 +251,10 @@ func TestEveryActOfSeveral(t *testing.T) {
 	who := person{"alice", "test", []duty{operator}}
 	arguments := map[string]any{ // that get as far as to ask; mirror acts have scripts of their own (mirror-people, mirror-inbox)
 		"keys.rotate": rotateArgs{Role: "ct"}, "identity.token": tokenArgs{Email: "x@corp.internal"},
+		"identity.deny":   denyArgs{Entry: denied.Entry{Issuer: "https://sso.corp.internal", Identity: "x@corp.internal", Reason: "left"}},
+		"identity.reveal": revealArgs{Pseudonym: "x@pseudonym.corp.internal"},
 	}
-	scripted := []string{"keys.finish", "mirror.unfreeze", "mirror.release", "mirror.accept-exporter"}
+	scripted := []string{"keys.finish", "identity.allow", "mirror.unfreeze", "mirror.release", "mirror.accept-exporter"}
 	for _, o := range operations() {
 		a, _ := operationAccess(o.name)
 		args, ok := arguments[o.name]

@@ -38,7 +38,7 @@ var verbTable = []verbRow{
 	{"config reload", "config.reload", ofReloads},
 
 	{"keys rotate, ca rotate, tsa rotate, trust rotate, log rotate", "keys.rotate keys.finish", ofSeveral},
-	{"identity token, identity deny, identity allow", "identity.token identity.deny identity.allow", ofSeveral},
+	{"identity token, identity deny, identity allow, identity reveal", "identity.token identity.deny identity.allow identity.reveal", ofSeveral},
 	{"mirror unfreeze, mirror quarantine release, mirror exporter accept", "mirror.unfreeze mirror.release mirror.accept-exporter", ofSeveral},
 	{"log retire, backup restore, standby promote", "", ofRecovery},
 }

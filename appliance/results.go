@@ -14,6 +14,7 @@ import (
 	"redoubt.internal/appliance/inventory"
 	"redoubt.internal/appliance/policy"
 	"redoubt.internal/appliance/verify"
+	"redoubt.internal/ca"
 	"redoubt.internal/ca/ceremony"
 	"redoubt.internal/ca/denied"
 	"redoubt.internal/ca/trust"
@@ -44,6 +45,7 @@ var resultDocs = []resultDoc{
 	{"identity token", reflect.TypeFor[tokenResult](), "", nil},
 	{"identity deny, identity allow", reflect.TypeFor[deniedResult](), "", nil},
 	{"identity list", reflect.TypeFor[denied.List](), "", nil},
+	{"identity reveal", reflect.TypeFor[ca.Person](), "", nil},
 	{"identity explain", reflect.TypeFor[explained](), "", nil},
 	{"client setup", reflect.TypeFor[setupResult](), "", nil},
 	{"sign, attest", reflect.TypeFor[signResult](), "", nil},

@@ -21,9 +21,10 @@ func identityCommand() *cli.Command {
 		return append(append(append(append(stateFlags(), approvalFlags()...), outputFlag()), several...), more...)
 	}
 	return &cli.Command{
-		Name: "identity", Usage: "who is denied, and tokens of the built-in issuer",
+		Name: "identity", Usage: "who is denied, who stands behind a pseudonym, and tokens of the built-in issuer",
 		Subcommands: []*cli.Command{
 			identityTokenCommand(),
+			identityRevealCommand(),
 			{Name: "deny", Usage: "issue nothing to an identity any more, and have what it signed refused (exit 25); two others approve", Action: denyAction(identityDeny), Flags: act(
 				&cli.StringFlag{Name: "since", Usage: "first signed time that is refused, RFC 3339 (default: all that it ever signed)", EnvVars: []string{"REDOUBT_SINCE"}},
 				&cli.StringFlag{Name: "until", Usage: "last signed time that is refused, RFC 3339 (default: none is)", EnvVars: []string{"REDOUBT_UNTIL"}},

@@ -31,10 +31,16 @@ func (a *Authority) Issue(ctx context.Context, r Request) (*Issued, error) {
 		a.refuse(ctx, nil, err)
 		return nil, err
 	}
-	if e := a.denied().Match(who.Issuer, who.SAN.Value, a.refusals.now()); e != nil {
-		err = fmt.Errorf("%w: %s", ErrDenied, e)
-		a.refuse(ctx, &who, err)
+	token := who // whom the token names; from here on who has the name that certificates and records have
+	if who, err = a.nameOf(token); err != nil {
 		return nil, err
+	}
+	for _, name := range []string{token.SAN.Value, who.SAN.Value} {
+		if e := a.denied().Match(who.Issuer, name, a.refusals.now()); e != nil {
+			err = fmt.Errorf("%w: %s", ErrDenied, e)
+			a.refuse(ctx, &who, err)
+			return nil, err
+		}
 	}
 
 	// 2. Does the requester hold the key, and is it one we certify? Then the
@@ -56,6 +62,9 @@ func (a *Authority) Issue(ctx context.Context, r Request) (*Issued, error) {
 	spki, err := x509.MarshalPKIXPublicKey(pub)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrKey, err)
+	}
+	if who, err = a.assign(ctx, token); err != nil { // a crash after it leaves a pseudonym that signs later
+		return nil, err
 	}
 	tbs, err := a.lint(template{who, spki, serial, notBefore, notAfter})
 	if err != nil {

@@ -63,7 +63,7 @@ func (a *Authority) refuse(ctx context.Context, who *identity.Principal, cause e
 
 // describe is one certificate for the audit log.
 func describe(s *signable) audit.Event {
-	return audit.Event{
+	e := audit.Event{
 		Actor: s.who.SAN.Value, Action: action, Object: serialHex(s.serial),
 		Detail: map[string]string{
 			"issuer": s.who.Issuer, "subject": s.who.Subject, "token": s.who.TokenID,
@@ -71,6 +71,10 @@ func describe(s *signable) audit.Event {
 			"public_key_sha256": hexSum(s.spki), "tbs_sha256": hexSum(s.tbs),
 		},
 	}
+	if s.who.Pseudonyms != "" {
+		delete(e.Detail, "token") // a digest of the name, among what can be guessed
+	}
+	return e
 }
 
 // clip bounds a text for a record.

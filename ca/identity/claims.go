@@ -79,7 +79,7 @@ func principal(ctx context.Context, iss *issuer, id *oidc.IDToken, t *token) (Pr
 	p := Principal{
 		TokenIssuer: id.Issuer, Subject: id.Subject, Name: mapped.Name(ctx),
 		Type: string(iss.config.Type), JTI: t.claims.JTI, TokenID: t.id,
-		Expiry: t.claims.Expiry, TokenUses: iss.config.TokenUses,
+		Expiry: t.claims.Expiry, TokenUses: iss.config.TokenUses, Pseudonyms: iss.config.Pseudonyms,
 	}
 	if err := p.takeNames(&shape); err != nil {
 		return Principal{}, err
@@ -183,6 +183,13 @@ func (p *Principal) takeExtensions(shape *x509.Certificate) error {
 		return errors.New("identity has no issuer or no subject")
 	}
 	return nil
+}
+
+// utf8String is s as the DER UTF8String that extensions from 8 on hold.
+func utf8String(s string) []byte {
+	var b cryptobyte.Builder
+	b.AddASN1(cbasn1.UTF8String, func(b *cryptobyte.Builder) { b.AddBytes([]byte(s)) })
+	return b.BytesOrPanic() // of less than 4 GiB
 }
 
 // maxSAN bounds the name of a certificate and its issuer, in bytes.

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"text/template"
@@ -79,6 +80,11 @@ type IssuerRules struct {
 	// unlimited, as with Fulcio. 1 fits interactive logins. A retry with the same
 	// key does not count.
 	TokenUses int `yaml:"token-uses,omitempty"`
+	// Pseudonyms is a domain, nobody's for mail, below which the people of an
+	// issuer of type email get a name that tells nobody who they are: it stands in
+	// certificates, logs and records in the place of their address and of the sub
+	// claim. Only the register of the authority knows both.
+	Pseudonyms string `yaml:"pseudonyms,omitempty"`
 }
 
 // JWKS is a pinned key set: at most one of the two fields is set.
@@ -172,6 +178,9 @@ func ParseConfig(doc []byte) (Config, error) {
 	return c, c.check()
 }
 
+// pseudonymDomain is what pseudonyms may be: host name labels (RFC 1123, 2.1), two or more, in lower case.
+var pseudonymDomain = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?){1,3}$`)
+
 // defaultAlgorithms are accepted unless an issuer says otherwise: signatures
 // only, none with a shared secret.
 var defaultAlgorithms = []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
@@ -229,6 +238,12 @@ func (c Config) checkIssuer(name string, i IssuerRules) error {
 		if !slices.Contains(defaultAlgorithms, a) {
 			return fmt.Errorf("algorithm %q is not one of %s", a, strings.Join(defaultAlgorithms, ", "))
 		}
+	}
+	if i.Pseudonyms != "" && i.Type != config.IssuerTypeEmail {
+		return errors.New("pseudonyms are for type email only")
+	}
+	if i.Pseudonyms != "" && !pseudonymDomain.MatchString(i.Pseudonyms) {
+		return fmt.Errorf("pseudonyms %q is not a domain in lower case, such as pseudonym.corp.internal", clip(i.Pseudonyms))
 	}
 	if i.TokenUses < 0 {
 		return errors.New("token-uses is negative")

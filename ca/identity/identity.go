@@ -37,6 +37,7 @@ import (
 	"time"
 
 	"github.com/coreos/go-oidc/v3/oidc"
+	"github.com/sigstore/fulcio/pkg/certificate"
 	"github.com/sigstore/fulcio/pkg/config"
 	fulciolog "github.com/sigstore/fulcio/pkg/log"
 	"go.uber.org/zap"
@@ -105,10 +106,26 @@ type Principal struct {
 	// TokenID is the lower-case hex SHA-256 of the token's signed part (header
 	// and claims, without the signature): equal for every use of one token.
 	TokenID string
+	// Pseudonyms is the domain of the issuer's pseudonyms; empty where people stand
+	// in certificates as the token names them. See IssuerRules.
+	Pseudonyms string
 	// Expiry is when the token ends.
 	Expiry time.Time
 	// TokenUses is how many certificates one token may obtain; 0 is unlimited.
 	TokenUses int
+}
+
+// As is p under another name, wherever a certificate or a record would name it.
+// What its client signs as proof of possession, Name, stays.
+func (p Principal) As(name string) Principal {
+	p.SAN.Value, p.Subject = name, name
+	p.Extensions = slices.Clone(p.Extensions)
+	for i, e := range p.Extensions {
+		if e.Id.Equal(certificate.OIDTokenSubject) {
+			p.Extensions[i].Value = utf8String(name)
+		}
+	}
+	return p
 }
 
 // Verifier verifies tokens of the configured issuers. It is safe for
@@ -116,6 +133,7 @@ type Principal struct {
 type Verifier struct {
 	issuers map[string]*issuer // by iss, exact
 	meta    []metaIssuer       // longest pattern first
+	hidden  []string           // domains of pseudonyms, which no token may name
 	fulcio  *config.FulcioConfig
 	now     func() time.Time
 	logger  *slog.Logger
@@ -177,6 +195,9 @@ func New(c Config) (*Verifier, error) {
 			return nil, fmt.Errorf("%w: issuer %q: %w", ErrConfig, name, err)
 		}
 		v.issuers[name] = i
+		if iss.Pseudonyms != "" {
+			v.hidden = append(v.hidden, "@"+iss.Pseudonyms)
+		}
 		v.fulcio.OIDCIssuers[name] = iss.OIDCIssuer
 	}
 	for pattern, iss := range c.MetaIssuers {
@@ -190,6 +211,9 @@ func New(c Config) (*Verifier, error) {
 		}
 		if iss.JWKS, err = iss.JWKS.load(c.Dir); err != nil {
 			return nil, fmt.Errorf("%w: meta issuer %q: %w", ErrConfig, pattern, err)
+		}
+		if iss.Pseudonyms != "" {
+			v.hidden = append(v.hidden, "@"+iss.Pseudonyms)
 		}
 		v.meta = append(v.meta, metaIssuer{pattern, re, iss})
 		v.fulcio.MetaIssuers[pattern] = iss.OIDCIssuer
@@ -305,6 +329,11 @@ func (v *Verifier) Verify(ctx context.Context, raw string) (Principal, error) {
 	p, err := principal(ctx, iss, id, t)
 	if err != nil {
 		return Principal{}, fmt.Errorf("%w: %w", ErrToken, err)
+	}
+	for _, domain := range v.hidden {
+		if strings.HasSuffix(strings.ToLower(p.SAN.Value), domain) {
+			return Principal{}, fmt.Errorf("%w: the token names %q, which would pass for a pseudonym", ErrToken, clip(p.SAN.Value))
+		}
 	}
 	return p, nil
 }
