@@ -114,6 +114,9 @@ func (k *Key) SignContext(ctx context.Context, digest []byte, opts crypto.Signer
 	if err := checkOpts(k.info.Algorithm, digest, opts); err != nil {
 		return nil, err
 	}
+	if err := ctx.Err(); err != nil { // nobody waits: the token, which might be quick enough, is not asked
+		return nil, fmt.Errorf("signing with %s: %w: %w", k.info.URI, ErrUnavailable, err)
+	}
 	ctx, cancel := context.WithTimeout(ctx, k.timeout)
 	defer cancel()
 	sig, err := k.sign(ctx, digest, opts)
