@@ -36,7 +36,7 @@ var (
 	step   = flag.Duration("step", 2*time.Second, "length of a turn")
 	dir    = flag.String("dir", "", "where to put the logs (default: a temporary directory)")
 	bin    = flag.String("bin", "", "where the built programs are")
-	only   = flag.String("only", "", "measure these alone, separated by commas: append, single, keys, rekor, issue, timestamp, verify, import, export, again, vouched")
+	only   = flag.String("only", "", "measure these alone, separated by commas: append, single, keys, rekor, issue, timestamp, verify, bundle, import, export, again, vouched")
 )
 
 func main() {
@@ -70,7 +70,7 @@ func run() error {
 	start := time.Now()
 	load, _ := os.ReadFile("/proc/loadavg")
 	var rows []*row
-	for _, bench := range []func(context.Context, string) ([]*row, error){benchAppend, benchKeys, benchServers, benchVerify, benchCross} {
+	for _, bench := range []func(context.Context, string) ([]*row, error){benchAppend, benchKeys, benchServers, benchVerify, benchBundle, benchCross} {
 		more, err := bench(ctx, d)
 		rows = append(rows, more...)
 		if err != nil {
