@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"regexp"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
@@ -284,7 +285,7 @@ func (w *tufWalk) targets(ctx context.Context) error {
 			return w.repo.blame(ask.name(), errors.New("it delegates to more roles than are carried"))
 		}
 		for _, r := range t.Signed.Delegations.Roles {
-			if !roleName.MatchString(r.Name) || slices.Contains(metadata.TOP_LEVEL_ROLE_NAMES[:], r.Name) {
+			if !roleName().MatchString(r.Name) || slices.Contains(metadata.TOP_LEVEL_ROLE_NAMES[:], r.Name) {
 				return w.repo.blame(ask.name(), fmt.Errorf("a delegated role called %.80q", r.Name))
 			}
 			queue = append(queue, delegation{r.Name, d.role})
@@ -298,8 +299,10 @@ func (w *tufWalk) targets(ctx context.Context) error {
 }
 
 var (
-	roleName   = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._ -]{0,99}$`)
-	targetName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,99}(/[A-Za-z0-9][A-Za-z0-9._-]{0,99}){0,3}$`)
+	roleName   = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._ -]{0,99}$`) })
+	targetName = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,99}(/[A-Za-z0-9][A-Za-z0-9._-]{0,99}){0,3}$`)
+	})
 )
 
 // resolveAll finds for every name any role lists the target a client would be given (TUF 5.6.7: depth first, in the order of
@@ -319,7 +322,7 @@ func (w *tufWalk) resolveAll() ([]TUFTarget, error) {
 			continue
 		}
 		digest := parcel.Digest(t.Hashes["sha256"])
-		if !targetName.MatchString(name) || len(digest) != 32 || t.Length < 0 || t.Length > parcel.MaxTUFTarget {
+		if !targetName().MatchString(name) || len(digest) != 32 || t.Length < 0 || t.Length > parcel.MaxTUFTarget {
 			return nil, w.repo.blame("targets", fmt.Errorf("target %.100q of %d bytes, which cannot be carried: a plain name, a SHA-256 and at most %d bytes are needed", name, t.Length, parcel.MaxTUFTarget))
 		}
 		files[digest.String()] = true

@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"redoubt.internal/log/store"
@@ -35,13 +36,13 @@ type watch struct {
 	identity, issuer *regexp.Regexp
 }
 
-var watchName = regexp.MustCompile(`^[a-z0-9]([a-z0-9.-]{0,62}[a-z0-9])?$`)
+var watchName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z0-9]([a-z0-9.-]{0,62}[a-z0-9])?$`) })
 
 func watches(configs []WatchConfig) (out []watch, err error) {
 	for i, c := range configs {
 		w := watch{WatchConfig: c, rule: parcel.Sum(fmt.Appendf(nil, "%q %q %q %q", c.Identity, c.Issuer, c.Digests, c.Keys)).String()}
 		switch {
-		case !watchName.MatchString(c.Name):
+		case !watchName().MatchString(c.Name):
 			return nil, fmt.Errorf("%w: watch name %.80q; up to 64 of a-z, 0-9, dot and hyphen are allowed", ErrConfig, c.Name)
 		case slices.ContainsFunc(configs[:i], func(o WatchConfig) bool { return o.Name == c.Name }):
 			return nil, fmt.Errorf("%w: watch %q is there twice", ErrConfig, c.Name)

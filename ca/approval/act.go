@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"sync"
 	"time"
 	"unicode/utf8"
 
@@ -43,8 +44,8 @@ const (
 )
 
 var (
-	actKind   = regexp.MustCompile(`^[a-z0-9]([a-z0-9.-]{0,62}[a-z0-9])?$`)
-	actDomain = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]{0,253})$`)
+	actKind   = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z0-9]([a-z0-9.-]{0,62}[a-z0-9])?$`) })
+	actDomain = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]{0,253})$`) })
 )
 
 // Text is what people approve.
@@ -66,11 +67,11 @@ func (a Act) check() error {
 		return fmt.Errorf("%w: %d octets, limit %d", ErrAct, len(text), MaxAct)
 	}
 	switch {
-	case !actKind.MatchString(a.Kind):
+	case !actKind().MatchString(a.Kind):
 		return fmt.Errorf("%w: kind %.80q", ErrAct, a.Kind)
-	case !actDomain.MatchString(a.Domain):
+	case !actDomain().MatchString(a.Domain):
 		return fmt.Errorf("%w: domain %.80q", ErrAct, a.Domain)
-	case a.Proposer != "" && !operatorName.MatchString(a.Proposer):
+	case a.Proposer != "" && !operatorName().MatchString(a.Proposer):
 		return fmt.Errorf("%w: proposer %.80q", ErrAct, a.Proposer)
 	case len(a.Lines) == 0:
 		return fmt.Errorf("%w: it says nothing", ErrAct)

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"regexp"
+	"sync"
 
 	"go.yaml.in/yaml/v3"
 
@@ -39,7 +40,8 @@ type Operator struct {
 	PublicKey string `yaml:"publicKey" json:"publicKey"`
 }
 
-var operatorName = regexp.MustCompile(`^[a-z0-9]([a-z0-9.-]{0,38}[a-z0-9])?$`)
+// Expressions with large counts take milliseconds to compile: none is, before it is asked.
+var operatorName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z0-9]([a-z0-9.-]{0,38}[a-z0-9])?$`) })
 
 // NewOperator names the holder of a public key.
 func NewOperator(name string, pub crypto.PublicKey) (Operator, error) {
@@ -99,7 +101,7 @@ func (o Operator) Key() (pub crypto.PublicKey, fingerprint string, err error) {
 
 // Problems says what is wrong with one operator; field begins each sentence.
 func (o Operator) Problems(field string) (bad []string) {
-	if !operatorName.MatchString(o.Name) {
+	if !operatorName().MatchString(o.Name) {
 		bad = append(bad, fmt.Sprintf("%s: name %q; expected up to 40 of a-z, 0-9, dot and hyphen", field, o.Name))
 	}
 	if _, _, err := o.Key(); err != nil {

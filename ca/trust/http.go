@@ -7,10 +7,13 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 // served is the closed list of paths the repository answers.
-var served = regexp.MustCompile(`^(timestamp\.json|root\.json|[1-9][0-9]{0,9}\.(root|targets|snapshot)\.json|targets/([A-Za-z0-9][A-Za-z0-9._-]{0,99}/){0,3}[0-9a-f]{64}\.[A-Za-z0-9][A-Za-z0-9._-]{0,99})$`)
+var served = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^(timestamp\.json|root\.json|[1-9][0-9]{0,9}\.(root|targets|snapshot)\.json|targets/([A-Za-z0-9][A-Za-z0-9._-]{0,99}/){0,3}[0-9a-f]{64}\.[A-Za-z0-9][A-Za-z0-9._-]{0,99})$`)
+})
 
 // Handler serves the repository's files with GET and HEAD. Paths outside the
 // layout of Repository are 404 without touching the disk.
@@ -23,7 +26,7 @@ func (r *Repository) serveFile(w http.ResponseWriter, req *http.Request) {
 		return
 	}
 	name := strings.TrimPrefix(req.URL.Path, "/")
-	if !served.MatchString(name) {
+	if !served().MatchString(name) {
 		http.NotFound(w, req)
 		return
 	}

@@ -31,6 +31,7 @@ import (
 	"net/url"
 	"regexp"
 	"slices"
+	"sync"
 	"time"
 )
 
@@ -107,14 +108,16 @@ func (l Log) ID() ([32]byte, error) {
 
 // hostname is LDH labels (RFC 1123) joined by dots, without "+" or space, so
 // that it can be the origin of a checkpoint.
-var hostname = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$`)
+var hostname = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$`)
+})
 
 // Validate checks everything that can be checked without a clock.
 func (m Material) Validate() error {
 	bad := func(format string, args ...any) error {
 		return fmt.Errorf("%w: %w", ErrMaterial, fmt.Errorf(format, args...))
 	}
-	if len(m.Domain) > 253 || !hostname.MatchString(m.Domain) {
+	if len(m.Domain) > 253 || !hostname().MatchString(m.Domain) {
 		return bad("domain %q is not a lower-case host name", m.Domain)
 	}
 	if len(m.CAs) == 0 || len(m.CTLogs) == 0 || len(m.Rekor) == 0 {
@@ -217,7 +220,7 @@ func (l Log) check() error {
 	if l.Start.IsZero() {
 		return errors.New("the start of validity is missing")
 	}
-	if l.Host != "" && (len(l.Host) > 253 || !hostname.MatchString(l.Host)) {
+	if l.Host != "" && (len(l.Host) > 253 || !hostname().MatchString(l.Host)) {
 		return fmt.Errorf("host %q is not a lower-case host name", l.Host)
 	}
 	return window(l.Start, l.End)
@@ -239,7 +242,7 @@ func (u URLs) check(tsa bool) error {
 			continue
 		}
 		p, err := url.Parse(s)
-		if err != nil || p.Scheme != "http" && p.Scheme != "https" || p.Host == "" || p.User != nil || !plainURL.MatchString(s) {
+		if err != nil || p.Scheme != "http" && p.Scheme != "https" || p.Host == "" || p.User != nil || !plainURL().MatchString(s) {
 			return fmt.Errorf("%w: %s URL %q is not a plain http(s) URL", ErrMaterial, name, s)
 		}
 	}
@@ -248,7 +251,7 @@ func (u URLs) check(tsa bool) error {
 
 // plainURL leaves out every character that would need quoting in a shell, in
 // JavaScript or in a README.
-var plainURL = regexp.MustCompile(`^[A-Za-z0-9:/._~%\[\]-]{1,1000}$`)
+var plainURL = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9:/._~%\[\]-]{1,1000}$`) })
 
 // host returns the log's host name under the default label.
 func (m Material) host(l Log, label string) string {

@@ -37,7 +37,7 @@ func (r *Repository) Publish(ctx context.Context, files []File) error {
 
 // describeTarget is what the metadata says of f.
 func (r *Repository) describeTarget(f File) (*metadata.TargetFiles, error) {
-	if !targetName.MatchString(f.Name) || len(f.Data) == 0 || len(f.Data) > maxTarget {
+	if !targetName().MatchString(f.Name) || len(f.Data) == 0 || len(f.Data) > maxTarget {
 		return nil, fmt.Errorf("%w: target %q of %d bytes", ErrMaterial, f.Name, len(f.Data))
 	}
 	t, err := metadata.TargetFile().FromBytes(f.Name, f.Data, "sha256")

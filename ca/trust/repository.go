@@ -96,7 +96,9 @@ type Repository struct {
 }
 
 // targetName is what a target may be called, in up to three folders: it becomes part of a file name and a URL.
-var targetName = regexp.MustCompile(`^([A-Za-z0-9][A-Za-z0-9._-]{0,99}/){0,3}[A-Za-z0-9][A-Za-z0-9._-]{0,99}$`)
+var targetName = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^([A-Za-z0-9][A-Za-z0-9._-]{0,99}/){0,3}[A-Za-z0-9][A-Za-z0-9._-]{0,99}$`)
+})
 
 // targetFile is where a target's file lies: its digest stands before the last part of its name (TUF 6.2.1).
 func targetFile(name string, t *metadata.TargetFiles) string {
@@ -226,7 +228,7 @@ func (r *Repository) load() error {
 		return err
 	}
 	for name, t := range r.targets.Signed.Targets {
-		if !targetName.MatchString(name) {
+		if !targetName().MatchString(name) {
 			return fmt.Errorf("target name %q", name)
 		}
 		data, err := r.read(targetFile(name, t))
