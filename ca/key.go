@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"sync"
 	"slices"
 )
 
@@ -216,7 +217,7 @@ func checkRSA(k *rsa.PublicKey) error {
 		return fmt.Errorf("RSA exponent %d", k.E)
 	}
 	var m big.Int
-	for _, p := range smallPrimes {
+	for _, p := range smallPrimes() {
 		if m.Mod(k.N, big.NewInt(p)).Sign() == 0 {
 			return fmt.Errorf("RSA modulus divisible by %d", p)
 		}
@@ -231,7 +232,7 @@ func checkRSA(k *rsa.PublicKey) error {
 }
 
 // smallPrimes are the odd primes below 752, and 2.
-var smallPrimes = primesBelow(752)
+var smallPrimes = sync.OnceValue(func() []int64 { return primesBelow(752) })
 
 func primesBelow(n int64) []int64 {
 	var out []int64
@@ -248,7 +249,7 @@ func primesBelow(n int64) []int64 {
 // about 2^-27 (Nemec et al., "The Return of Coppersmith's Attack", section 2.2).
 func roca(n *big.Int) bool {
 	var m big.Int
-	for _, p := range smallPrimes[1:39] {
+	for _, p := range smallPrimes()[1:39] {
 		r := m.Mod(n, big.NewInt(p)).Int64()
 		power, found := int64(1), false
 		for range p {
