@@ -14,8 +14,8 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
-	"sync"
 	"slices"
+	"sync"
 )
 
 // maxKeyText bounds a public key, a proof or a CSR in bytes. The largest honest
