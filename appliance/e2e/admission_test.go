@@ -333,6 +333,7 @@ func TestServersAdmission(t *testing.T) {
 			}
 		}
 	})
+	t.Run("inventory", func(t *testing.T) { takeInventory(t, g, web, signed) })
 	t.Run("too large", func(t *testing.T) {
 		object := fmt.Sprintf(`{"apiVersion":"v1","kind":"Pod","metadata":{"name":"large"},"spec":{"containers":[{"name":"c","image":%q,"env":[{"name":"X","value":%q}]}]}}`, web+"@"+signed, strings.Repeat("x", 3<<20-4096))
 		if code, answer, _ := g.create(t, "Pod", "apps", object); code/100 == 2 || !strings.Contains(message(answer), "larger than") {
