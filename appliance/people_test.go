@@ -90,7 +90,7 @@ func newPeopleSite(t *testing.T, change func(*Config)) *peopleSite {
 	}
 	p.served = serveState(t, func(c *Config) {
 		c.TLS = TLS{Cert: write("cert", "CERTIFICATE", listener.Certificate[0]), Key: write("key", "PRIVATE KEY", key)}
-		at, err := freeLoopback(1)
+		at, err := ownLoopback(1)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -266,7 +266,7 @@ func copyState(from, to string) error {
 	if err != nil {
 		return err
 	}
-	addresses, err := freeLoopback(len(serviceNames))
+	addresses, err := ownLoopback(len(serviceNames))
 	if err != nil {
 		return err
 	}
@@ -275,6 +275,22 @@ func copyState(from, to string) error {
 	}
 	cfg.Dir = ""
 	return writeConfig(layout{to}, cfg)
+}
+
+// givenLoopback are the addresses that tests of this process were given.
+var givenLoopback sync.Map
+
+// ownLoopback draws n free ports in a row that no other test was given: a server that is stopped does not hold its own.
+func ownLoopback(n int) ([]string, error) {
+	for {
+		addresses, err := freeLoopback(n)
+		if err != nil || !slices.ContainsFunc(addresses, func(a string) bool {
+			_, given := givenLoopback.LoadOrStore(a, true)
+			return given
+		}) {
+			return addresses, err
+		}
+	}
 }
 
 // reconfigure changes DIR/redoubt.yaml.
