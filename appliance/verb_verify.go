@@ -45,71 +45,74 @@ func verifyCommand() *cli.Command {
 			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Value: "text", Usage: "text, json or sarif (2.1.0)", EnvVars: []string{"REDOUBT_OUTPUT"}},
 			&cli.BoolFlag{Name: "schema", Usage: "print the JSON Schema of what -o json prints, and verify nothing", EnvVars: []string{"REDOUBT_SCHEMA"}},
 		),
-		Action: func(c *cli.Context) error {
-			if c.Bool("schema") {
-				_, err := c.App.Writer.Write(verdictSchema)
-				return err
-			}
-			if c.NArg() != 1 {
-				return usage("verify takes one FILE, sha256:HEX, image or git:REV")
-			}
-			if err := checkReceipt(c); err != nil {
-				return err
-			}
-			if c.Bool("prove-offline") && os.Getenv(offlineMark) == "" {
-				return reexecOffline(c)
-			}
-			if os.Getenv(offlineMark) != "" {
-				if err := checkOffline(); err != nil {
-					return err
-				}
-				if err := denySockets(); err != nil {
-					return err
-				}
-				defer fmt.Fprintln(c.App.ErrWriter, "offline: 0 sockets: the network namespace is empty, and the kernel refused every socket")
-			}
-			known, knownIn, err := upstream(c)
-			if err != nil {
-				return unverified(c, err)
-			}
-			if c.String("policy") != "" {
-				return verifyByPolicy(c, known, knownIn)
-			}
-			found, err := gatherOperand(c)
-			if err != nil {
-				return unverified(c, err)
-			}
-			accepted, err := acceptedUnder(c)
-			if err != nil {
-				return unverified(c, err)
-			}
-			mirrored, err := mirroredRoots(c.StringSlice("mirror-root"), known, knownIn)
-			if err != nil {
-				return unverified(c, err)
-			}
-			list, err := deniedList(c)
-			if err != nil {
-				return unverified(c, err)
-			}
-			result, err := verifyArtifact(c.Context, verifyRequest{
-				Mirrored: mirrored, Accepted: accepted, Denied: list,
-				Found: &found, Roots: c.StringSlice("trusted-root"), Setup: c.String("setup"), Key: c.String("key"),
-				Identity: verify.Identity{SAN: c.String("certificate-identity"), SANRegexp: c.String("certificate-identity-regexp"),
-					Issuer: c.String("certificate-oidc-issuer"), IssuerRegexp: c.String("certificate-oidc-issuer-regexp")},
-				Types: c.StringSlice("type"), WithoutLog: c.Bool("without-log"), MaxTrustAge: c.Duration("max-trust-age"), Upstream: known,
-			})
-			if err != nil {
-				return unverified(c, err)
-			}
-			if dir := c.String("observe"); dir != "" {
-				leaveProofs(dir, result, c.App.ErrWriter)
-			}
-			if c.String("output") == "sarif" {
-				return sarifResultOf(c.Args().First(), result).print(c)
-			}
-			return printResult(c, result, func(w io.Writer) { printVerified(w, c.Args().First(), result) })
-		},
+		Action: runVerify,
 	}
+}
+
+// runVerify is what `redoubt verify` does.
+func runVerify(c *cli.Context) error {
+	if c.Bool("schema") {
+		_, err := c.App.Writer.Write(verdictSchema)
+		return err
+	}
+	if c.NArg() != 1 {
+		return usage("verify takes one FILE, sha256:HEX, image or git:REV")
+	}
+	if err := checkReceipt(c); err != nil {
+		return err
+	}
+	if c.Bool("prove-offline") && os.Getenv(offlineMark) == "" {
+		return reexecOffline(c)
+	}
+	if os.Getenv(offlineMark) != "" {
+		if err := checkOffline(); err != nil {
+			return err
+		}
+		if err := denySockets(); err != nil {
+			return err
+		}
+		defer fmt.Fprintln(c.App.ErrWriter, "offline: 0 sockets: the network namespace is empty, and the kernel refused every socket")
+	}
+	known, knownIn, err := upstream(c)
+	if err != nil {
+		return unverified(c, err)
+	}
+	if c.String("policy") != "" {
+		return verifyByPolicy(c, known, knownIn)
+	}
+	found, err := gatherOperand(c)
+	if err != nil {
+		return unverified(c, err)
+	}
+	accepted, err := acceptedUnder(c)
+	if err != nil {
+		return unverified(c, err)
+	}
+	mirrored, err := mirroredRoots(c.StringSlice("mirror-root"), known, knownIn)
+	if err != nil {
+		return unverified(c, err)
+	}
+	list, err := deniedList(c)
+	if err != nil {
+		return unverified(c, err)
+	}
+	result, err := verifyArtifact(c.Context, verifyRequest{
+		Mirrored: mirrored, Accepted: accepted, Denied: list,
+		Found: &found, Roots: c.StringSlice("trusted-root"), Setup: c.String("setup"), Key: c.String("key"),
+		Identity: verify.Identity{SAN: c.String("certificate-identity"), SANRegexp: c.String("certificate-identity-regexp"),
+			Issuer: c.String("certificate-oidc-issuer"), IssuerRegexp: c.String("certificate-oidc-issuer-regexp")},
+		Types: c.StringSlice("type"), WithoutLog: c.Bool("without-log"), MaxTrustAge: c.Duration("max-trust-age"), Upstream: known,
+	})
+	if err != nil {
+		return unverified(c, err)
+	}
+	if dir := c.String("observe"); dir != "" {
+		leaveProofs(dir, result, c.App.ErrWriter)
+	}
+	if c.String("output") == "sarif" {
+		return sarifResultOf(c.Args().First(), result).print(c)
+	}
+	return printResult(c, result, func(w io.Writer) { printVerified(w, c.Args().First(), result) })
 }
 
 // unverified is how a verification that failed ends.

@@ -123,7 +123,7 @@ func TestForkedLog(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rules, err := LoadRules(filepath.Join(l.dir, "policy.yaml"), nil, known, l.now)
+	rules, err := loadRules(filepath.Join(l.dir, "policy.yaml"), known, l.now)
 	if err != nil {
 		t.Fatal(err)
 	}

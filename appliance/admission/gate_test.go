@@ -228,7 +228,7 @@ func TestStale(t *testing.T) {
 	l.allowed(l.create(ValidatePath, "apps", known))
 	// Another rule decides: its receipt no longer counts.
 	l.file("policy.yaml", []byte(strings.Replace(fmt.Sprintf(rules, l.host), "name: ours", "name: renamed", 1)))
-	stale, err := LoadRules(l.dir+"/policy.yaml", nil, nil, l.now)
+	stale, err := loadRules(l.dir+"/policy.yaml", nil, l.now)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -19,7 +19,9 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/registry"
 
+	"redoubt.internal/appliance/policy"
 	"redoubt.internal/appliance/verify/verifytest"
+	"redoubt.internal/mirror"
 	"redoubt.internal/mirror/images"
 )
 
@@ -98,7 +100,7 @@ func (l *lab) rules() *Rules {
 	if err := os.Chtimes(filepath.Join(l.dir, "own.json"), l.now(), l.now()); err != nil {
 		l.t.Fatal(err)
 	}
-	r, err := LoadRules(filepath.Join(l.dir, "policy.yaml"), nil, nil, l.now)
+	r, err := loadRules(filepath.Join(l.dir, "policy.yaml"), nil, l.now)
 	if err != nil {
 		l.t.Fatal(err)
 	}
@@ -241,4 +243,13 @@ func (l *lab) allowed(a answer) {
 	if !a.Response.Allowed {
 		l.t.Fatalf("refused: %s", a.Response.Status.Message)
 	}
+}
+
+// loadRules reads the policy in a file.
+func loadRules(file string, upstream *mirror.Freshness, now func() time.Time) (*Rules, error) {
+	text, err := policy.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRules(text, file, nil, upstream, now)
 }

@@ -162,7 +162,7 @@ func TestDeniedSignerHasNoGrace(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.file("policy.yaml", []byte(strings.Replace(string(policy), "rules:\n", "deny:\n  - {by: [us], reason: the key was lost}\nrules:\n", 1)))
-	rules, err := LoadRules(filepath.Join(l.dir, "policy.yaml"), nil, nil, l.now)
+	rules, err := loadRules(filepath.Join(l.dir, "policy.yaml"), nil, l.now)
 	if err != nil {
 		t.Fatal(err)
 	}

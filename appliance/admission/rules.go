@@ -33,16 +33,8 @@ type Rules struct {
 	Unapproved bool
 }
 
-// LoadRules reads a policy and what it trusts. roots replace the files of their names; what a file holds is as old as the file.
-func LoadRules(file string, roots []verify.Root, upstream *mirror.Freshness, now func() time.Time) (*Rules, error) {
-	text, err := policy.ReadFile(file)
-	if err != nil {
-		return nil, err
-	}
-	return ParseRules(text, file, roots, upstream, now)
-}
-
-// ParseRules is LoadRules for the text of the policy; what it names stands beside file.
+// ParseRules reads the text of a policy, and what it trusts, which stands beside file. roots replace the files of their names; what a file holds is as
+// old as the file.
 func ParseRules(text []byte, file string, roots []verify.Root, upstream *mirror.Freshness, now func() time.Time) (*Rules, error) {
 	parse := func(c policy.Config) (*policy.Policy, error) {
 		p, err := policy.Parse(text, filepath.Dir(file), c)
