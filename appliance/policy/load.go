@@ -45,7 +45,7 @@ func (f *File) check() error {
 		return fmt.Errorf("version is %.100q, this program reads %s", f.Version, Schema)
 	case len(f.Rules) == 0:
 		return errors.New("rules: there are none, so nothing would ever be allowed")
-	case len(f.Rules) > maxRules || len(f.Signers) > maxRules || len(f.Roots) > maxRules || len(f.Keys) > maxRules || len(f.Deny) > maxRules:
+	case max(len(f.Rules), len(f.Signers), len(f.Roots), len(f.Keys), len(f.Deny)) > maxRules:
 		return fmt.Errorf("more than %d rules, signers, roots, keys or denials", maxRules)
 	case len(f.Roots) == 0:
 		return errors.New("roots: there are none, so nothing could ever verify")

@@ -98,7 +98,7 @@ func severityOf(v any) int {
 	}
 	n, ok := v.(float64)
 	switch {
-	case !ok || n < 0 || n > 10 || n >= 9:
+	case !ok || !(0 <= n && n < 9): // NaN is in no range
 		return 4
 	case n >= 7:
 		return 3
