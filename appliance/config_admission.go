@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -60,8 +61,11 @@ type Admission struct {
 	Grace Duration `yaml:"grace,omitempty"`
 	// Approvers are the people who let in what the policy refuses and put another policy in force, at least two of them together.
 	Approvers *Approvers `yaml:"approvers,omitempty"`
-	// Approvals is the folder of approved acts (*.act) and approvals (*.json).
+	// Approvals is the folder of approved acts (*.act) and approvals (*.json). In a cluster that is a volume which every replica reads: a ConfigMap
+	// NAME-approvals, of name of own, is mounted there.
 	Approvals string `yaml:"approvals,omitempty"`
+	// PolicyReports is auto (default: what was refused stands in policy reports of its namespace, where the cluster has their kind) or off.
+	PolicyReports string `yaml:"policy-reports,omitempty"`
 	// Cluster is the API server; left out, that of the pod this runs in, if any.
 	Cluster *AdmissionCluster `yaml:"cluster,omitempty"`
 
@@ -144,6 +148,9 @@ func loadAdmission(path string) (*Admission, error) {
 			err = errors.Join(err, fmt.Errorf("%s is missing", field))
 		}
 	}
+	if !slices.Contains([]string{"", "auto", "off"}, a.PolicyReports) {
+		err = errors.Join(err, fmt.Errorf("policy-reports: %q; known are auto and off", a.PolicyReports))
+	}
 	if (a.Approvers == nil) != (a.Approvals == "") {
 		err = errors.Join(err, errors.New("approvers and approvals belong together"))
 	}
@@ -163,8 +170,8 @@ func (a *Admission) path(name string) string {
 // gate is the configuration as the gate takes it.
 func (a *Admission) gate(logger *slog.Logger) (admission.Config, error) {
 	c := admission.Config{
-		Mode: admission.Mode(a.Mode), Modes: map[string]admission.Mode{}, OwnNamespace: a.Own.Namespace, OwnDigests: a.Own.Digests,
-		Timeout: time.Duration(a.Timeout), CacheFor: time.Duration(a.CacheFor), Grace: time.Duration(a.Grace), Dir: a.path(a.State), Logger: logger, Now: clock,
+		Mode: admission.Mode(a.Mode), Modes: map[string]admission.Mode{}, OwnName: a.Own.Name, OwnNamespace: a.Own.Namespace, OwnDigests: a.Own.Digests,
+		Timeout: time.Duration(a.Timeout), CacheFor: time.Duration(a.CacheFor), Grace: time.Duration(a.Grace), Dir: a.path(a.State), Reports: a.PolicyReports != "off", Logger: logger, Now: clock,
 	}
 	for namespace, mode := range a.Namespaces {
 		c.Modes[namespace] = admission.Mode(mode)

@@ -34,7 +34,7 @@ func admissionCommand() *cli.Command {
 			&cli.StringFlag{Name: "image", Usage: "the gate's own image at the cluster's registry, with its digest", EnvVars: []string{"REDOUBT_IMAGE"}},
 			&cli.StringFlag{Name: "url", Usage: "the webhook runs outside the cluster at this https URL: print the webhook configurations alone", EnvVars: []string{"REDOUBT_URL"}},
 			&cli.IntFlag{Name: "replicas", Value: 2, Usage: "how many run", EnvVars: []string{"REDOUBT_REPLICAS"}},
-			&cli.StringFlag{Name: "state-claim", Usage: "PersistentVolumeClaim that all of them keep receipts in; without it a pod that starts anew has none", EnvVars: []string{"REDOUBT_STATE_CLAIM"}},
+			&cli.StringFlag{Name: "state-claim", Usage: "PersistentVolumeClaim that all of them keep receipts and the record of what passed in; without it receipts are in ConfigMaps alone", EnvVars: []string{"REDOUBT_STATE_CLAIM"}},
 			&cli.StringFlag{Name: "pull-secret", Usage: "secret by which nodes pull the gate's own image", EnvVars: []string{"REDOUBT_PULL_SECRET"}}}},
 		{Name: "propose", Usage: "write an act by which people let in what the gate refuses; they approve it with `redoubt approve sign`", Action: admissionPropose, Flags: []cli.Flag{config,
 			&cli.StringFlag{Name: "kind", Value: "break-glass", Usage: "break-glass (digests, in a namespace), grace (what was admitted before, while trust is too old) or policy (the policy file as it is now)", EnvVars: []string{"REDOUBT_KIND"}},

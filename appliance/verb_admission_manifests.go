@@ -31,7 +31,7 @@ func admissionManifests(c *cli.Context) error {
 	}
 	m := admission.Manifests{
 		Name: a.Own.Name, Namespace: a.Own.Namespace, Image: c.String("image"), Replicas: c.Int("replicas"), Claim: c.String("state-claim"), PullSecret: c.String("pull-secret"),
-		PullSecrets: a.PullSecrets, Digests: a.Own.Digests, State: a.path(a.State), URL: c.String("url"), ConfigName: filepath.Base(path),
+		PullSecrets: a.PullSecrets, Reports: a.PolicyReports != "off", Digests: a.Own.Digests, State: a.path(a.State), URL: c.String("url"), ConfigName: filepath.Base(path),
 		Timeout: int((a.Timeout.or(admission.DefaultTimeout) + 2*time.Second) / time.Second),
 	}
 	if _, m.Port, err = net.SplitHostPort(a.Listen); err != nil {
@@ -45,6 +45,12 @@ func admissionManifests(c *cli.Context) error {
 	} else {
 		if !filepath.IsAbs(a.State) {
 			return hinted(fmt.Errorf("%w: state: %q is relative; in a cluster it is a volume's folder", errConfig, a.State), "set state: /var/lib/redoubt-admission")
+		}
+		switch { // "." is the ConfigMap of the configuration itself
+		case filepath.IsAbs(a.Approvals):
+			m.Approvals = a.Approvals
+		case a.Approvals != "" && a.Approvals != ".":
+			return hinted(fmt.Errorf("%w: approvals: %q is relative; in a cluster it is a volume's folder", errConfig, a.Approvals), "set approvals: /etc/redoubt/approvals")
 		}
 		if _, digest, ok := strings.Cut(m.Image, "@"); ok && len(m.Digests) == 0 {
 			m.Digests = []string{digest}

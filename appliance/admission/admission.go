@@ -71,7 +71,9 @@ type Config struct {
 	// Mode is that of namespaces that Modes does not name; "" is Enforce.
 	Mode  Mode
 	Modes map[string]Mode
-	// Own is what the gate itself runs from: images by these digests pass in this namespace, or it could not start where it is asked first.
+	// Own is what the gate itself runs from: images by these digests pass in this namespace, or it could not start where it is asked first. In a
+	// cluster the objects that replicas share stand there, and their names begin with OwnName; "" shares nothing.
+	OwnName      string
 	OwnNamespace string
 	OwnDigests   []string
 	// Timeout bounds one review; 0 is DefaultTimeout. A shorter one of the API server counts.
@@ -80,6 +82,8 @@ type Config struct {
 	CacheFor time.Duration
 	// Grace is how long after trust became too old what was admitted before is still admitted; negative is none, 0 is DefaultGrace.
 	Grace time.Duration
+	// Reports writes policy reports into the cluster where it has their kind.
+	Reports bool
 	// Dir keeps receipts and the record of what passed against the policy.
 	Dir string
 	// Spool is the folder where a mirror finds the log proofs of the bundles seen here; "" leaves none.

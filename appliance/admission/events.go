@@ -12,7 +12,7 @@ import (
 // maxEvents wait to be sent; more are dropped and counted. A flood of refusals must not become one of requests.
 const maxEvents = 256
 
-// events sends Kubernetes events of what was refused, where people look first.
+// events sends Kubernetes events of what was refused or let through, where people look first.
 type events struct {
 	kube    *kube
 	queue   chan event
@@ -62,10 +62,9 @@ func (e *events) offer(r *request, decision, message string) {
 	if len(message) > 1000 {
 		message = message[:1000]
 	}
-	reason := map[string]string{"refused": "ImageRefused", "warned": "ImageWouldBeRefused", "audited": "ImageWouldBeRefused"}[decision]
 	at := e.now().UTC().Truncate(time.Second)
 	one := event{"v1", "Event", objectMeta{GenerateName: "redoubt-", Namespace: r.Namespace}, objectReference{versionOf(r.Kind), r.Kind.Kind, r.Namespace, name},
-		reason, strings.ToValidUTF8(message, ""), "Warning", at, at, 1, eventSource{"redoubt-admission"}}
+		decisions[decision].reason, strings.ToValidUTF8(message, ""), "Warning", at, at, 1, eventSource{"redoubt-admission"}}
 	select {
 	case e.queue <- one:
 	default:

@@ -30,7 +30,8 @@ type Gate struct {
 	receipts *receipts
 	people   *people // nil: nothing passes against the policy
 	metrics  *metrics
-	events   *events // nil: none are sent
+	events   *events  // nil: none are sent
+	reports  *reports // nil: none are written
 	recent   *recent
 }
 
@@ -51,6 +52,7 @@ func (g *Gate) process(ctx context.Context, r *request, mutate bool) response {
 	found := g.judgeAll(ctx, r, uses, pullers)
 	// 3. What is refused, and what the object becomes.
 	var refused []refusal
+	var let []string // through, against the policy
 	pinned := map[string]string{}
 	for _, u := range uses {
 		f := found[u.image]
@@ -64,6 +66,9 @@ func (g *Gate) process(ctx context.Context, r *request, mutate bool) response {
 		pinned[u.image] = f.pinned
 		if note := f.verdict.note(); note != "" {
 			out.Warnings = append(out.Warnings, oneLine(u.where+": "+note))
+			if f.verdict.brokeGlass() {
+				let = append(let, oneLine(fmt.Sprintf("%s: image %.300q: %s", u.where, u.image, note)))
+			}
 		}
 	}
 	out.AuditAnnotations["images"] = annotated(found)
@@ -73,6 +78,9 @@ func (g *Gate) process(ctx context.Context, r *request, mutate bool) response {
 		} else if out.Patch != nil {
 			out.PatchType = "JSONPatch"
 		}
+	}
+	if !mutate && len(let) > 0 && len(refused) == 0 {
+		g.report(r, "let-through", strings.Join(let, "; "))
 	}
 	return g.conclude(r, out, refused, started)
 }

@@ -22,6 +22,8 @@ type Manifests struct {
 	Digests         []string          // of its own image
 	Port            string            // where it listens
 	State           string            // folder of the state in the pod
+	Approvals       string            // folder of acts and approvals in the pod, "" for none of its own
+	Reports         bool              // the gate writes policy reports
 	Timeout         int               // seconds that the API server waits
 	URL             string            // https URL of a webhook outside the cluster, "" for the service
 	CABundle        []byte            // PEM; the gate fills it in by itself where it runs in the cluster
@@ -86,6 +88,7 @@ func (m Manifests) YAML() ([]byte, error) {
 		"names":     m.fileNames,
 		"indented":  func(b []byte) string { return strings.ReplaceAll(strings.TrimRight(string(b), "\n"), "\n", "\n    ") },
 		"client":    m.client,
+		"receipts":  m.receiptMaps,
 	}
 	text := webhookYAML
 	if m.URL == "" {
@@ -106,6 +109,16 @@ func (m Manifests) fileNames() (names []string) {
 	}
 	slices.Sort(names)
 	return names
+}
+
+// receiptMaps are the names of the ConfigMaps in which replicas share their receipts.
+func (m Manifests) receiptMaps() string {
+	s := shared{name: m.Name}
+	var names []string
+	for _, digit := range "0123456789abcdef" {
+		names = append(names, s.mapOf(string(digit)))
+	}
+	return strings.Join(names, ", ")
 }
 
 // client is how the API server reaches a path of the webhook.

@@ -19,6 +19,8 @@ metadata: {name: {{.Name}}, namespace: {{.Namespace}}}
 rules:
 - {apiGroups: [""], resources: [secrets], verbs: [create]}
 - {apiGroups: [""], resources: [secrets], resourceNames: [{{.Name}}-tls], verbs: [get, update]}
+- {apiGroups: [""], resources: [configmaps], verbs: [create]}
+- {apiGroups: [""], resources: [configmaps], resourceNames: [{{receipts}}], verbs: [get, patch]}
 ---
 apiVersion: rbac.authorization.k8s.io/v1
 kind: RoleBinding
@@ -32,6 +34,10 @@ metadata: {name: {{.Name}}}
 rules:
 - {apiGroups: [admissionregistration.k8s.io], resources: [mutatingwebhookconfigurations, validatingwebhookconfigurations], resourceNames: [{{.Name}}], verbs: [get, patch]}
 - {apiGroups: [""], resources: [events], verbs: [create]}
+{{- if .Reports}}
+- {apiGroups: [wgpolicyk8s.io], resources: [policyreports], verbs: [get, create, update]}
+- {apiGroups: [openreports.io], resources: [reports], verbs: [get, create, update]}
+{{- end}}
 {{- if .PullSecrets}}
 - {apiGroups: [""], resources: [secrets, serviceaccounts], verbs: [get]}
 {{- end}}
@@ -94,13 +100,19 @@ spec:
         - {name: config, mountPath: /etc/redoubt/admission, readOnly: true}
         - {name: state, mountPath: {{quote .State}}}
         - {name: tmp, mountPath: /tmp}
+{{- if .Approvals}}
+        - {name: approvals, mountPath: {{quote .Approvals}}, readOnly: true}
+{{- end}}
       volumes:
       - {name: config, configMap: {name: {{.Name}}}}
       - {name: tmp, emptyDir: {}}
+{{- if .Approvals}}
+      - {name: approvals, configMap: {name: {{.Name}}-approvals, optional: true}}
+{{- end}}
 {{- if .Claim}}
       - {name: state, persistentVolumeClaim: {claimName: {{.Claim}}}}
 {{- else}}
-      - {name: state, emptyDir: {}} # receipts end with the pod; --state-claim keeps them
+      - {name: state, emptyDir: {}} # receipts are shared in ConfigMaps; the record of what passed ends with the pod, --state-claim keeps it
 {{- end}}
 ---
 `

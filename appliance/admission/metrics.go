@@ -14,6 +14,8 @@ type metrics struct {
 	lookups  *prometheus.CounterVec
 	events   *prometheus.CounterVec
 	bundles  *prometheus.CounterVec
+	receipts *prometheus.CounterVec
+	reports  *prometheus.CounterVec
 }
 
 func newMetrics() *metrics {
@@ -24,6 +26,8 @@ func newMetrics() *metrics {
 		lookups:  prometheus.NewCounterVec(prometheus.CounterOpts{Name: "redoubt_admission_cache_total", Help: "Images judged, by whether the decision was remembered."}, []string{"cache"}),
 		events:   prometheus.NewCounterVec(prometheus.CounterOpts{Name: "redoubt_admission_events_total", Help: "Kubernetes events of refusals, by what became of them."}, []string{"sent"}),
 		bundles:  prometheus.NewCounterVec(prometheus.CounterOpts{Name: "redoubt_admission_spooled_total", Help: "Log proofs left to a mirror, by whether that worked."}, []string{"left"}),
+		receipts: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "redoubt_admission_receipts_shared_total", Help: "Receipts shared with other replicas, by whether that worked at once."}, []string{"shared"}),
+		reports:  prometheus.NewCounterVec(prometheus.CounterOpts{Name: "redoubt_admission_reports_total", Help: "Results of reviews for policy reports in the cluster, by what became of them."}, []string{"sent"}),
 	}
 }
 
@@ -33,7 +37,7 @@ func (g *Gate) Collectors() []prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 { return read(g.rules.Load()) })
 	}
 	m := g.metrics
-	return []prometheus.Collector{m.reviews, m.seconds, m.verified, m.lookups, m.events, m.bundles,
+	return []prometheus.Collector{m.reviews, m.seconds, m.verified, m.lookups, m.events, m.bundles, m.receipts, m.reports,
 		gauge("redoubt_admission_trust_age_seconds", "Age of what is trusted here.", func(r *Rules) float64 { return g.now().Sub(r.AsOf).Seconds() }),
 		gauge("redoubt_admission_policy_unapproved", "1 while the policy file holds a policy that nobody approved; the former one is in force.", func(r *Rules) float64 {
 			if r.Unapproved {
@@ -61,12 +65,20 @@ func (m *metrics) judged(f finding) {
 		m.verified.WithLabelValues("refused", reasonOf(f.err)).Inc()
 	case !f.verdict.Stale.IsZero():
 		m.verified.WithLabelValues("allowed", "receipt").Inc()
-	case f.verdict.By != "" && !f.verdict.Until.IsZero():
+	case f.verdict.brokeGlass():
 		m.verified.WithLabelValues("allowed", "break_glass").Inc()
 	case f.verdict.By != "":
 		m.verified.WithLabelValues("allowed", "own").Inc()
 	default:
 		m.verified.WithLabelValues("allowed", "policy").Inc()
+	}
+}
+
+func (m *metrics) shared(done bool) {
+	if done {
+		m.receipts.WithLabelValues("yes").Inc()
+	} else {
+		m.receipts.WithLabelValues("later").Inc()
 	}
 }
 

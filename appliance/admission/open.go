@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/singleflight"
@@ -114,13 +115,20 @@ func (g *Gate) Use(rules *Rules) {
 // Rules are those in force.
 func (g *Gate) Rules() *Rules { return g.rules.Load() }
 
-// InCluster gives the gate an API server: for the events of refusals, and, if pullSecrets is set, for the pull secrets of who asks.
+// InCluster gives the gate an API server: for the events of refusals and policy reports, for the receipts that replicas share, and, if pullSecrets is
+// set, for the pull secrets of who asks.
 func (g *Gate) InCluster(c Cluster, pullSecrets bool) error {
 	k, err := openKube(c)
 	if err != nil {
 		return err
 	}
 	g.events = newEvents(k, g.c.Logger, g.metrics, g.now)
+	if g.c.OwnName != "" && g.c.OwnNamespace != "" {
+		g.receipts.shared = &shared{kube: k, namespace: g.c.OwnNamespace, name: g.c.OwnName, logger: g.c.Logger, metrics: g.metrics, waiting: map[string]string{}}
+	}
+	if g.c.Reports && g.c.OwnName != "" {
+		g.reports = newReports(k, g.c.OwnName, g.c.Logger, g.metrics)
+	}
 	if pullSecrets {
 		g.secrets = &secretSources{kube: k, access: map[string]images.Access{}, now: g.now, held: map[string]heldSource{}}
 		for _, a := range g.c.Registries {
@@ -130,12 +138,19 @@ func (g *Gate) InCluster(c Cluster, pullSecrets bool) error {
 	return nil
 }
 
-// Run sends events until ctx ends.
+// Run tells the cluster what the gate has to tell it until ctx ends.
 func (g *Gate) Run(ctx context.Context) {
+	var work sync.WaitGroup
 	if g.events != nil {
-		g.events.run(ctx)
-		return
+		work.Go(func() { g.events.run(ctx) })
 	}
+	if g.receipts.shared != nil {
+		work.Go(func() { g.receipts.shared.run(ctx) })
+	}
+	if g.reports != nil {
+		work.Go(func() { g.reports.run(ctx) })
+	}
+	work.Wait()
 	<-ctx.Done()
 }
 

@@ -106,6 +106,9 @@ func TestBreakGlass(t *testing.T) {
 	if len(a.Response.Warnings) != 1 || !strings.Contains(a.Response.Warnings[0], "break-glass approved by alice and bob until") {
 		t.Errorf("warnings %q", a.Response.Warnings)
 	}
+	if told := l.gate.recent.results; told[len(told)-1].Properties["decision"] != "let-through" || told[len(told)-1].Result != "warn" || !strings.Contains(told[len(told)-1].Message, "alice and bob") {
+		t.Errorf("told %+v", told[len(told)-1])
+	}
 	var line passage
 	text, err := os.ReadFile(record)
 	if err != nil || json.Unmarshal(text, &line) != nil || line.Image != image || line.Reason != "the shop is down" || line.User != "dev" || len(line.By) != 2 || line.Refused == "" {

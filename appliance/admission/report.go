@@ -7,15 +7,29 @@ import (
 	"time"
 )
 
-// report tells of what was refused, or would have been: one line in the log, an event in the cluster, a result for who asks. A dry run
-// leaves nothing behind.
+// decisions says how each decision that somebody should hear of is reported: the result of a policy report, the reason of an event.
+var decisions = map[string]struct{ result, reason string }{
+	"refused":     {"fail", "ImageRefused"},
+	"warned":      {"warn", "ImageWouldBeRefused"},
+	"audited":     {"warn", "ImageWouldBeRefused"},
+	"let-through": {"warn", "ImageLetThrough"}, // by people, against the policy
+}
+
+const resultSource = "redoubt"
+
+// report tells of what was refused, would have been, or was let through: one line in the log, an event and a policy report in the cluster, a result
+// for who asks. A dry run leaves nothing behind.
 func (g *Gate) report(r *request, decision, message string) {
 	g.c.Logger.Info("admission "+decision, "kind", r.Kind.Kind, "namespace", r.Namespace, "name", r.Name, "user", r.UserInfo.Username, "operation", r.Operation, "why", message)
 	if r.DryRun != nil && *r.DryRun {
 		return
 	}
-	g.recent.add(result{Source: "redoubt", Policy: "admission", Result: map[string]string{"refused": "fail", "warned": "warn", "audited": "warn"}[decision], Message: message,
-		Timestamp: stamp{g.now().Unix()}, Resources: []resource{{versionOf(r.Kind), r.Kind.Kind, r.Namespace, r.Name}}})
+	one := result{Source: resultSource, Policy: "admission", Result: decisions[decision].result, Message: message, Timestamp: stamp{Seconds: g.now().Unix()},
+		Resources: []resource{{versionOf(r.Kind), r.Kind.Kind, r.Namespace, r.Name}}, Properties: map[string]string{"decision": decision, "user": r.UserInfo.Username}}
+	g.recent.add(one)
+	if g.reports != nil {
+		g.reports.offer(r.Namespace, one)
+	}
 	if g.events != nil {
 		g.events.offer(r, decision, message)
 	}
@@ -44,10 +58,13 @@ type result struct {
 	Message   string     `json:"message"`
 	Timestamp stamp      `json:"timestamp"`
 	Resources []resource `json:"resources"`
+	// Properties say what was decided, and who asked.
+	Properties map[string]string `json:"properties,omitempty"`
 }
 
 type stamp struct {
 	Seconds int64 `json:"seconds"`
+	Nanos   int32 `json:"nanos"`
 }
 
 type resource struct {
@@ -79,11 +96,7 @@ func (g *Gate) ServeResults(w http.ResponseWriter, _ *http.Request) {
 	g.recent.mu.Lock()
 	results := append([]result{}, g.recent.results...)
 	g.recent.mu.Unlock()
-	summary := map[string]int{"pass": 0, "fail": 0, "warn": 0, "error": 0, "skip": 0}
-	for _, one := range results {
-		summary[one.Result]++
-	}
 	w.Header().Set("Content-Type", "application/json")
 	json.NewEncoder(w).Encode(policyReport{"wgpolicyk8s.io/v1alpha2", "ClusterPolicyReport",
-		map[string]any{"name": "redoubt-admission", "creationTimestamp": g.now().UTC().Format(time.RFC3339)}, summary, results})
+		map[string]any{"name": "redoubt-admission", "creationTimestamp": g.now().UTC().Format(time.RFC3339)}, summarised(results), results})
 }

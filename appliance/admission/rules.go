@@ -98,11 +98,11 @@ func (g *Gate) lookUp(ctx context.Context, rules *Rules, source *images.Source, 
 	v := verdict{Digest: ref.Digest(), Rule: d.Rule, Signer: strings.Join(d.Reasons, "; ")}
 	if d.Allow {
 		v.Shaky = warnings(d.Results)
-		return v, g.admitted(ref, v, rules)
+		return v, g.admitted(ctx, ref, v, rules)
 	}
 	if held := rules.Ageless.Decide(ctx, artifact, found.Evidence...); held.Allow {
 		v.Rule = held.Rule
-		return g.onceAdmitted(ref, v)
+		return g.onceAdmitted(ctx, ref, v)
 	}
 	if len(found.Left) > 0 {
 		return verdict{}, fmt.Errorf("%w: %w; not taken: %s", ErrRefused, d.Err(), strings.Join(found.Left, "; "))

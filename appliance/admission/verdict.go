@@ -33,6 +33,9 @@ func (v verdict) note() string {
 	return v.Shaky
 }
 
+// brokeGlass tells whether people let the image in against the policy.
+func (v verdict) brokeGlass() bool { return v.By != "" && !v.Until.IsZero() }
+
 // String says it in one line.
 func (v verdict) String() string {
 	if v.By != "" {
