@@ -55,6 +55,10 @@ type decoded struct {
 	subjects  []map[string]string
 }
 
+// VerificationContent is the bundle's certificate or key as it was parsed once: sigstore-go asks for it at every step, and its own bundle parses it
+// anew each time.
+func (b *decoded) VerificationContent() (sgverify.VerificationContent, error) { return b.content, nil }
+
 // byteFields are the bundle's fields of type bytes. Base64 has several
 // spellings for the same bytes; only the canonical one is taken.
 var byteFields = map[string]bool{
@@ -92,7 +96,7 @@ func decode(data []byte) (*decoded, error) {
 	if b.Bundle, err = bundle.NewBundle(p); err != nil {
 		return nil, fmt.Errorf("%w: bundle: %w", ErrMalformed, err)
 	}
-	if b.content, err = b.VerificationContent(); err != nil {
+	if b.content, err = b.Bundle.VerificationContent(); err != nil {
 		return nil, fmt.Errorf("%w: bundle: %w", ErrMalformed, err)
 	}
 	if m := p.GetMessageSignature(); m != nil {

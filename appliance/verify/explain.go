@@ -35,12 +35,12 @@ func explain(cause error, sv *sgverify.Verifier, material root.TrustedMaterial, 
 	var logTimes []sgverify.TimestampVerificationResult
 	if !p.WithoutLog {
 		var err error
-		if logTimes, err = sv.VerifyTransparencyLogInclusion(b.Bundle); err != nil {
+		if logTimes, err = sv.VerifyTransparencyLogInclusion(b); err != nil {
 			return explainLog(oneLine{err}, material, r, b)
 		}
 	}
 	// Is there a signed time, and is every validity around it?
-	times, err := sv.VerifyObserverTimestamps(b.Bundle, logTimes)
+	times, err := sv.VerifyObserverTimestamps(b, logTimes)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrTime, oneLine{err})
 	}

@@ -105,7 +105,7 @@ func logsAlone(add func(error) bool, material root.TrustedMaterial, r *trustedRo
 	if p.WithoutLog || !add(r.knowsLog(b)) {
 		return logs, nil
 	}
-	stamps, err := sgverify.VerifyTlogEntry(b.Bundle, material, 1, b.HasInclusionPromise())
+	stamps, err := sgverify.VerifyTlogEntry(b, material, 1, b.HasInclusionPromise())
 	if err != nil {
 		add(explainLog(oneLine{err}, material, r, b))
 		return logs, nil
@@ -128,7 +128,7 @@ func stampsAlone(add func(error) bool, material root.TrustedMaterial, r *trusted
 	if !add(err) || len(known) == 0 {
 		return nil
 	}
-	stamps, err := sgverify.VerifySignedTimestampWithThreshold(b.Bundle, material, 1)
+	stamps, err := sgverify.VerifySignedTimestampWithThreshold(b, material, 1)
 	if err != nil {
 		add(fmt.Errorf("%w: %w", ErrTime, oneLine{err}))
 		return nil

@@ -11,6 +11,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"sync"
 
 	sgverify "github.com/sigstore/sigstore-go/pkg/verify"
 )
@@ -52,6 +53,9 @@ type artifact struct {
 	gitName, gitID string
 }
 
+// copyBuffers saves each verification of a small artifact a buffer many times its size.
+var copyBuffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
+
 // readArtifact digests the artifact with every hash b names.
 func readArtifact(ctx context.Context, in Artifact, b *decoded) (artifact, error) {
 	if (in.Reader == nil) == (in.Digest == "") {
@@ -84,7 +88,9 @@ func readArtifact(ctx context.Context, in Artifact, b *decoded) (artifact, error
 		sums = append(sums, whole)
 		reader = io.LimitReader(reader, maxInMemory+1)
 	}
-	n, err := io.Copy(io.MultiWriter(sums...), reader)
+	buffer := copyBuffers.Get().(*[32 << 10]byte)
+	defer copyBuffers.Put(buffer)
+	n, err := io.CopyBuffer(io.MultiWriter(sums...), reader, buffer[:])
 	if err != nil {
 		return artifact{}, fmt.Errorf("%w: %w", ErrLocal, err)
 	}

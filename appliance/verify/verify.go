@@ -228,7 +228,7 @@ func (v *Verifier) verifyUnder(r *trustedRoot, b *decoded, a artifact, p *policy
 	if err != nil {
 		return nil, err
 	}
-	verified, err := sv.Verify(b.Bundle, sgverify.NewPolicy(a.option(), identities...))
+	verified, err := sv.Verify(b, sgverify.NewPolicy(a.option(), identities...))
 	if err != nil {
 		return nil, explain(err, sv, material, r, b, a, p)
 	}
