@@ -6,16 +6,14 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"net"
 	"os"
-	"os/exec"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
+	"redoubt.internal/appliance/inventory"
 	"redoubt.internal/appliance/verify"
 	"redoubt.internal/mirror"
 )
@@ -29,7 +27,7 @@ func verifyCommand() *cli.Command {
 	return &cli.Command{
 		Name: verifyVerb, Usage: "verify what was signed: files, digests, images, commits and tags; only oci:// opens a socket", ArgsUsage: "FILE|sha256:HEX|oci://REF|oci-layout:DIR|docker-archive:F|git:REV",
 		Description: "Exit codes: `redoubt docs exit-codes`. --prove-offline repeats the whole verification in an empty network namespace.",
-		Flags: append(slices.Concat(freshnessFlags(), operandFlags(), receiptFlags(), deniedFlags()),
+		Flags: append(slices.Concat(freshnessFlags(), operandFlags(), receiptFlags(), deniedFlags(), []cli.Flag{metricsFlag()}),
 			&cli.StringSliceFlag{Name: "trusted-root", Usage: "trusted_root.json; several are tried one by one", EnvVars: []string{"REDOUBT_TRUSTED_ROOT"}},
 			&cli.StringFlag{Name: "setup", Usage: "folder of `redoubt client setup`, whose trusted_root.json is used", EnvVars: []string{"REDOUBT_SETUP"}},
 			&cli.StringFlag{Name: "certificate-identity", Usage: "accepted e-mail or URI", EnvVars: []string{"REDOUBT_CERTIFICATE_IDENTITY"}},
@@ -58,6 +56,9 @@ func runVerify(c *cli.Context) error {
 	if c.NArg() != 1 {
 		return usage("verify takes one FILE, sha256:HEX, image or git:REV")
 	}
+	if err := leaveDefaults(c); err != nil {
+		return unverified(c, err)
+	}
 	if err := checkReceipt(c); err != nil {
 		return err
 	}
@@ -65,10 +66,7 @@ func runVerify(c *cli.Context) error {
 		return reexecOffline(c)
 	}
 	if os.Getenv(offlineMark) != "" {
-		if err := checkOffline(); err != nil {
-			return err
-		}
-		if err := denySockets(); err != nil {
+		if err := goOffline(c); err != nil {
 			return err
 		}
 		defer fmt.Fprintln(c.App.ErrWriter, "offline: 0 sockets: the network namespace is empty, and the kernel refused every socket")
@@ -101,7 +99,7 @@ func runVerify(c *cli.Context) error {
 		Found: &found, Roots: c.StringSlice("trusted-root"), Setup: c.String("setup"), Key: c.String("key"),
 		Identity: verify.Identity{SAN: c.String("certificate-identity"), SANRegexp: c.String("certificate-identity-regexp"),
 			Issuer: c.String("certificate-oidc-issuer"), IssuerRegexp: c.String("certificate-oidc-issuer-regexp")},
-		Types: c.StringSlice("type"), WithoutLog: c.Bool("without-log"), MaxTrustAge: c.Duration("max-trust-age"), Upstream: known,
+		Types: c.StringSlice("type"), WithoutLog: c.Bool("without-log"), MaxTrustAge: c.Duration("max-trust-age"), Upstream: known, Offline: provenOffline(c),
 	})
 	if err != nil {
 		return unverified(c, err)
@@ -109,6 +107,7 @@ func runVerify(c *cli.Context) error {
 	if dir := c.String("observe"); dir != "" {
 		leaveProofs(dir, result, c.App.ErrWriter)
 	}
+	countVerdict(c, inventory.Accepted, acceptedBy(result))
 	if c.String("output") == "sarif" {
 		return sarifResultOf(c.Args().First(), result).print(c)
 	}
@@ -118,9 +117,12 @@ func runVerify(c *cli.Context) error {
 // unverified is how a verification that failed ends.
 func unverified(c *cli.Context, err error) error {
 	failure := verify.NewFailure(err)
+	failure.Offline = provenOffline(c)
+	reason := verify.ReasonID(err)
 	if own := (*coded)(nil); errors.As(err, &own) {
-		failure.Code = own.code // of a registry that does not answer
+		failure.Code, reason = own.code, inventory.Unanswered // of a registry that does not answer
 	}
+	countVerdict(c, inventory.Refused, reason)
 	switch c.String("output") {
 	case "json":
 		if err := printJSON(c, failure); err != nil {
@@ -200,6 +202,8 @@ func nextForFile(err error) string {
 		return "--repository names a folder in it, and the git of this machine reads it"
 	case "revision":
 		return "git:REV is whatever git takes for a commit or an annotated tag: HEAD, v1.0, a name in hex"
+	case "log entry":
+		return "it is what `rekor-cli get --uuid U --format tle` or GET /api/v1/log/entries/U prints, where the log can be reached"
 	case "signature", "certificate", "timestamp":
 		return "it is what `cosign sign-blob --output-signature --output-certificate --rfc3161-timestamp` wrote beside the artifact"
 	}
@@ -251,57 +255,4 @@ func printVerified(w io.Writer, artifact string, r *verify.Result) {
 	for _, warning := range r.Warnings() {
 		fmt.Fprintf(w, "  warning    %s\n", warning)
 	}
-}
-
-// offlineMark tells the second process that it was started in the empty namespace.
-const offlineMark = "REDOUBT_IN_EMPTY_NETWORK"
-
-var errNotOffline = errors.New("the network namespace is not empty")
-
-// reexecOffline runs this very command line in a new network namespace, where the only interface is a loopback that is down:
-// whatever verifies there needed no network. Without root it takes a user namespace along.
-func reexecOffline(c *cli.Context) error {
-	self, err := os.Executable()
-	if err != nil {
-		return err
-	}
-	child := exec.CommandContext(c.Context, self, os.Args[1:]...)
-	child.Args[0] = os.Args[0]
-	child.Env = append(os.Environ(), offlineMark+"=1")
-	child.Stdin, child.Stdout, child.Stderr = os.Stdin, c.App.Writer, c.App.ErrWriter
-	child.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
-	if uid, gid := os.Getuid(), os.Getgid(); uid != 0 {
-		child.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER
-		child.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: uid, HostID: uid, Size: 1}}
-		child.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: gid, HostID: gid, Size: 1}}
-	}
-	err = child.Run()
-	var exit *exec.ExitError
-	switch {
-	case err == nil:
-		return nil
-	case errors.As(err, &exit) && exit.ExitCode() >= 0:
-		return withCode(exit.ExitCode(), silentError{})
-	default:
-		return hinted(fmt.Errorf("starting in an empty network namespace: %w", err), "the kernel must allow it: run as root, or allow user namespaces")
-	}
-}
-
-// silentError ends a process whose child has said everything.
-type silentError struct{}
-
-func (silentError) Error() string { return "" }
-
-// checkOffline refuses a namespace with an interface that is up.
-func checkOffline() error {
-	interfaces, err := net.Interfaces()
-	if err != nil {
-		return fmt.Errorf("looking at the network: %w", err)
-	}
-	for _, i := range interfaces {
-		if i.Flags&net.FlagUp != 0 {
-			return fmt.Errorf("%w: %s is up", errNotOffline, i.Name)
-		}
-	}
-	return nil
 }

@@ -28,6 +28,7 @@ type verifyRequest struct {
 	Upstream         *mirror.Freshness
 	Mirrored         []verify.Root     // trusted roots that were carried here
 	Accepted         []verify.Identity // who is accepted, each under one root, in place of Identity
+	Offline          *verify.Offline   // how it was proven that no socket is opened; nil where it was not
 	Denied           *denied.List      // who is refused all the same; nil for nobody
 }
 
@@ -51,7 +52,7 @@ func verifyArtifact(ctx context.Context, r verifyRequest) (*verify.Result, error
 	if err != nil {
 		return nil, err
 	}
-	verifier, err := verify.New(verify.Config{Roots: roots, Upstream: r.Upstream, EveryReason: true, Now: clock})
+	verifier, err := verify.New(verify.Config{Roots: roots, Upstream: r.Upstream, Offline: r.Offline, EveryReason: true, Now: clock})
 	if err != nil {
 		return nil, err
 	}

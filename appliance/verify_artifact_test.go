@@ -81,7 +81,7 @@ func TestSignatureInParts(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			err := func() error {
-				g, err := gatherBlob(orDefault(c.artifact, file), blobParts{at(c.parts.Bundle), at(c.parts.Signature), at(c.parts.Certificate), at(c.parts.Timestamp)})
+				g, err := gatherBlob(orDefault(c.artifact, file), blobParts{Bundle: at(c.parts.Bundle), Signature: at(c.parts.Signature), Certificate: at(c.parts.Certificate), Timestamp: at(c.parts.Timestamp)})
 				if err != nil {
 					return err
 				}

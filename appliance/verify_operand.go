@@ -26,6 +26,7 @@ func operandFlags() []cli.Flag {
 		&cli.StringFlag{Name: "signature", Usage: "the signature alone, raw or in base64, or the DSSE envelope; in place of --bundle, or beside it where that lacks it", EnvVars: []string{"REDOUBT_SIGNATURE"}},
 		&cli.StringFlag{Name: "certificate", Usage: "with --signature: the signer's certificate", EnvVars: []string{"REDOUBT_CERTIFICATE"}},
 		&cli.StringFlag{Name: "rfc3161-timestamp", Usage: "with --signature or cosign's bundle: a timestamp over the signature, DER or as cosign writes it", EnvVars: []string{"REDOUBT_RFC3161_TIMESTAMP"}},
+		&cli.StringFlag{Name: "log-entry", Usage: "with --signature: its log entry in JSON, as Rekor's API or rekor-cli get --format tle gives it", EnvVars: []string{"REDOUBT_LOG_ENTRY"}},
 		&cli.StringFlag{Name: "policy", Usage: "decide by the rules in this file, in place of the --certificate flags, --key, --accept and --trusted-root", EnvVars: []string{"REDOUBT_POLICY"}},
 		&cli.StringFlag{Name: "as", Usage: "with --policy: the name that its rules see, HOST/REPOSITORY or a file's (default what the operand says)", EnvVars: []string{"REDOUBT_AS"}},
 		&cli.StringFlag{Name: "repository", Value: ".", Usage: "git: a folder in the repository", EnvVars: []string{"REDOUBT_REPOSITORY"}},
@@ -46,26 +47,26 @@ func registryFlags() []cli.Flag {
 var sources = []string{"oci://", "oci-layout:", "docker-archive:"}
 
 // blobParts are the files of a signature beside a file or a digest.
-type blobParts struct{ Bundle, Signature, Certificate, Timestamp string }
+type blobParts struct{ Bundle, Signature, Certificate, Timestamp, Entry string }
 
 // gatherOperand is what the operand of verify names, and what vouches for it.
 func gatherOperand(c *cli.Context) (policy.Gathered, error) {
 	operand, name := c.Args().First(), c.String("as")
 	for _, scheme := range sources {
 		if rest, ok := strings.CutPrefix(operand, scheme); ok {
-			if c.IsSet("signature") || c.IsSet("certificate") || c.IsSet("rfc3161-timestamp") {
-				return policy.Gathered{}, fmt.Errorf("%w: --signature, --certificate and --rfc3161-timestamp are beside files and digests; what vouches for an image stands beside it", verify.ErrUsage)
+			if isSaidAny(c, partFlags) {
+				return policy.Gathered{}, fmt.Errorf("%w: --signature, --certificate, --log-entry and --rfc3161-timestamp are beside files and digests; what vouches for an image stands beside it", verify.ErrUsage)
 			}
 			return gatherImage(c, scheme, rest, name)
 		}
 	}
 	if rev, ok := strings.CutPrefix(operand, "git:"); ok {
-		if c.IsSet("bundle") || c.IsSet("signature") || c.IsSet("certificate") || c.IsSet("rfc3161-timestamp") {
+		if isSaid(c, "bundle") || isSaidAny(c, partFlags) {
 			return policy.Gathered{}, fmt.Errorf("%w: a commit or tag bears its signature itself", verify.ErrUsage)
 		}
 		return gatherGit(c.Context, c.String("repository"), rev, name)
 	}
-	g, err := gatherBlob(operand, blobParts{c.String("bundle"), c.String("signature"), c.String("certificate"), c.String("rfc3161-timestamp")})
+	g, err := gatherBlob(operand, blobParts{c.String("bundle"), c.String("signature"), c.String("certificate"), c.String("rfc3161-timestamp"), c.String("log-entry")})
 	if err != nil {
 		return g, err
 	}
@@ -115,8 +116,8 @@ func (p blobParts) evidence(digest func() (string, error)) ([]policy.Evidence, e
 		switch {
 		case err != nil:
 			return nil, fmt.Errorf("%w: %s: %w", verify.ErrMalformed, p.Bundle, err)
-		case p.Signature+p.Certificate != "", !apart && p.Timestamp != "":
-			return nil, fmt.Errorf("%w: %s is whole: leave out --signature, --certificate and --rfc3161-timestamp", verify.ErrUsage, p.Bundle)
+		case p.Signature+p.Certificate+p.Entry != "", !apart && p.Timestamp != "":
+			return nil, fmt.Errorf("%w: %s is whole: leave out --signature, --certificate, --log-entry and --rfc3161-timestamp", verify.ErrUsage, p.Bundle)
 		case !apart:
 			return policy.SplitBundles(filepath.Base(p.Bundle), data), nil
 		}
@@ -150,6 +151,7 @@ func (p blobParts) read(s *detached.Signature) error {
 		{"signature", p.Signature, s.Set},
 		{"certificate", p.Certificate, func(b []byte) { s.Certificate = b }},
 		{"timestamp", p.Timestamp, func(b []byte) { s.Timestamp = b }},
+		{"log entry", p.Entry, func(b []byte) { s.Entry = b }},
 	} {
 		if part.path == "" {
 			continue

@@ -6,6 +6,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"redoubt.internal/appliance/inventory"
 	"redoubt.internal/appliance/policy"
 	"redoubt.internal/appliance/verify"
 	"redoubt.internal/mirror"
@@ -13,20 +14,13 @@ import (
 
 // verifyByPolicy is `redoubt verify --policy`.
 func verifyByPolicy(c *cli.Context, known *mirror.Freshness, knownIn string) error {
-	for _, other := range []string{"key", "accept", "setup", "certificate-identity", "certificate-identity-regexp", "certificate-oidc-issuer", "certificate-oidc-issuer-regexp", "max-trust-age", "denied", "min-denied-version", "max-denied-age"} {
-		if c.IsSet(other) {
-			return unverified(c, fmt.Errorf("%w: --policy says who is accepted under which root; it excludes --%s", verify.ErrUsage, other))
-		}
-	}
-	if c.IsSet("trusted-root") || c.IsSet("type") {
-		return unverified(c, fmt.Errorf("%w: --policy names its roots and types itself; it excludes --trusted-root and --type", verify.ErrUsage))
-	}
 	mirrored, err := mirroredRoots(c.StringSlice("mirror-root"), known, knownIn)
 	if err != nil {
 		return unverified(c, err)
 	}
 	p, err := policy.Load(c.String("policy"), policy.Config{Roots: mirrored, Upstream: known, EveryReason: true, Now: clock})
 	if err != nil {
+		countVerdict(c, inventory.Refused, verify.ReasonID(verify.ErrUsage))
 		return policyFault(err)
 	}
 	g, err := gatherOperand(c)
@@ -34,6 +28,7 @@ func verifyByPolicy(c *cli.Context, known *mirror.Freshness, knownIn string) err
 		return unverified(c, err)
 	}
 	d := p.Decide(c.Context, g.Artifact, g.Evidence...)
+	d.Offline = provenOffline(c)
 	for _, left := range g.Left {
 		d.Ignored = append(d.Ignored, "left out: "+left)
 	}
@@ -42,6 +37,7 @@ func verifyByPolicy(c *cli.Context, known *mirror.Freshness, knownIn string) err
 			leaveProofs(dir, r, c.App.ErrWriter)
 		}
 	}
+	countDecision(c, d)
 	if d.Allow && c.String("receipt") != "" {
 		if err := leaveReceipt(c, p, g.Artifact, d); err != nil {
 			return err

@@ -109,20 +109,23 @@ func (p *Policy) anybody() (all []verify.Identity) {
 	return all
 }
 
+// verifyKeys tries every key. Where none fits, the error has the reasons against each.
 func (p *Policy) verifyKeys(ctx context.Context, a Artifact, e Evidence) (all []*verify.Result, err error) {
+	var reasons []verify.Reason
 	for _, name := range slices.Sorted(maps.Keys(p.keys)) {
 		k := p.keys[name]
 		request := verify.Request{Policy: verify.Policy{Key: k.public, WithoutLog: k.WithoutLog}}
 		results, failed := p.verifyWith(ctx, p.roots[k.Root].verifier, request, a, e)
 		if failed != nil {
 			err = errors.Join(err, fmt.Errorf("by key %s: %w", name, failed))
+			reasons = append(reasons, verify.ReasonsBy(name, failed)...)
 		}
 		all = append(all, results...)
 	}
 	if len(all) > 0 {
-		err = nil
+		return all, nil
 	}
-	return all, err
+	return nil, verify.WithReasons(err, reasons)
 }
 
 func (p *Policy) verifyWith(ctx context.Context, v *verify.Verifier, q verify.Request, a Artifact, e Evidence) ([]*verify.Result, error) {

@@ -127,14 +127,15 @@ const DecisionSchema = "redoubt.decision/v1"
 type Decision struct {
 	Schema   string           `json:"schema"` // DecisionSchema
 	Allow    bool             `json:"allow"`
-	Rule     string           `json:"rule"`     // the rule that decided; empty where none is for the artifact
-	Code     int              `json:"code"`     // exit code: 0, 23 denied by policy, 25 signer denied
-	Artifact string           `json:"artifact"` // its digest
-	Reasons  []string         `json:"reasons"`  // of a denial every reason, of what is allowed what was asked for and found
-	Ignored  []string         `json:"ignored"`  // evidence that did not count, and why
-	Refused  []Refused        `json:"refused"`  // of that what did not verify, with every reason
-	Version  string           `json:"version"`  // Policy.Version
-	Results  []*verify.Result `json:"results"`  // what counted
+	Rule     string           `json:"rule"`              // the rule that decided; empty where none is for the artifact
+	Code     int              `json:"code"`              // exit code: 0, 23 denied by policy, 25 signer denied
+	Artifact string           `json:"artifact"`          // its digest
+	Reasons  []string         `json:"reasons"`           // of a denial every reason, of what is allowed what was asked for and found
+	Ignored  []string         `json:"ignored"`           // evidence that did not count, and why
+	Refused  []Refused        `json:"refused"`           // of that what did not verify, with every reason
+	Version  string           `json:"version"`           // Policy.Version
+	Results  []*verify.Result `json:"results"`           // what counted
+	Offline  *verify.Offline  `json:"offline,omitempty"` // only with --prove-offline
 
 	observed []mirror.Observation
 	verified []*verify.Result

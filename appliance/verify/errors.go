@@ -99,6 +99,7 @@ type Failure struct {
 	Artifact *artifactReport `json:"artifact,omitempty"`     // what was to be vouched for, where it could be read
 	Bundle   string          `json:"bundleSHA256,omitempty"` // what was offered
 	Roots    []rootReport    `json:"roots,omitempty"`        // under which it was judged, each for itself
+	Offline  *Offline        `json:"offline,omitempty"`      // only with --prove-offline
 }
 
 // NewFailure describes err for -o json.

@@ -2,11 +2,12 @@ package verify
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/fips140"
 	"crypto/sha1" //nolint:gosec // git's own name of an object
 	"crypto/sha256"
 	"crypto/x509"
-	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
@@ -176,11 +177,9 @@ func (s cms) bundle() ([]byte, error) {
 			return nil, errors.New("log entry with unknown fields")
 		}
 		if len(e.GetCanonicalizedBody()) == 0 { // gitsign leaves out what stands elsewhere
-			body, err := s.body(e.GetKindVersion().GetVersion(), sum[:])
-			if err != nil {
+			if err := s.restore(e, sum[:]); err != nil {
 				return nil, err
 			}
-			e.CanonicalizedBody = body
 		}
 		if len(e.GetInclusionPromise().GetSignedEntryTimestamp()) > 0 && e.GetInclusionProof() == nil {
 			mediaType = mediaTypes[0]
@@ -195,15 +194,55 @@ func (s cms) bundle() ([]byte, error) {
 	}}})
 }
 
-// body is the canonical body of the log entry for the signature, as Rekor v1 makes it (hashedrekord 0.0.1, RFC 8785).
-func (s cms) body(version string, digest []byte) ([]byte, error) {
-	if version != "0.0.1" {
-		return nil, fmt.Errorf("log entry of version %.20q without its body", version)
+// restore puts the canonical body of the log entry back, which is made of the signature (RFC 8785). The log's proof says whether it is right. gitsign
+// calls every entry hashedrekord 0.0.1. One of Rekor v2 has a proof and bears neither a time nor a promise, which no entry of v1 lacks.
+func (s cms) restore(e *protorekor.TransparencyLogEntry, digest []byte) (err error) {
+	if version := e.GetKindVersion().GetVersion(); version != bodyV1 && version != bodyV2 {
+		return fmt.Errorf("log entry of version %.20q without its body", version)
 	}
+	promised := e.GetIntegratedTime() != 0 || len(e.GetInclusionPromise().GetSignedEntryTimestamp()) > 0
+	if e.GetKindVersion().GetVersion() == bodyV1 && (promised || e.GetInclusionProof() == nil) {
+		e.CanonicalizedBody, err = s.bodyV1(digest)
+		return err
+	}
+	if promised {
+		return errors.New("log entry of Rekor v2 with a time or a promise, which that does not give")
+	}
+	e.KindVersion.Version, e.InclusionPromise = bodyV2, nil
+	e.CanonicalizedBody, err = s.bodyV2(digest)
+	return err
+}
+
+// Versions of hashedrekord.
+const (
+	bodyV1 = "0.0.1" // Rekor v1
+	bodyV2 = "0.0.2" // Rekor v2
+)
+
+type object = map[string]any
+
+// bodyV1 is the body as Rekor v1 makes it.
+func (s cms) bodyV1(digest []byte) ([]byte, error) {
 	certificate := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.certificate})
-	type object = map[string]any
-	return json.Marshal(object{"apiVersion": version, "kind": "hashedrekord", "spec": object{
+	return json.Marshal(object{"apiVersion": bodyV1, "kind": "hashedrekord", "spec": object{
 		"data":      object{"hash": object{"algorithm": "sha256", "value": hex.EncodeToString(digest)}},
-		"signature": object{"content": base64.StdEncoding.EncodeToString(s.signature), "publicKey": object{"content": base64.StdEncoding.EncodeToString(certificate)}},
+		"signature": object{"content": s.signature, "publicKey": object{"content": certificate}},
 	}})
+}
+
+// bodyV2 is the body as Rekor v2 makes it (rekor-tiles, hashedrekord.proto), which names what kind of key signed.
+func (s cms) bodyV2(digest []byte) ([]byte, error) {
+	c, err := x509.ParseCertificate(s.certificate)
+	if err != nil {
+		return nil, fmt.Errorf("the signer's certificate: %w", err)
+	}
+	if key, ok := c.PublicKey.(*ecdsa.PublicKey); !ok || key.Curve != elliptic.P256() {
+		return nil, errors.New("log entry of Rekor v2 without its body, and not by a key on P-256, which is what signs with SHA-256 there")
+	}
+	return json.Marshal(object{"apiVersion": bodyV2, "kind": "hashedrekord", "spec": object{"hashedRekordV002": object{
+		"data": object{"algorithm": protocommon.HashAlgorithm_SHA2_256.String(), "digest": digest},
+		"signature": object{"content": s.signature, "verifier": object{
+			"keyDetails": protocommon.PublicKeyDetails_PKIX_ECDSA_P256_SHA_256.String(), "x509Certificate": object{"rawBytes": s.certificate},
+		}},
+	}}})
 }

@@ -172,14 +172,29 @@ func must(t testing.TB, b cryptobyte.Builder) []byte {
 
 // signGit signs payload as gitsign does in offline mode.
 func signGit(t testing.TB, d *verifytest.Deployment, payload []byte) gitSigned {
+	return signGitIn(t, d, payload, 1, func(*protorekor.TransparencyLogEntry) {})
+}
+
+// signGitV2 does so into Rekor v2, with a timestamp. gitsign names the version of v1 all the same, and an empty promise.
+func signGitV2(t testing.TB, d *verifytest.Deployment, payload []byte, edit func(*protorekor.TransparencyLogEntry)) gitSigned {
+	s := signGitIn(t, d, payload, 2, func(e *protorekor.TransparencyLogEntry) {
+		e.KindVersion.Version, e.InclusionPromise = bodyV1, &protorekor.InclusionPromise{}
+		edit(e)
+	})
+	s.unsigned = append(s.unsigned, s.timestampAttribute(t, d, d.Now))
+	return s
+}
+
+func signGitIn(t testing.TB, d *verifytest.Deployment, payload []byte, generation int, edit func(*protorekor.TransparencyLogEntry)) gitSigned {
 	sum := sha256.Sum256(payload)
 	s := gitSigned{signed: [][]byte{attribute(t, oidContentType, element(t, asn1.OBJECT_IDENTIFIER, oidData)), attribute(t, oidMessageDigest, element(t, asn1.OCTET_STRING, sum[:]))}}
-	s.parts = d.SignMessage(1, string(element(t, asn1.SET, s.signed...)))
+	s.parts = d.SignMessage(generation, string(element(t, asn1.SET, s.signed...)))
 	e := &protorekor.TransparencyLogEntry{}
 	if err := protojson.Unmarshal(verifytest.Encode(t, s.parts.Entries[0]), e); err != nil {
 		t.Fatal(err)
 	}
 	e.CanonicalizedBody = nil
+	edit(e)
 	raw, err := proto.Marshal(e)
 	if err != nil {
 		t.Fatal(err)
@@ -269,6 +284,43 @@ func TestTag(t *testing.T) {
 	}
 }
 
+// TestTagInV2: the body of an entry of Rekor v2 is made anew, and the log's proof says whether it is this signature's.
+func TestTagInV2(t *testing.T) {
+	d := verifytest.New(t, "corp.internal")
+	v, err := New(Config{Roots: []Root{{Name: "own", JSON: d.Root()}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	type entry = *protorekor.TransparencyLogEntry
+	none := func(entry) {}
+	for name, c := range map[string]struct {
+		edit   func(entry)
+		change func(s, other *gitSigned)
+		want   error
+	}{
+		"as gitsign writes it":           {edit: none},
+		"by its own version":             {edit: func(e entry) { e.KindVersion.Version = bodyV2 }},
+		"of another version":             {func(e entry) { e.KindVersion.Version = "0.0.3" }, nil, ErrMalformed},
+		"without a timestamp":            {none, func(s, _ *gitSigned) { s.unsigned = s.unsigned[:1] }, ErrTime},
+		"the entry of another signature": {none, func(s, other *gitSigned) { s.unsigned[0] = other.unsigned[0] }, ErrLogProof},
+		"a time that nobody signed":      {func(e entry) { e.IntegratedTime = d.Now.Unix() }, nil, ErrTime},
+		"a promise":                      {func(e entry) { e.InclusionPromise.SignedEntryTimestamp, e.KindVersion.Version = []byte{1}, bodyV2 }, nil, ErrMalformed},
+		"without its proof":              {func(e entry) { e.InclusionProof = nil }, nil, ErrMalformed},
+		"another root":                   {func(e entry) { e.InclusionProof.RootHash = make([]byte, 32) }, nil, ErrLogProof},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, other := signGitV2(t, d, []byte(tagText), c.edit), signGitV2(t, d, []byte(tagText), none)
+			if c.change != nil {
+				c.change(&s, &other)
+			}
+			_, err := v.Verify(t.Context(), gitRequest("tag", signedTag(tagText, s.der(t)), Identity{SAN: d.Identity, Issuer: d.Issuer}))
+			if !errors.Is(err, c.want) {
+				t.Fatalf("%v, want %v", err, c.want)
+			}
+		})
+	}
+}
+
 // FuzzGitObject: whatever stands in a commit or a tag, a verdict is reached, and a yes is over what was signed.
 func FuzzGitObject(f *testing.F) {
 	d := verifytest.New(f, "corp.internal")
@@ -279,6 +331,7 @@ func FuzzGitObject(f *testing.F) {
 	const commitText = "tree 045f683042529876c1fe28f97f416c1501ffa433\nauthor Dev <dev@corp.internal> 1685981477 +0000\n\nA change\n"
 	f.Add(signedCommit([]byte(commitText), signGit(f, d, []byte(commitText)).der(f)), false)
 	f.Add(signedTag(tagText, signGit(f, d, []byte(tagText)).der(f)), true)
+	f.Add(signedTag(tagText, signGitV2(f, d, []byte(tagText), func(*protorekor.TransparencyLogEntry) {}).der(f)), true)
 	f.Add([]byte("tree\ngpgsig -----BEGIN SIGNED MESSAGE-----\n MAA=\n -----END SIGNED MESSAGE-----\n\n"), false)
 	f.Add([]byte("object\n\n-----BEGIN SIGNED MESSAGE-----\nMAA=\n-----END SIGNED MESSAGE-----\n"), true)
 	f.Fuzz(func(t *testing.T, body []byte, tag bool) {

@@ -17,6 +17,7 @@ type Reason struct {
 	Code   int    `json:"code"`             // the exit code where it stands alone
 	Reason string `json:"reason"`           // the sentence of it
 	Root   string `json:"root,omitempty"`   // the trusted root it was found under; left out where it holds under every one
+	Key    string `json:"key,omitempty"`    // the policy's key it was tried by, where several may have signed
 	Source string `json:"source,omitempty"` // what it speaks against, where several things vouch
 	Detail string `json:"detail"`           // for people; not stable
 }
@@ -54,6 +55,15 @@ func ReasonsOf(source string, err error) []Reason {
 	all := Reasons(err)
 	for i := range all {
 		all[i].Source = source
+	}
+	return all
+}
+
+// ReasonsBy are the reasons against something by one of the keys that it was tried by.
+func ReasonsBy(key string, err error) []Reason {
+	all := Reasons(err)
+	for i := range all {
+		all[i].Key = key
 	}
 	return all
 }

@@ -96,6 +96,7 @@ type report struct {
 	TimesIgnored int            `json:"timesIgnored"` // tokens of authorities the root does not know
 	Log          logProofs      `json:"log"`
 	Checked      []string       `json:"checked"`
+	Offline      *Offline       `json:"offline,omitempty"` // only with --prove-offline
 
 	payload  []byte
 	observed []mirror.Observation

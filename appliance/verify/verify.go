@@ -43,6 +43,8 @@ type Config struct {
 	Upstream *mirror.Freshness
 	// EveryReason looks for every reason of a refusal and not the first alone, which costs about a second verification of what fails; see Reasons.
 	EveryReason bool
+	// Offline is told in every Result as it is: the caller's proof that this process opens no socket. Nil tells nothing.
+	Offline *Offline
 	// Now is the clock for Policy.MaxTrustAge and the age of Upstream; nil means time.Now.
 	Now func() time.Time
 }
@@ -63,7 +65,14 @@ type Verifier struct {
 	roots       []trustedRoot
 	upstream    *mirror.Freshness
 	everyReason bool
+	offline     *Offline
 	now         func() time.Time
+}
+
+// Offline says that a verification opened no socket, and how that was proven.
+type Offline struct {
+	Sockets  int      `json:"sockets"`  // 0
+	ProvenBy []string `json:"provenBy"` // "network namespace": it has no interface that is up; "seccomp": the kernel refused every socket
 }
 
 // New reads the trusted roots.
@@ -71,7 +80,7 @@ func New(c Config) (*Verifier, error) {
 	if len(c.Roots) == 0 {
 		return nil, fmt.Errorf("%w: no trusted root", ErrUsage)
 	}
-	v := &Verifier{upstream: c.Upstream, everyReason: c.EveryReason, now: c.Now}
+	v := &Verifier{upstream: c.Upstream, everyReason: c.EveryReason, offline: c.Offline, now: c.Now}
 	if v.now == nil {
 		v.now = time.Now
 	}
@@ -248,7 +257,7 @@ func (v *Verifier) verifyUnder(r *trustedRoot, b *decoded, a artifact, p *policy
 		return nil, err
 	}
 	out := newReport(v.rootReport(r), b, a, p, verified, logs)
-	out.TimesIgnored = ignored
+	out.TimesIgnored, out.Offline = ignored, v.offline
 	return out, v.judgeUpstream(out)
 }
 

@@ -6,7 +6,6 @@ package detached
 import (
 	"bytes"
 	"encoding/base64"
-	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
@@ -21,6 +20,9 @@ var ErrForm = errors.New("not a part of a signature")
 const (
 	maxEnvelope = 32 << 20 // bytes of a DSSE envelope
 	maxPart     = 1 << 20  // bytes of any other part
+
+	promised  = "application/vnd.dev.sigstore.bundle+json;version=0.1"
+	withProof = "application/vnd.dev.sigstore.bundle+json;version=0.2"
 )
 
 // Signature is a signature in parts.
@@ -32,7 +34,7 @@ type Signature struct {
 	// Certificate is the signer's: PEM, PEM in base64, or DER. Where a key signed it is empty or the public key in PEM, which says nothing that
 	// whoever verifies does not know.
 	Certificate []byte
-	// Entry is Rekor's, as cosign keeps it: {"SignedEntryTimestamp", "Payload": {"body", "integratedTime", "logIndex", "logID"}}. Empty is none.
+	// Entry is the log's, in one of the forms that logEntry reads. Empty is none.
 	Entry []byte
 	// Timestamp is an RFC 3161 response in DER, or in cosign's {"SignedRFC3161Timestamp"}. Empty is none.
 	Timestamp []byte
@@ -69,7 +71,8 @@ func (s *Signature) Set(text []byte) {
 	s.Signature = text
 }
 
-// Bundle is the signature over something of that SHA-256 as a bundle of version 0.1 in JSON, the one that needs no inclusion proof.
+// Bundle is the signature over something of that SHA-256 as a bundle in JSON: of version 0.2 where its log entry has an inclusion proof, else of
+// 0.1, which needs none.
 func (s Signature) Bundle(digest []byte) ([]byte, error) {
 	material := map[string]any{"publicKey": map[string]any{"hint": ""}}
 	certificate, err := der(s.Certificate)
@@ -79,10 +82,14 @@ func (s Signature) Bundle(digest []byte) ([]byte, error) {
 	if certificate != nil {
 		material = map[string]any{"x509CertificateChain": map[string]any{"certificates": []any{map[string]any{"rawBytes": certificate}}}}
 	}
+	mediaType := promised
 	if len(s.Entry) > 0 {
-		entry, err := logEntry(s.Entry)
+		entry, proven, err := logEntry(s.Entry)
 		if err != nil {
 			return nil, fmt.Errorf("%w: log entry: %w", ErrForm, err)
+		}
+		if proven {
+			mediaType = withProof
 		}
 		material["tlogEntries"] = []any{entry}
 	}
@@ -97,7 +104,7 @@ func (s Signature) Bundle(digest []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return json.Marshal(map[string]any{"mediaType": "application/vnd.dev.sigstore.bundle+json;version=0.1", "verificationMaterial": material, kind: content})
+	return json.Marshal(map[string]any{"mediaType": mediaType, "verificationMaterial": material, kind: content})
 }
 
 // content is what is signed and the signature.
@@ -177,43 +184,4 @@ func timestamp(text []byte) ([]byte, error) {
 		return nil, errors.New("it is empty")
 	}
 	return stamp.SignedRFC3161Timestamp, nil
-}
-
-// logEntry is the entry with the log's promise, as a bundle has it.
-func logEntry(text []byte) (map[string]any, error) {
-	var b struct {
-		SignedEntryTimestamp []byte
-		Payload              struct {
-			Body           []byte `json:"body"`
-			IntegratedTime int64  `json:"integratedTime"`
-			LogIndex       int64  `json:"logIndex"`
-			LogID          string `json:"logID"`
-		}
-	}
-	var head struct {
-		APIVersion string `json:"apiVersion"`
-		Kind       string `json:"kind"`
-	}
-	limits := strictjson.Limits{Bytes: maxPart, Depth: 32, Fold: true}
-	if err := strictjson.Check(text, limits); err != nil {
-		return nil, err
-	}
-	if err := json.Unmarshal(text, &b); err != nil {
-		return nil, err
-	}
-	if err := strictjson.Check(b.Payload.Body, limits); err != nil {
-		return nil, fmt.Errorf("its body: %w", err)
-	}
-	if err := json.Unmarshal(b.Payload.Body, &head); err != nil {
-		return nil, fmt.Errorf("its body: %w", err)
-	}
-	id, err := hex.DecodeString(b.Payload.LogID)
-	if err != nil {
-		return nil, fmt.Errorf("its log: %w", err)
-	}
-	return map[string]any{
-		"logIndex": fmt.Sprint(b.Payload.LogIndex), "logId": map[string]any{"keyId": id}, "kindVersion": map[string]any{"kind": head.Kind, "version": head.APIVersion},
-		"integratedTime": fmt.Sprint(b.Payload.IntegratedTime), "inclusionPromise": map[string]any{"signedEntryTimestamp": b.SignedEntryTimestamp},
-		"canonicalizedBody": b.Payload.Body,
-	}, nil
 }

@@ -14,6 +14,8 @@ func FuzzBundle(f *testing.F) {
 	f.Add([]byte(`{"base64Signature":"AAAA","cert":"","rekorBundle":null}`), []byte("MAA="), []byte(`{"SignedRFC3161Timestamp":"MAA="}`), []byte("c2ln"))
 	f.Add([]byte(`{"base64Signature":"AAAA","rekorBundle":{"SignedEntryTimestamp":"AAAA","Payload":{"body":"e30=","integratedTime":1,"logIndex":2,"logID":"00"}}}`), []byte("-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n"), []byte{0x30, 0}, []byte(`{"payloadType":"a","payload":"AAAA","signatures":[{"sig":"AAAA"}]}`))
 	f.Add([]byte(`{}`), []byte("-----BEGIN PUBLIC KEY-----\nMAA=\n-----END PUBLIC KEY-----\n"), []byte(" "), []byte{0xff})
+	f.Add([]byte(`{"base64Signature":"AAAA","rekorBundle":{"00":{"body":"e30=","integratedTime":1,"logIndex":2,"logID":"00","verification":{"inclusionProof":{"checkpoint":"a","hashes":["00"],"rootHash":"00","treeSize":1},"signedEntryTimestamp":"AAAA"}}}}`), []byte{}, []byte{}, []byte("c2ln"))
+	f.Add([]byte(`{"base64Signature":"AAAA","rekorBundle":{"logId":{"keyId":"AAAA"},"canonicalizedBody":"e30=","inclusionPromise":{"signedEntryTimestamp":"AAAA"}}}`), []byte{}, []byte{}, []byte("c2ln"))
 	f.Fuzz(func(t *testing.T, bundle, certificate, timestamp, signature []byte) {
 		apart := Signature{Certificate: certificate, Timestamp: timestamp}
 		apart.Set(signature)
