@@ -18,7 +18,7 @@ import (
 
 // objects is as much of an API server as objects need to be kept: created, replaced under the version that was read, and changed by merge patches.
 type objects struct {
-	t       *testing.T
+	t       testing.TB
 	server  *httptest.Server
 	mu      sync.Mutex
 	held    map[string]map[string]any // by path
@@ -28,7 +28,7 @@ type objects struct {
 	between func(path string) // runs before a replacement, once
 }
 
-func newObjects(t *testing.T) *objects {
+func newObjects(t testing.TB) *objects {
 	o := &objects{t: t, held: map[string]map[string]any{}}
 	o.server = httptest.NewTLSServer(o)
 	t.Cleanup(o.server.Close)
@@ -79,6 +79,10 @@ func (o *objects) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 		json.NewEncoder(w).Encode(map[string]any{"resources": resources})
 		return
 	}
+	if q.Header.Get("Content-Type") == "application/json-patch+json" {
+		o.patch(w, q)
+		return
+	}
 	body := map[string]any{}
 	if q.Body != nil && q.Method != http.MethodGet {
 		if err := json.NewDecoder(q.Body).Decode(&body); err != nil {
@@ -117,6 +121,39 @@ func (o *objects) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 		o.version++
 		held["metadata"].(map[string]any)["resourceVersion"] = strconv.Itoa(o.version)
 		o.held[path] = held
+	}
+	json.NewEncoder(w).Encode(held)
+}
+
+// patch applies a JSON Patch (RFC 6902) of tests and additions to members of objects.
+func (o *objects) patch(w http.ResponseWriter, q *http.Request) {
+	var ops []struct {
+		Op, Path string
+		Value    any
+	}
+	held := o.held[q.URL.Path]
+	if err := json.NewDecoder(q.Body).Decode(&ops); err != nil || held == nil {
+		w.WriteHeader(http.StatusNotFound)
+		return
+	}
+	for _, op := range ops {
+		steps := strings.Split(op.Path, "/")[1:]
+		var at any = held
+		for _, step := range steps[:len(steps)-1] {
+			if list, ok := at.([]any); ok {
+				i, _ := strconv.Atoi(step)
+				at = list[i]
+			} else {
+				at = at.(map[string]any)[step]
+			}
+		}
+		member := steps[len(steps)-1]
+		if op.Op == "test" && at.(map[string]any)[member] != op.Value {
+			w.WriteHeader(http.StatusUnprocessableEntity)
+			return
+		} else if op.Op == "add" {
+			at.(map[string]any)[member] = op.Value
+		}
 	}
 	json.NewEncoder(w).Encode(held)
 }
