@@ -24,6 +24,9 @@ var errAdmissionFiles = errors.New("the folder of the gate's configuration canno
 
 // admissionManifests prints the manifests. The configuration's folder goes along whole: what the policy names stands in it.
 func admissionManifests(c *cli.Context) error {
+	if c.IsSet("for") {
+		return gateManifests(c)
+	}
 	path := c.String("admission-config")
 	a, err := loadAdmission(path)
 	if err != nil {

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"redoubt.internal/appliance/verify"
@@ -41,10 +40,7 @@ func (f fact) who() string {
 		return "key " + k
 	}
 	san, issuer := f.result.Signer()
-	if strings.Contains(san, "://") {
-		san, _, _ = strings.Cut(san, "@refs/")
-	}
-	return san + " (issuer " + issuer + ")"
+	return SameSigner(san, issuer)
 }
 
 // logs are the keys of the logs that it stands in.

@@ -73,7 +73,7 @@ func (p *Policy) loadRoots(dir string, c Config, sum io.Writer) error {
 		if err != nil {
 			return fmt.Errorf("roots.%s.denied: %w", name, err)
 		}
-		p.roots[name] = trusted{in, root.AsOf, list, v}
+		p.roots[name] = trusted{in, root.JSON, root.AsOf, list, v}
 		all = append(all, root)
 	}
 	var err error

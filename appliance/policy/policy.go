@@ -75,6 +75,7 @@ type Policy struct {
 // trusted is a root by its name.
 type trusted struct {
 	Root
+	json     []byte // its trusted_root.json
 	asOf     time.Time
 	denied   *denied.List     // nil where the policy names none
 	verifier *verify.Verifier // under this root alone, for keys
