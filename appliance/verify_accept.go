@@ -40,6 +40,10 @@ func acceptedUnder(c *cli.Context) (out []verify.Identity, err error) {
 	if err != nil {
 		return nil, err
 	}
+	return parseAccept(path, data)
+}
+
+func parseAccept(path string, data []byte) (out []verify.Identity, err error) {
 	file, err := decodeYAML[Accept](data)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %s: %w", verify.ErrUsage, path, err)

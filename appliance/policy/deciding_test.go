@@ -1,6 +1,9 @@
 package policy
 
 import (
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/pem"
 	"fmt"
 	"strings"
 	"testing"
@@ -139,6 +142,58 @@ func TestAgesAtTheirBounds(t *testing.T) {
 		p := b.policy("deny: [{by: [us], " + window + "}]\nrules: [{name: r, images: ['**'], signatures: {by: [us]}}]\n")
 		if d := p.Decide(t.Context(), theImage(), ours); d.Allow == denied || strings.HasSuffix(strings.Join(d.Reasons, ""), ": ") {
 			t.Errorf("%s: %s", window, d.explain())
+		}
+	}
+}
+
+// TestKeyWindow: a key counts at the signed times that the policy gives it, both ends included, and at no other.
+func TestKeyWindow(t *testing.T) {
+	b := newBench(t)
+	p := b.own.SignMessage(1, "artifact") // in the log one minute after the epoch
+	der, err := x509.MarshalPKIXPublicKey(&p.Signer.Key.PublicKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})
+	b.file("k.pub", text)
+	body := fmt.Appendf(nil, `{"apiVersion":"0.0.1","kind":"hashedrekord","spec":{"data":{"hash":{"algorithm":"sha256","value":"%x"}},"signature":{"content":"%s","publicKey":{"content":"%s"}}}}`,
+		sum("artifact"), base64.StdEncoding.EncodeToString(p.Signature), base64.StdEncoding.EncodeToString(text))
+	p.Entries = []any{b.own.Entry(body, b.own.Now.Add(time.Minute), true)}
+	tree := p.Tree()
+	verifytest.Set(tree, nil, "verificationMaterial", "certificate")
+	verifytest.Set(tree, map[string]any{"hint": "h"}, "verificationMaterial", "publicKey")
+	keyed := Evidence{Source: "keyed", Bundle: verifytest.Encode(t, tree)}
+	for window, want := range map[string]bool{
+		"": true, ", not-before: 2026-06-01T12:01:00Z": true, ", not-before: 2026-06-01T12:01:01Z": false, ", not-after: 2026-06-01T12:01:00Z": true, ", not-after: 2026-06-01T12:00:59Z": false,
+	} {
+		for _, other := range []string{"", ", other: {file: other.pub, root: them}"} { // what one key does not vouch for another may
+			b.file("other.pub", []byte(strings.NewReplacer(`\n`, "\n", `"`, "").Replace(somePEM(t))))
+			policy := strings.Replace(header, "  us:\n", "  key: [{key: k}]\n  us:\n", 1) + "keys: {k: {file: k.pub, root: own" + window + "}" + other + "}\nrules: [{name: r, images: ['**'], signatures: {by: [key]}}]\n"
+			q, err := Parse([]byte(policy), b.dir, Config{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			d := q.Decide(t.Context(), theImage(), keyed)
+			if d.Allow != want || want && len(d.Ignored) > 0 || !want && (len(d.Ignored) != 1 || !strings.Contains(d.Ignored[0], "by key k: time invalid")) {
+				t.Errorf("%q %q: %s", window, other, d.explain())
+			}
+			if d := q.Decide(t.Context(), Artifact{Kind: Image, Name: image, Digest: digestOf("another")}, keyed); d.Allow || len(d.Ignored) != 1 {
+				t.Errorf("another artifact: %s", d.explain())
+			}
+		}
+	}
+}
+
+// TestAtomicSigning: simple signing under its older name counts as well, and under none does not.
+func TestAtomicSigning(t *testing.T) {
+	b := newBench(t)
+	p := b.policy("rules: [{name: r, images: ['**'], signatures: {by: [us]}}]\n")
+	for kind, want := range map[string]bool{"cosign container image signature": true, "atomic container signature": true, "": false, "another": false} {
+		payload := strings.Replace(simpleSigning(digestOf("artifact")), "cosign container image signature", kind, 1)
+		e := evidence("simple", b.own.SignMessage(1, payload), t)
+		e.Payload = []byte(payload)
+		if d := p.Decide(t.Context(), theImage(), e); d.Allow != want {
+			t.Errorf("%q: %s", kind, d.explain())
 		}
 	}
 }

@@ -1,7 +1,20 @@
 package verify
 
 import (
+	"bytes"
 	"context"
+	"crypto"
+	"crypto/ecdh"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"math/big"
+	"strings"
 	"testing"
 
 	"github.com/sigstore/sigstore-go/pkg/root"
@@ -84,4 +97,64 @@ func FuzzTimestampToken(f *testing.F) {
 			t.Fatal("a token without a signer")
 		}
 	})
+}
+
+// FuzzParseKey: whatever stands in a file of --key, it is one public key of the algorithms that are taken, or malformed; what was read can be asked for.
+func FuzzParseKey(f *testing.F) {
+	for _, k := range keysOfEveryKind(f) {
+		f.Add(k)
+		f.Add(append(bytes.Clone(k), k...))                                            // two keys
+		f.Add(bytes.ReplaceAll(k, []byte("PUBLIC KEY"), []byte("CERTIFICATE")))        // another label
+		f.Add(bytes.ReplaceAll(k, []byte("PUBLIC KEY-----"), []byte("PUBLIC KEY---"))) // cut
+		f.Add(append([]byte("comment\n"), k...))
+	}
+	f.Add([]byte("-----BEGIN PUBLIC KEY-----\nProc-Type: 4,ENCRYPTED\n\nMAA=\n-----END PUBLIC KEY-----\n"))
+	f.Add([]byte("-----BEGIN PUBLIC KEY-----\n" + strings.Repeat("MIAB", 4000) + "\n-----END PUBLIC KEY-----\n"))
+	f.Add(bytes.Repeat([]byte("-----BEGIN "), 6000))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		k, err := ParseKey(data)
+		if err != nil {
+			if k != nil || !errors.Is(err, ErrMalformed) {
+				t.Fatalf("%v, %v", k, err)
+			}
+			return
+		}
+		der, err := x509.MarshalPKIXPublicKey(k.Public)
+		if err != nil {
+			t.Fatalf("read, and cannot be written: %v", err)
+		}
+		again, err := ParseKey(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
+		if err != nil || !again.Public.(interface{ Equal(crypto.PublicKey) bool }).Equal(k.Public) {
+			t.Fatalf("another key when it is written and read again: %v", err)
+		}
+		if _, err := (Policy{Key: k}).compile(); err != nil {
+			t.Fatalf("no verifier of it: %v", err)
+		}
+	})
+}
+
+// keysOfEveryKind are public keys in PEM, those that are taken and those that are not.
+func keysOfEveryKind(t testing.TB) (all [][]byte) {
+	t.Helper()
+	for _, c := range []elliptic.Curve{elliptic.P224(), elliptic.P256(), elliptic.P384(), elliptic.P521()} {
+		k, err := ecdsa.GenerateKey(c, rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, publicPEM(t, k.Public()))
+	}
+	edKey, _, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dhKey, err := ecdh.X25519().GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	modulus := new(big.Int).SetBit(big.NewInt(1), 2047, 1) // odd, of 2048 bits; nothing is signed by it
+	for _, n := range []*big.Int{modulus, new(big.Int).Rsh(modulus, 1024), new(big.Int).Lsh(modulus, 15000)} {
+		all = append(all, publicPEM(t, &rsa.PublicKey{N: n, E: 65537}))
+	}
+	all = append(all, publicPEM(t, &rsa.PublicKey{N: modulus, E: 1}))
+	return append(all, publicPEM(t, edKey), publicPEM(t, dhKey.PublicKey()))
 }

@@ -144,6 +144,7 @@ type gitSigned struct {
 	parts    verifytest.Parts
 	signed   [][]byte // attributes
 	unsigned [][]byte
+	bare     bool // leaves the certificate out
 }
 
 func attribute(t testing.TB, oid []byte, value []byte) []byte {
@@ -189,8 +190,15 @@ func signGitIn(t testing.TB, d *verifytest.Deployment, payload []byte, generatio
 	sum := sha256.Sum256(payload)
 	s := gitSigned{signed: [][]byte{attribute(t, oidContentType, element(t, asn1.OBJECT_IDENTIFIER, oidData)), attribute(t, oidMessageDigest, element(t, asn1.OCTET_STRING, sum[:]))}}
 	s.parts = d.SignMessage(generation, string(element(t, asn1.SET, s.signed...)))
+	s.log(t, s.parts.Entries[0], edit)
+	return s
+}
+
+// log puts a log entry into the signature, in protobuf and without its body.
+func (s *gitSigned) log(t testing.TB, entry any, edit func(*protorekor.TransparencyLogEntry)) {
+	t.Helper()
 	e := &protorekor.TransparencyLogEntry{}
-	if err := protojson.Unmarshal(verifytest.Encode(t, s.parts.Entries[0]), e); err != nil {
+	if err := protojson.Unmarshal(verifytest.Encode(t, entry), e); err != nil {
 		t.Fatal(err)
 	}
 	e.CanonicalizedBody = nil
@@ -200,17 +208,20 @@ func signGitIn(t testing.TB, d *verifytest.Deployment, payload []byte, generatio
 		t.Fatal(err)
 	}
 	s.unsigned = [][]byte{attribute(t, oidLogEntry, element(t, asn1.OCTET_STRING, raw))}
-	return s
 }
 
 func (s gitSigned) der(t testing.TB) []byte {
 	c := s.parts.Signer.Cert
+	certificates := c.Raw
+	if s.bare {
+		certificates = nil
+	}
 	number := func(n byte) []byte { return element(t, asn1.INTEGER, []byte{n}) }
 	algorithm := func(oid []byte) []byte { return element(t, asn1.SEQUENCE, element(t, asn1.OBJECT_IDENTIFIER, oid)) }
 	signer := element(t, asn1.SEQUENCE, number(1), element(t, asn1.SEQUENCE, c.RawIssuer, verifytest.MustDER(t, c.SerialNumber)), algorithm(oidSHA256),
 		element(t, asn1.Tag(0).Constructed().ContextSpecific(), s.signed...), algorithm(oidECDSASHA256), element(t, asn1.OCTET_STRING, s.parts.Signature),
 		element(t, asn1.Tag(1).Constructed().ContextSpecific(), s.unsigned...))
-	sd := element(t, asn1.SEQUENCE, number(1), element(t, asn1.SET, algorithm(oidSHA256)), algorithm(oidData), element(t, asn1.Tag(0).Constructed().ContextSpecific(), c.Raw), element(t, asn1.SET, signer))
+	sd := element(t, asn1.SEQUENCE, number(1), element(t, asn1.SET, algorithm(oidSHA256)), algorithm(oidData), element(t, asn1.Tag(0).Constructed().ContextSpecific(), certificates), element(t, asn1.SET, signer))
 	return element(t, asn1.SEQUENCE, element(t, asn1.OBJECT_IDENTIFIER, oidSignedData), element(t, asn1.Tag(0).Constructed().ContextSpecific(), sd))
 }
 
@@ -256,10 +267,25 @@ func TestTag(t *testing.T) {
 		"another signature":              {func(s, other *gitSigned) { s.parts.Signature = other.parts.Signature }, false, ErrSignature},
 		"another certificate":            {func(s, other *gitSigned) { s.parts.Signer = other.parts.Signer }, false, ErrSignature},
 		"two entries":                    {func(s, other *gitSigned) { s.unsigned = append(s.unsigned, other.unsigned...) }, false, ErrMalformed},
-		"an unknown attribute":           {func(s, _ *gitSigned) { s.unsigned = append(s.unsigned, s.signed[0]) }, false, ErrMalformed},
-		"no digest":                      {func(s, _ *gitSigned) { s.signed = s.signed[:1] }, false, ErrMalformed},
-		"two digests":                    {func(s, _ *gitSigned) { s.signed = append(s.signed, s.signed[1]) }, false, ErrMalformed},
-		"no content type":                {func(s, _ *gitSigned) { s.signed = s.signed[1:] }, false, ErrMalformed},
+		"CVE-2024-51746 two entries, the first of another signature": {func(s, other *gitSigned) {
+			s.unsigned = append(other.unsigned[:1:1], s.unsigned...)
+		}, false, ErrMalformed},
+		"CVE-2023-47122 an entry of a log that brings its own key": {func(s, _ *gitSigned) {
+			foreign := verifytest.New(t, "corp.internal") // same names, other keys
+			sum := sha256.Sum256(s.parts.Artifact)
+			s.log(t, foreign.Entry(verifytest.BodyV1(s.parts.Signer, sum[:], s.parts.Signature), d.Now, true), func(*protorekor.TransparencyLogEntry) {})
+		}, false, ErrUntrusted},
+		"CVE-2026-44310 no certificate": {func(s, _ *gitSigned) { s.bare = true }, false, ErrMalformed},
+		"CVE-2026-44309 over the tag as it would be written again": {func(s, _ *gitSigned) {
+			*s = signGit(t, d, []byte(strings.TrimSuffix(tagText, "\n")))
+		}, false, ErrSignature},
+		"CVE-2026-44309 over other line ends": {func(s, _ *gitSigned) {
+			*s = signGit(t, d, []byte(strings.ReplaceAll(tagText, "\n", "\r\n")))
+		}, false, ErrSignature},
+		"an unknown attribute": {func(s, _ *gitSigned) { s.unsigned = append(s.unsigned, s.signed[0]) }, false, ErrMalformed},
+		"no digest":            {func(s, _ *gitSigned) { s.signed = s.signed[:1] }, false, ErrMalformed},
+		"two digests":          {func(s, _ *gitSigned) { s.signed = append(s.signed, s.signed[1]) }, false, ErrMalformed},
+		"no content type":      {func(s, _ *gitSigned) { s.signed = s.signed[1:] }, false, ErrMalformed},
 		"an unknown field in the entry": {func(s, _ *gitSigned) {
 			s.unsigned = [][]byte{attribute(t, oidLogEntry, element(t, asn1.OCTET_STRING, []byte{0xf8, 0x07, 1}))}
 		}, false, ErrMalformed},

@@ -29,6 +29,18 @@ var incomplete = []attack{
 		note := at(b, in(proofPath, "checkpoint", "envelope")...).(string)
 		set(b, strings.TrimSuffix(note, "\n")+"\r\n", in(proofPath, "checkpoint", "envelope")...)
 	})},
+	{name: "CVE-2026-56864 hashes beside the proof that it does not ask for", want: 22, make: spoil(2, func(b map[string]any) {
+		hashes := at(b, in(proofPath, "hashes")...).([]any)
+		set(b, append(hashes, b64(make([]byte, 32))), in(proofPath, "hashes")...)
+	})},
+	{name: "CVE-2026-56864 lines beside the checkpoint that nobody signed", want: 22, make: spoil(1, func(b map[string]any) {
+		note := at(b, in(proofPath, "checkpoint", "envelope")...).(string)
+		set(b, strings.Replace(note, "\n\n", "\n"+b64(make([]byte, 32))+"\n\n", 1), in(proofPath, "checkpoint", "envelope")...)
+	})},
+	{name: "GHSA-fx35-mq7g-6g98 key beside the certificate", want: 26, make: spoil(1, func(b map[string]any) {
+		set(b, map[string]any{"hint": "x"}, "verificationMaterial", "publicKey")
+	})},
+	{name: "CVE-2023-42816 signature of a megabyte", want: 12, make: spoil(2, func(b map[string]any) { set(b, b64(make([]byte, 1<<20)), "messageSignature", "signature") })},
 	{name: "root without a key of a certificate log", want: 22, make: func(d *verifytest.Deployment) sample {
 		s := sampleOf(d, d.SignMessage(2, "artifact"))
 		root := parseTree(d.T, s.root)

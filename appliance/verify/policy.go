@@ -65,8 +65,8 @@ type Key struct {
 	NotBefore, NotAfter time.Time
 }
 
-// ParseKey reads one PEM public key (PKIX): ECDSA P-256, P-384, P-521, RSA of at
-// least 2048 bits, or Ed25519.
+// ParseKey reads one PEM public key (PKIX): ECDSA P-256, P-384, P-521, RSA of
+// 2048, 3072 or 4096 bits, or Ed25519.
 func ParseKey(data []byte) (*Key, error) {
 	bad := func(format string, args ...any) (*Key, error) {
 		return nil, fmt.Errorf("%w: public key: %w", ErrMalformed, fmt.Errorf(format, args...))
@@ -91,8 +91,8 @@ func ParseKey(data []byte) (*Key, error) {
 			return bad("curve %s", k.Curve.Params().Name)
 		}
 	case *rsa.PublicKey:
-		if k.N.BitLen() < 2048 {
-			return bad("RSA of %d bits", k.N.BitLen())
+		if !slices.Contains([]int{2048, 3072, 4096}, k.N.BitLen()) { // no other size has a name in sigstore's registry of algorithms
+			return bad("RSA of %d bits, 2048, 3072 and 4096 are taken", k.N.BitLen())
 		}
 	case ed25519.PublicKey:
 	default:
