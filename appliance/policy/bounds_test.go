@@ -157,6 +157,7 @@ func TestFilesOfAPolicy(t *testing.T) {
 		{"a key that is none", head("own: {file: own.json}") + "keys: {k: {file: bad.pub, root: own}}\n", "keys.k: malformed input"},
 		{"a signer that is a key and more", head("own: {file: own.json}") + "keys: {k: {file: k.pub, root: own}}\nsigners: {s: [{key: k, root: own}]}\n", "a key or an identity, not both"},
 		{"a signer that is a key and has extensions", head("own: {file: own.json}") + "keys: {k: {file: k.pub, root: own}}\nsigners: {s: [{key: k, extensions: {runnerEnvironment: x}}]}\n", "a key or an identity, not both"},
+		{"a signer that is a key and has expressions of extensions", head("own: {file: own.json}") + "keys: {k: {file: k.pub, root: own}}\nsigners: {s: [{key: k, extensions-regexp: {runnerEnvironment: x}}]}\n", "a key or an identity, not both"},
 		{"a key nobody knows", head("own: {file: own.json}") + "keys: {k: {file: k.pub, root: own}}\nsigners: {s: [{key: kk}]}\n", "did you mean k?"},
 		{"nobody in a group", head("own: {file: own.json}") + "signers: {s: []}\n", "signers.s: nobody is in it"},
 		{"an extension of nothing", head("own: {file: own.json}") + "signers: {s: [{root: own, identity: a, issuer: b, extensions: {runnerEnvironment: ''}}]}\n", "extensions.runnerEnvironment is empty"},

@@ -146,23 +146,28 @@ func TestAgesAtTheirBounds(t *testing.T) {
 	}
 }
 
-// TestKeyWindow: a key counts at the signed times that the policy gives it, both ends included, and at no other.
-func TestKeyWindow(t *testing.T) {
-	b := newBench(t)
-	p := b.own.SignMessage(1, "artifact") // in the log one minute after the epoch
+// keyed is a signature over "artifact" by a key, whose public half is written to a file; it stands in d's log one minute after the epoch.
+func (b *bench) keyed(d *verifytest.Deployment, file string) Evidence {
+	p := d.SignMessage(1, "artifact")
 	der, err := x509.MarshalPKIXPublicKey(&p.Signer.Key.PublicKey)
 	if err != nil {
-		t.Fatal(err)
+		b.t.Fatal(err)
 	}
 	text := pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})
-	b.file("k.pub", text)
+	b.file(file, text)
 	body := fmt.Appendf(nil, `{"apiVersion":"0.0.1","kind":"hashedrekord","spec":{"data":{"hash":{"algorithm":"sha256","value":"%x"}},"signature":{"content":"%s","publicKey":{"content":"%s"}}}}`,
 		sum("artifact"), base64.StdEncoding.EncodeToString(p.Signature), base64.StdEncoding.EncodeToString(text))
-	p.Entries = []any{b.own.Entry(body, b.own.Now.Add(time.Minute), true)}
+	p.Entries = []any{d.Entry(body, d.Now.Add(time.Minute), true)}
 	tree := p.Tree()
 	verifytest.Set(tree, nil, "verificationMaterial", "certificate")
 	verifytest.Set(tree, map[string]any{"hint": "h"}, "verificationMaterial", "publicKey")
-	keyed := Evidence{Source: "keyed", Bundle: verifytest.Encode(t, tree)}
+	return Evidence{Source: "keyed", Bundle: verifytest.Encode(b.t, tree)}
+}
+
+// TestKeyWindow: a key counts at the signed times that the policy gives it, both ends included, and at no other.
+func TestKeyWindow(t *testing.T) {
+	b := newBench(t)
+	keyed := b.keyed(b.own, "k.pub")
 	for window, want := range map[string]bool{
 		"": true, ", not-before: 2026-06-01T12:01:00Z": true, ", not-before: 2026-06-01T12:01:01Z": false, ", not-after: 2026-06-01T12:01:00Z": true, ", not-after: 2026-06-01T12:00:59Z": false,
 	} {
@@ -181,6 +186,25 @@ func TestKeyWindow(t *testing.T) {
 				t.Errorf("another artifact: %s", d.explain())
 			}
 		}
+	}
+}
+
+// TestKeyUnderAnotherRoot: a key that two roots may vouch for counts for a signer under the root that he is named under.
+func TestKeyUnderAnotherRoot(t *testing.T) {
+	b := newBench(t)
+	keyed := b.keyed(b.them, "k.pub")
+	for by, want := range map[string]bool{"under-own": false, "under-them": true} {
+		policy := strings.Replace(header, "  us:\n", "  under-own: [{key: k}]\n  under-them: [{key: m}]\n  us:\n", 1) + "keys: {k: {file: k.pub, root: own}, m: {file: k.pub, root: them}}\nrules: [{name: r, images: ['**'], signatures: {by: [" + by + "]}}]\n"
+		p, err := Parse([]byte(policy), b.dir, Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := p.Decide(t.Context(), theImage(), keyed); d.Allow != want || len(d.Verified()) != 1 {
+			t.Errorf("%s: %s", by, d.explain())
+		}
+	}
+	if d := b.policy("rules: [{name: r, images: ['**'], signatures: {by: [us]}}]\n").Decide(t.Context(), theImage(), keyed); d.Allow || len(d.Ignored) != 1 || !strings.Contains(d.Ignored[0], "no matching signature") {
+		t.Errorf("no keys: %s", d.explain())
 	}
 }
 

@@ -1,10 +1,12 @@
 package policy
 
 import (
+	"encoding/base64"
 	"strings"
 	"testing"
 	"time"
 
+	"redoubt.internal/appliance/verify"
 	"redoubt.internal/appliance/verify/verifytest"
 	"redoubt.internal/ca/denied"
 )
@@ -61,5 +63,45 @@ func TestDeniedList(t *testing.T) {
 				t.Errorf("another list, the same version of the policy: %v", err)
 			}
 		})
+	}
+}
+
+// TestEarliestOfTwoTimes: of a signature that bears the log's time and an authority's the earlier one counts for its age.
+func TestEarliestOfTwoTimes(t *testing.T) {
+	b := newBench(t)
+	for after, ages := range map[time.Duration]map[string]bool{
+		2 * time.Minute: {"59m": true, "58m59s": false}, 30 * time.Second: {"59m30s": true, "59m": false}, // the log's time is a minute after the epoch
+	} {
+		p := b.own.SignMessage(1, "artifact")
+		p.Stamps = []any{map[string]any{"signedTimestamp": base64.StdEncoding.EncodeToString(b.own.Token(p.Signature, verifytest.Epoch.Add(after), false))}}
+		for age, want := range ages {
+			d := b.policy("rules: [{name: r, images: ['**'], signatures: {by: [us], max-age: "+age+"}}]\n").Decide(t.Context(), theImage(), evidence("stamped", p, t))
+			if d.Allow != want {
+				t.Errorf("stamped after %s, at most %s old: %s", after, age, d.explain())
+			}
+		}
+	}
+}
+
+// TestRootAgeAtItsBound: a root is as old as it may be, and a second older.
+func TestRootAgeAtItsBound(t *testing.T) {
+	b := newBench(t)
+	ours := evidence("ours", b.own.SignMessage(2, "artifact"), t)
+	text := strings.Replace(header, "{file: own.json}", "{max-age: 30d}", 1) + "rules: [{name: r, images: ['**'], signatures: {by: [us]}}]\n"
+	now := verifytest.Epoch.Add(time.Hour)
+	for age, want := range map[time.Duration]bool{720 * time.Hour: true, 720*time.Hour + time.Second: false, -1: false} {
+		root := verify.Root{Name: "own", JSON: b.own.Root(), AsOf: now.Add(-age)}
+		if age < 0 {
+			root.AsOf = time.Time{} // of unknown age
+		}
+		for _, anyAge := range []bool{false, true} {
+			p, err := Parse([]byte(text), b.dir, Config{Roots: []verify.Root{root}, AnyAge: anyAge, Now: func() time.Time { return now }})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d := p.Decide(t.Context(), theImage(), ours); d.Allow != (want || anyAge) {
+				t.Errorf("%s old, any age %t: %s", age, anyAge, d.explain())
+			}
+		}
 	}
 }

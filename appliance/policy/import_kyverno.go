@@ -231,9 +231,7 @@ func (i *importing) entry(e kyvernoSigner, name string) (signers []Signer, err e
 			return nil, fmt.Errorf("the extension %q", name)
 		}
 	}
-	if len(k.AdditionalExtensions) > 0 {
-		s.Extensions = k.AdditionalExtensions
-	}
+	s.Extensions = k.AdditionalExtensions
 	return []Signer{s}, nil
 }
 

@@ -61,6 +61,7 @@ func TestImportWrites(t *testing.T) {
 		{"every one of Kyverno's entries", attestors("entries: [{keyless: {issuer: i, subject: s}}, {keys: {publicKeys: " + one + "}}]"), "threshold: 2"},
 		{"one of Kyverno's entries", attestors("count: 1, entries: [{keyless: {issuer: i, subject: s*}}, {keys: {publicKeys: " + one + "}}]"), "threshold: 1"},
 		{"several keys, of which one suffices", attestors("entries: [{keys: {publicKeys: " + both + ", signatureAlgorithm: sha256}}]"), "signers: p/r: - key: p-r-0 - key: p-r-0-2"},
+		{"three keys, of which one suffices", attestors("entries: [{keys: {publicKeys: " + strings.TrimSuffix(both, `"`) + `\n` + strings.TrimPrefix(somePEM(t), `"`) + "}}]"), "- key: p-r-0 - key: p-r-0-2 - key: p-r-0-3 rules:"},
 		{"Kyverno's key with a log", attestors("entries: [{keys: {publicKeys: " + one + "}}]"), "keys: p-r-0: file: p-r-0.pub root: own signers:"},
 		{"Kyverno's key without a log", attestors("entries: [{keys: {publicKeys: " + one + ", rekor: {ignoreTlog: true}}}]"), "keys: p-r-0: file: p-r-0.pub root: own without-log: true signers:"},
 		{"one key with a log and without", attestors("count: 1, entries: [{keys: {publicKeys: " + one + ", rekor: {ignoreTlog: true}}}, {keys: {publicKeys: " + one + "}}]"), "p-r-0: file: p-r-0.pub root: own without-log: true p-r-1: file: p-r-1.pub root: own signers:"},

@@ -50,6 +50,8 @@ func TestBadPolicies(t *testing.T) {
 		{"unreachable", "rules: [{name: a, images: ['h.io/**'], signatures: {by: [us]}}, {name: b, images: [x.io/y, 'h.io/team/*'], signatures: {by: [us]}}]\n", `rule "b" can never be reached by the image pattern "h.io/team/*": rule "a"`},
 		{"unreachable by a denial below", "rules: [{name: a, images: ['h.io/team/*'], signatures: {by: [us]}}, {name: b, images: ['h.io/**'], action: deny}]\n", `rule "a" can never be reached by the image pattern "h.io/team/*": rule "b"`},
 		{"unreachable by two together", "rules: [{name: a, images: ['h.io/*'], signatures: {by: [us]}}, {name: b, images: ['h.io/**/*'], signatures: {by: [us]}}, {name: c, images: ['h.io/**'], signatures: {by: [us]}}]\n", `rule "c" can never be reached`},
+		{"unreachable by the nearer of two", "rules: [{name: a, images: ['x.io/**'], signatures: {by: [us]}}, {name: b, images: ['h.io/**'], signatures: {by: [us]}}, {name: c, images: ['h.io/team/*'], signatures: {by: [us]}}]\n", `"h.io/team/*": rule "b" before it`},
+		{"a denial after a denial of the same", "rules: [{name: a, images: ['h.io/**'], action: deny}, {name: b, images: ['h.io/team/*'], action: deny}]\n", `rule "b" can never be reached`},
 		{"after everything", "rules: [{name: a, artifacts: ['**'], signatures: {by: [us]}}, {name: b, artifacts: ['*.tgz'], signatures: {by: [us]}}]\n", `artifact pattern "*.tgz"`},
 	}
 	for _, test := range tests {

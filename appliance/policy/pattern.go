@@ -60,10 +60,8 @@ func compileGlob(text string) (glob, error) {
 			return g, errors.New("it has a control character")
 		case text[i] != '*':
 			g.atoms = append(g.atoms, atom{b: text[i]})
-		case i+1 < len(text) && text[i+1] == '*':
-			for i+1 < len(text) && text[i+1] == '*' {
-				i++
-			}
+		case strings.HasPrefix(text[i:], "**"):
+			i++
 			g.atoms = append(g.atoms, atom{star: true, deep: true})
 		default:
 			g.atoms = append(g.atoms, atom{star: true})

@@ -87,11 +87,9 @@ func readProvenance(q question) (p provenance) {
 
 // plainSource is a repository without the words around it: git+https://HOST/REPO.git@REF is https://HOST/REPO.
 func plainSource(uri string) string {
-	uri = strings.TrimPrefix(uri, "git+")
-	if slash := strings.LastIndexByte(uri, '/'); strings.Contains(uri, "@refs/") {
-		uri = uri[:strings.Index(uri, "@refs/")]
-	} else if i := strings.IndexByte(uri[slash+1:], '@'); i >= 0 {
-		uri = uri[:slash+1+i]
+	uri, _, _ = strings.Cut(strings.TrimPrefix(uri, "git+"), "@refs/")
+	if i := strings.LastIndexByte(uri, '@'); i > strings.LastIndexByte(uri, '/') { // what stands before is a user
+		uri = uri[:i]
 	}
 	return strings.TrimSuffix(uri, ".git")
 }

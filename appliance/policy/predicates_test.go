@@ -94,6 +94,10 @@ func TestPredicates(t *testing.T) {
 		{"severity in a word nobody knows", "vulnerabilities: {max-severity: high}", vuln, grype("Unknown"), "(critical)"},
 		{"severity in words", "vulnerabilities: {max-severity: low}", vuln, grype("MEDIUM"), "(medium)"},
 		{"negligible", "vulnerabilities: {}", vuln, grype("Negligible"), "(low)"},
+		{"none in a word", "vulnerabilities: {}", vuln, grype("None"), ""},
+		{"a source of no place", "slsa: {builders: [{id: https://b/1}], sources: [app]}", slsa1, sourced("app"), ""},
+		{"a source of no place at a commit", "slsa: {builders: [{id: https://b/1}], sources: [app]}", slsa1, sourced("app@0123abc"), ""},
+		{"a source that is a user's", "slsa: {builders: [{id: https://b/1}], sources: ['https://git/@team']}", slsa1, sourced("https://git/@team"), "built from"},
 		{"informational, and low accepted", "vulnerabilities: {max-severity: low}", vuln, grype("informational"), ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {

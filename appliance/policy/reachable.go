@@ -29,7 +29,7 @@ func (p *Policy) reachable() error {
 		r := &p.rules[i]
 		var takers []*rule
 		for k := range p.rules {
-			if o := &p.rules[k]; k != i && (k < i && (o.deny || !r.deny) || o.deny && !r.deny) {
+			if o := &p.rules[k]; o.deny && !r.deny || k < i && o.deny == r.deny {
 				takers = append(takers, o)
 			}
 		}

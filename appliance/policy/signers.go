@@ -48,7 +48,7 @@ func (p *Policy) compileSigner(in Signer) (out signer, err error) {
 		if !ok {
 			return out, fmt.Errorf("there is no key %q%s", in.Key, nearest(in.Key, p.keys))
 		}
-		if in.Root+in.Identity+in.IdentityRegexp+in.Issuer+in.IssuerRegexp != "" || len(in.Extensions)+len(in.ExtensionsRegexp) > 0 {
+		if in.Root+in.Identity+in.IdentityRegexp+in.Issuer+in.IssuerRegexp != "" || max(len(in.Extensions), len(in.ExtensionsRegexp)) > 0 {
 			return out, errors.New("a signer is a key or an identity, not both")
 		}
 		out.key, out.keyRoot = k.sum, k.Root
