@@ -152,7 +152,7 @@ func bindProof(p LogProof, e *protorekor.TransparencyLogEntry, l *root.Transpare
 	if err := checkNoteName(proof.GetCheckpoint().GetEnvelope(), origin, l.ID); err != nil {
 		return bad("checkpoint: %w", err)
 	}
-	if proof.GetTreeSize() < 0 || uint64(proof.GetTreeSize()) != size || !bytes.Equal(proof.GetRootHash(), hash) {
+	if uint64(proof.GetTreeSize()) != size || !bytes.Equal(proof.GetRootHash(), hash) {
 		return bad("the proof's tree size or root is not that of the checkpoint")
 	}
 	if v2 == treeHead.MatchString(origin) {
@@ -167,7 +167,7 @@ func bindProof(p LogProof, e *protorekor.TransparencyLogEntry, l *root.Transpare
 			return bad("two different indices for one entry")
 		}
 	}
-	if proof.GetLogIndex() < 0 || uint64(proof.GetLogIndex()) >= size {
+	if uint64(proof.GetLogIndex()) >= size { // a negative one is larger than any
 		return bad("index %d in a tree of %d", proof.GetLogIndex(), size)
 	}
 	// sigstore-go proves a v2 entry by a hash it builds from the bundle and leaves
