@@ -28,6 +28,7 @@ type tournament struct {
 
 	mu        sync.Mutex
 	mutants   int            // that decode to another message, or to none
+	formless  int            // of these, those that make no bundle at all
 	spellings int            // that decode to the same message
 	unbound   map[string]int // accepted, by the reason in unbound
 	stricter  map[string]int // refused here alone, by the reason in stricter
@@ -73,11 +74,18 @@ func newTournament(t testing.TB, o original, blind []any) *tournament {
 // judge weighs one mutant.
 func (n *tournament) judge(t testing.TB, m verifytest.Mutant) {
 	s := n.original.sample
-	s.bundle = m.Bundle
+	bundle, err := n.original.bundle(m.Bundle)
+	if err != nil {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		n.mutants, n.formless = n.mutants+1, n.formless+1
+		return
+	}
+	s.bundle = bundle
 	res, ours := n.verify(s.request())
 	theirs := guarded(n.upstream, s)
 	message := &protobundle.Bundle{}
-	same := protojson.Unmarshal(m.Bundle, message) == nil && proto.Equal(message, n.message)
+	same := protojson.Unmarshal(bundle, message) == nil && proto.Equal(message, n.message)
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	say := func(to *[]string, format string, args ...any) {
@@ -148,7 +156,7 @@ func (n *tournament) run(t testing.TB, stride int, every, all bool) {
 			}
 		})
 	}
-	verifytest.Mutate(t, n.original.sample.bundle, n.original.others, every, stride, func(m verifytest.Mutant) bool {
+	verifytest.Mutate(t, n.original.source(), n.original.others, every, stride, func(m verifytest.Mutant) bool {
 		next <- m
 		n.mu.Lock()
 		defer n.mu.Unlock()
@@ -167,7 +175,7 @@ func TestTortureMutants(t *testing.T) {
 	if torture != "" {
 		stride = 1
 	}
-	mutants, spellings, loose, strict := 0, 0, map[string]int{}, map[string]int{}
+	mutants, spellings, formless, loose, strict := 0, 0, 0, map[string]int{}, map[string]int{}
 	all := originals(t)
 	for _, o := range all {
 		n := newTournament(t, o, nil)
@@ -180,7 +188,10 @@ func TestTortureMutants(t *testing.T) {
 		if len(n.forged)+len(n.faults) > 0 {
 			t.Errorf("%s: %d accepted that should not be, %d other faults", o.name, len(n.forged), len(n.faults))
 		}
-		mutants, spellings = mutants+n.mutants, spellings+n.spellings
+		mutants, spellings, formless = mutants+n.mutants, spellings+n.spellings, formless+n.formless
+		if o.apart != nil {
+			t.Logf("%s: %d mutants, %d of which make no bundle", o.name, n.mutants, n.formless)
+		}
 		for why, k := range n.unbound {
 			loose[why] += k
 		}
@@ -188,7 +199,7 @@ func TestTortureMutants(t *testing.T) {
 			strict[why] += k
 		}
 	}
-	t.Logf("%d mutants of %d originals; %d more that spell the same message", mutants, len(all), spellings)
+	t.Logf("%d mutants of %d originals, %d of which make no bundle of their parts; %d more that spell the same message", mutants, len(all), formless, spellings)
 	for _, why := range slices.Sorted(maps.Keys(loose)) {
 		t.Logf("%5d accepted by both, unbound: %s", loose[why], why)
 	}

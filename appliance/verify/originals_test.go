@@ -17,6 +17,25 @@ type original struct {
 	name   string
 	sample sample
 	others [][]byte
+	// Of a signature in parts: what is changed in place of the bundle, and how a bundle is made of it.
+	parts []byte
+	apart func(parts []byte) ([]byte, error)
+}
+
+// source is what is changed.
+func (o original) source() []byte {
+	if o.apart != nil {
+		return o.parts
+	}
+	return o.sample.bundle
+}
+
+// bundle is what is judged of a source that was changed.
+func (o original) bundle(source []byte) ([]byte, error) {
+	if o.apart != nil {
+		return o.apart(source)
+	}
+	return source, nil
 }
 
 // originals are bundles of every form: made here, where anything can be arranged, and published by real deployments.
@@ -38,9 +57,9 @@ func originals(t testing.TB) (all []original) {
 		"v1 chain": sampleOf(d, v01), "v1 stamped": sampleOf(d, stamped), "v2 message": sampleOf(d, d.SignMessage(2, "artifact")),
 		"v2 attestation": sampleOf(d, d.Attest("artifact", verifytest.CustomPredicate)), "v1 proven": sampleOf(d, proven), "key": keySample(d, d.SignMessage(1, "artifact")),
 	} {
-		all = append(all, original{name, s, others})
+		all = append(all, original{name: name, sample: s, others: others})
 	}
-	return append(all, published(t)...)
+	return append(append(all, apart(t, d)...), published(t)...)
 }
 
 // published are one real bundle of each form, beside others under the same root.
