@@ -3,6 +3,8 @@
 package e2e
 
 import (
+	"encoding/json"
+	"os"
 	"strings"
 	"testing"
 )
@@ -46,6 +48,9 @@ func testGitsign(t *testing.T, l *lab) {
 				s.run(t, l.binary, join([]string{"verify", "git:v1", "--trusted-root", l.in("trusted_root.json")}, l.who())...)
 				s.refuse(t, []string{"identity or issuer not accepted"}, l.binary, join(ours, []string{"--certificate-identity", "mallory@corp.internal", "--certificate-oidc-issuer", l.urls.OIDC})...)
 			}
+			if mode.name == "offline" {
+				t.Run("rekor v2", func(t *testing.T) { gitsignV2(t, l, gitsign) })
+			}
 			t.Run("wrong identity", func(t *testing.T) {
 				s.refuse(t, wrongIdentity, gitsign, "verify", "--certificate-identity", "mallory@corp.internal", "--certificate-oidc-issuer", l.urls.OIDC)
 			})
@@ -57,5 +62,43 @@ func testGitsign(t *testing.T, l *lab) {
 				s.refuse(t, nil, l.binary, join([]string{"verify", "git:" + id, "--trusted-root", l.in("trusted_root.json")}, l.who())...)
 			})
 		})
+	}
+}
+
+// gitsignV2 signs into Rekor v2, with a timestamp, and refuses it without: that log gives no time.
+func gitsignV2(t *testing.T, l *lab, gitsign string) {
+	config, err := os.ReadFile(l.in("signing_config_rekor_v2.v0.2.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var services struct {
+		RekorTlogUrls []struct{ URL string }
+	}
+	if err := json.Unmarshal(config, &services); err != nil || len(services.RekorTlogUrls) != 1 {
+		t.Fatalf("%v: %s", err, config)
+	}
+	for _, stamped := range []bool{true, false} {
+		s := l.session(t, append(l.legacyEnv(), "GITSIGN_REKOR_MODE=offline", "GITSIGN_REKOR_VERSION=2", "GITSIGN_FULCIO_URL="+l.urls.Fulcio, "GITSIGN_REKOR_URL="+services.RekorTlogUrls[0].URL,
+			"GITSIGN_OIDC_ISSUER="+l.urls.OIDC, "SIGSTORE_ID_TOKEN="+l.token(t))...)
+		if stamped {
+			s.env = append(s.env, "GITSIGN_TIMESTAMP_SERVER_URL="+l.urls.TSA)
+		}
+		for _, args := range [][]string{
+			{"init", "-q", "-b", "main"}, {"config", "user.name", "Dev"}, {"config", "user.email", identity}, {"config", "gpg.format", "x509"}, {"config", "gpg.x509.program", gitsign},
+			{"commit", "-q", "--allow-empty", "-S", "-m", "Signed into the second log"},
+		} {
+			s.run(t, "git", args...)
+		}
+		ours := join([]string{"verify", "git:HEAD", "--trusted-root", l.in("trusted_root.json"), "--prove-offline", "-o", "json"}, l.who())
+		if !stamped {
+			s.refuse(t, []string{"time invalid"}, l.binary, ours...)
+			continue
+		}
+		if out := s.run(t, l.binary, ours...); !strings.Contains(out, `"version": "0.0.2"`) {
+			t.Errorf("not by the second log:\n%s", out)
+		}
+		commit := s.output(t, "git", "cat-file", "commit", "HEAD")
+		changed := strings.TrimSpace(s.output(t, "git", "hash-object", "-t", "commit", "-w", s.write(t, "changed", strings.Replace(commit, "Signed into", "Forged into", 1))))
+		s.refuse(t, []string{"signature or digest mismatch"}, l.binary, join([]string{"verify", "git:" + changed, "--trusted-root", l.in("trusted_root.json")}, l.who())...)
 	}
 }

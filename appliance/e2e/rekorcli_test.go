@@ -121,6 +121,20 @@ func testRekorCLI(t *testing.T, l *lab) {
 			t.Errorf("get by index does not hold the digest:\n%s", byIndex)
 		}
 	})
+	t.Run("our verify takes what get keeps", func(t *testing.T) {
+		entry := s.write(t, "entry.json", s.output(t, rekor, "get", "--rekor_server", l.urls.Rekor, "--uuid", uuid, "--format", "tle"))
+		answer := s.write(t, "answer.json", string(fetch(t, l.urls.Rekor+"/api/v1/log/entries/"+uuid)))
+		bare := s.write(t, "bare.json", s.output(t, rekor, "get", "--rekor_server", l.urls.Rekor, "--uuid", uuid, "--format", "json"))
+		other := signFile(t, s, "another", "logged by somebody else\n")
+		ours := func(f signedFile, entry string) []string {
+			return []string{"verify", f.file, "--signature", f.signature, "--key", f.key, "--log-entry", entry, "--trusted-root", l.in("trusted_root.json"), "--prove-offline"}
+		}
+		s.run(t, l.binary, ours(signed, entry)...)
+		s.run(t, l.binary, ours(signed, answer)...)
+		s.refuse(t, []string{"bad log proof"}, l.binary, ours(other, entry)...)
+		s.refuse(t, []string{"bad log proof"}, l.binary, ours(other, answer)...)
+		s.refuse(t, []string{"rekor-cli get --format tle"}, l.binary, ours(signed, bare)...)
+	})
 	t.Run("logproof", func(t *testing.T) {
 		size := strconv.FormatUint(loginfo(t, cli).TreeSize, 10)
 		cli(t, "logproof", "--first-size", "1", "--last-size", size)
