@@ -158,7 +158,9 @@ var places = map[string]string{
 	"ReplicaSet": "/apis/apps/v1/namespaces/%s/replicasets", "Job": "/apis/batch/v1/namespaces/%s/jobs", "CronJob": "/apis/batch/v1/namespaces/%s/cronjobs",
 	"Role": "/apis/rbac.authorization.k8s.io/v1/namespaces/%s/roles", "RoleBinding": "/apis/rbac.authorization.k8s.io/v1/namespaces/%s/rolebindings",
 	"ClusterRole": "/apis/rbac.authorization.k8s.io/v1/clusterroles", "ClusterRoleBinding": "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings",
-	"PodDisruptionBudget":            "/apis/policy/v1/namespaces/%s/poddisruptionbudgets",
+	"PodDisruptionBudget":      "/apis/policy/v1/namespaces/%s/poddisruptionbudgets",
+	"CustomResourceDefinition": "/apis/apiextensions.k8s.io/v1/customresourcedefinitions",
+	"PersistentVolumeClaim":    "/api/v1/namespaces/%s/persistentvolumeclaims", "NetworkPolicy": "/apis/networking.k8s.io/v1/namespaces/%s/networkpolicies",
 	"MutatingWebhookConfiguration":   "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations",
 	"ValidatingWebhookConfiguration": "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations",
 }
