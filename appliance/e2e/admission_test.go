@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -62,6 +64,15 @@ func TestServersAdmission(t *testing.T) {
 		wait(t, "the event of a refusal", func() bool {
 			_, answer, _ := g.ask(http.MethodGet, "/api/v1/namespaces/apps/events", "", nil)
 			return bytes.Contains(answer, []byte(`"reason":"ImageRefused"`)) && bytes.Contains(answer, []byte("the policy does not allow it"))
+		})
+		wait(t, "the API server's audit log", func() bool {
+			log, _ := os.ReadFile(filepath.Join(g.dir, "audit.log"))
+			for _, word := range []string{`"allow.redoubt.internal/decision":"audited"`, `"pin.redoubt.internal/decision":"refused"`, `"pin.redoubt.internal/decision":"allowed"`, `"pin.redoubt.internal/refused":"containers`} {
+				if !bytes.Contains(log, []byte(word)) {
+					return false
+				}
+			}
+			return true
 		})
 		for path, word := range map[string]string{"/metrics": `redoubt_admission_reviews_total{decision="refused"}`, "/results": `"result":"fail"`} {
 			res, err := http.Get(g.metrics + path)

@@ -64,6 +64,7 @@ func startCluster(t *testing.T) *cluster {
 	}
 	c.file(t, "sa.key", pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)}))
 	c.file(t, "tokens.csv", fmt.Appendf(nil, "%s,admin,1,system:masters\n%s,system:serviceaccount:redoubt-admission:redoubt-admission,2,system:serviceaccounts\n", adminToken, gateToken))
+	c.file(t, "audit.yaml", []byte("apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules: [{level: Metadata, resources: [{resources: [pods]}]}]\n"))
 	c.ca = filepath.Join(c.dir, "certs", "apiserver.crt") // it makes its own
 	c.start(t)
 	return c
@@ -86,7 +87,8 @@ func (c *cluster) start(t *testing.T) {
 		"--initial-advertise-peer-urls", peer, "--initial-cluster", "default="+peer)
 	c.run(t, "kube-apiserver", client(t, kubeAPIServer), "--etcd-servers", etcd, "--secure-port", fmt.Sprint(c.port), "--bind-address", "127.0.0.1", "--advertise-address", "127.0.0.1", "--cert-dir", filepath.Join(c.dir, "certs"),
 		"--service-account-key-file", filepath.Join(c.dir, "sa.key"), "--service-account-signing-key-file", filepath.Join(c.dir, "sa.key"), "--service-account-issuer", "https://cluster.internal",
-		"--token-auth-file", filepath.Join(c.dir, "tokens.csv"), "--authorization-mode", "RBAC", "--disable-admission-plugins", "ServiceAccount,Priority", "--service-cluster-ip-range", "10.0.0.0/24")
+		"--token-auth-file", filepath.Join(c.dir, "tokens.csv"), "--authorization-mode", "RBAC", "--disable-admission-plugins", "ServiceAccount,Priority", "--service-cluster-ip-range", "10.0.0.0/24",
+		"--audit-policy-file", filepath.Join(c.dir, "audit.yaml"), "--audit-log-path", filepath.Join(c.dir, "audit.log"))
 	deadline := time.Now().Add(commandTimeout)
 	for {
 		if text, err := os.ReadFile(c.ca); err == nil {
