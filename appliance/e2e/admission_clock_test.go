@@ -303,7 +303,7 @@ func trustByClock(t *testing.T, g *gated, web, signed, never string) {
 			t.Fatal(err)
 		}
 		c.gate.Use(c.rules(nil))
-		g.allowed(t, "renewed", web+"@"+never, never)
+		g.allowed(t, "newer-trust", web+"@"+never, never)
 	})
 	t.Run("a log that is stale", func(t *testing.T) { logByClock(t, g, c, web) })
 	c.ruleAt.Store(0)

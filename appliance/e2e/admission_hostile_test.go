@@ -77,7 +77,7 @@ func hostile(t *testing.T, g *gated) {
 			answer(w, q, manifestMedia, goodBody)
 			return true
 		})
-		g.refused(t, "evil-digest", image+"@"+fresh, "digest")
+		g.refused(t, "evil-digest", image+"@"+fresh, fresh+" was asked for, "+good+" came")
 	})
 	t.Run("offers another image's signature", func(t *testing.T) {
 		fresh := g.push(t, "app/evil", "borrows")

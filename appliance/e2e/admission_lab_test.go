@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"encoding/base64"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -217,6 +218,21 @@ func must(b []byte, err error) []byte {
 func (g *gated) startGate(t *testing.T) {
 	t.Helper()
 	g.startReplica(t, replica{name: "gate", config: g.config, ready: filepath.Join(g.dir, "ready.json")})
+}
+
+// page is what a gate serves at a URL of its metrics.
+func (g *gated) page(t *testing.T, url string) string {
+	t.Helper()
+	res, err := http.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	text, err := io.ReadAll(res.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
 }
 
 // push pushes an image that nobody has seen before to Debian's registry, under a tag.

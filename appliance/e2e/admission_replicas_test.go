@@ -49,7 +49,7 @@ func TestServersAdmissionReplicas(t *testing.T) {
 		g.front.to(a.listen)
 		byA := g.signed(t, "app/web", "by-a")
 		never := g.signed(t, "app/web", "never")
-		g.allowed(t, "by-a", web+"@"+byA, byA)
+		g.allowed(t, "receipt-a", web+"@"+byA, byA)
 		g.front.to(b.listen)
 		old := time.Now().Add(-25 * time.Hour)
 		if err := os.Chtimes(filepath.Join(g.dir, "gate", "trusted_root.json"), old, old); err != nil {
@@ -57,8 +57,14 @@ func TestServersAdmissionReplicas(t *testing.T) {
 		}
 		g.kill(t, "gate")
 		g.processes["gate-b"].Process.Signal(syscall.SIGHUP)
-		g.settled(t, web+"@"+never, "nothing new is admitted, and this digest was not admitted here before")
-		code, answer, warnings := g.pod(t, "apps", "by-b", web+"@"+byA)
+		wait(t, "the trust of yesterday", func() bool {
+			_, age, _ := strings.Cut(g.page(t, b.metrics+"/metrics"), "\nredoubt_admission_trust_age_seconds ")
+			var seconds float64
+			fmt.Sscan(age, &seconds)
+			return seconds > 24*60*60
+		})
+		g.refused(t, "never", web+"@"+never, "nothing new is admitted, and this digest was not admitted here before")
+		code, answer, warnings := g.pod(t, "apps", "receipt-b", web+"@"+byA)
 		if code != http.StatusCreated || !strings.Contains(strings.Join(warnings, "\n"), "admitted by the receipt of an earlier admission") {
 			t.Errorf("what the other admitted: %d %s, warnings %q", code, message(answer), warnings)
 		}
@@ -67,7 +73,7 @@ func TestServersAdmissionReplicas(t *testing.T) {
 		g.startReplica(t, c)
 		g.kill(t, "gate-b")
 		g.front.to(c.listen)
-		g.allowed(t, "by-c", web+"@"+byA, byA)
+		g.allowed(t, "receipt-c", web+"@"+byA, byA)
 		g.refused(t, "not-by-c", web+"@"+never, "nothing new is admitted")
 	})
 }

@@ -4,7 +4,6 @@ package e2e
 
 import (
 	"encoding/json"
-	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -83,18 +82,9 @@ func policyReports(t *testing.T, g *gated, web string) {
 	refuse := func(namespace string) func() {
 		return func() { g.pod(t, namespace, "reported", web+":unsigned") }
 	}
-	metric := func() string {
-		res, err := http.Get(g.metrics + "/metrics")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer res.Body.Close()
-		text, _ := io.ReadAll(res.Body)
-		return string(text)
-	}
 	wait(t, "results without a place", func() bool { // the control: there is no such kind yet
 		refuse("apps")()
-		return strings.Contains(metric(), `redoubt_admission_reports_total{sent="no_kind"}`)
+		return strings.Contains(g.page(t, g.metrics+"/metrics"), `redoubt_admission_reports_total{sent="no_kind"}`)
 	})
 	names := g.define(t, policyReportKinds)
 	at := func(namespace string) string {

@@ -5,7 +5,6 @@ package e2e
 import (
 	"bytes"
 	"fmt"
-	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -75,13 +74,7 @@ func TestServersAdmission(t *testing.T) {
 			return true
 		})
 		for path, word := range map[string]string{"/metrics": `redoubt_admission_reviews_total{decision="refused"}`, "/results": `"result":"fail"`} {
-			res, err := http.Get(g.metrics + path)
-			if err != nil {
-				t.Fatal(err)
-			}
-			text, _ := io.ReadAll(res.Body)
-			res.Body.Close()
-			if !bytes.Contains(text, []byte(word)) {
+			if !strings.Contains(g.page(t, g.metrics+path), word) {
 				t.Errorf("%s does not say %s", path, word)
 			}
 		}
