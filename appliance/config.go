@@ -66,7 +66,7 @@ type Services struct {
 	Fulcio *Service `yaml:"fulcio,omitempty"`
 	// Rekor is every artifact log on one address: /api/v2 is the log that serves v2, everything else the one that serves v1.
 	Rekor *Service `yaml:"rekor,omitempty"`
-	// TSA answers RFC 3161 requests at /api/v1/timestamp.
+	// TSA answers RFC 3161 requests: at /api/v1/timestamp with status 201, as clients of Sigstore want it, at /tsr with 200.
 	TSA *Service `yaml:"tsa,omitempty"`
 	// CT is the certificate log: /ct/v1.
 	CT *Service `yaml:"ct,omitempty"`
@@ -252,6 +252,20 @@ type ArtifactLog struct {
 type CA struct {
 	// Chain is the PEM file of the chain, issuing certificate first, root last (default pki/ca-chain.pem).
 	Chain string `yaml:"chain,omitempty"`
+	// Notation is the certificate profile notation: signers with a subject, for the Notary Project's tools. Left out, none is issued.
+	Notation *NotationProfile `yaml:"notation,omitempty"`
+}
+
+// NotationProfile says what every subject of the profile has, and how long its certificates last. `redoubt ca issue` adds the name.
+type NotationProfile struct {
+	// Country is the two capital letters of the organization's country (C).
+	Country string `yaml:"country"`
+	// State is its state or province (ST).
+	State string `yaml:"state"`
+	// Organization is its name (O).
+	Organization string `yaml:"organization"`
+	// Lifetime of a certificate: 10m to 9528h, which is 397 days (default 2160h, 90 days). `redoubt ca issue --lifetime` asks for less.
+	Lifetime Duration `yaml:"lifetime,omitempty"`
 }
 
 // TSA is the timestamp authority.

@@ -88,6 +88,9 @@ func (c *Config) check() error {
 	if !slices.Contains([]string{"", readOpen, readAuthenticated}, c.Log.Read) {
 		bad("log.read: %q is neither %s nor %s", c.Log.Read, readOpen, readAuthenticated)
 	}
+	if err := c.CA.Notation.check(); err != nil {
+		bad("ca.notation: %w", err)
+	}
 	if !filepath.IsAbs(c.Dir) {
 		bad("dir: %q is not absolute", c.Dir)
 	}

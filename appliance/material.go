@@ -26,6 +26,9 @@ func (in *instance) material() (trust.Material, error) { return in.materialOf(in
 // materialOf is material as the record of keys h has it.
 func (in *instance) materialOf(h *history) (trust.Material, error) {
 	m := trust.Material{Domain: in.cfg.Domain}
+	if p := in.cfg.CA.Notation; p != nil {
+		m.Notation = notationPin(p.subject("", ""))
+	}
 	authorities, err := in.readAuthorities(h)
 	if err != nil {
 		return m, err
@@ -152,6 +155,7 @@ type publishedTrust struct {
 	Rekor    []publishedLog   `json:"rekor"`
 	CTLogs   []publishedLog   `json:"ctLogs"`
 	Denied   []byte           `json:"denied"` // denied.json
+	Notation string           `json:"notation,omitempty"`
 	TLSRoots []byte           `json:"tlsRoots"`
 	TUFRoot  []byte           `json:"tufRoot"`
 }
@@ -175,7 +179,7 @@ var clientTrust = verb[struct{}, publishedTrust]{"client.trust", func(_ context.
 	if err != nil {
 		return p, err
 	}
-	p = publishedTrust{Domain: m.Domain, URLs: m.URLs, Denied: m.Denied, TLSRoots: pemChain(m.TLSRoots), TUFRoot: in.tuf.Root()}
+	p = publishedTrust{Domain: m.Domain, Notation: m.Notation, URLs: m.URLs, Denied: m.Denied, TLSRoots: pemChain(m.TLSRoots), TUFRoot: in.tuf.Root()}
 	for _, a := range m.CAs {
 		p.CAs = append(p.CAs, publishedChain{pemChain(a.Chain), a.Next, a.Start, a.End})
 	}
@@ -198,7 +202,7 @@ var clientTrust = verb[struct{}, publishedTrust]{"client.trust", func(_ context.
 }}
 
 func (p publishedTrust) material() (m trust.Material, err error) {
-	m = trust.Material{Domain: p.Domain, URLs: p.URLs, Denied: p.Denied}
+	m = trust.Material{Domain: p.Domain, Notation: p.Notation, URLs: p.URLs, Denied: p.Denied}
 	for _, pair := range []struct {
 		from []publishedChain
 		to   *[]trust.Authority

@@ -70,7 +70,7 @@ func (m *metrics) observe(service string, r *http.Request, status int, took time
 		m.newEntriesV1.Inc()
 	case "rekor /api/v2/log/entries":
 		m.newEntriesV2.Inc()
-	case "tsa /api/v1/timestamp":
+	case "tsa /api/v1/timestamp", "tsa /tsr":
 		m.timestamps.Inc()
 	}
 }

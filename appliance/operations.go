@@ -7,7 +7,7 @@ func operations() []operation {
 		listKeys.operation(), checkKeys.operation(), rotateKey.operation(), finishRotation.operation(), attestKey.operation(),
 		logInfos.operation(), logGet.operation(), logSearch.operation(), logProve.operation(), logFsck.operation(), logCopy.operation(),
 		auditList.operation(), auditVerify.operation(),
-		chains.operation(), tsaStatus.operation(),
+		chains.operation(), notationIssue.operation(), issuedList.operation(), tsaStatus.operation(),
 		clientTrust.operation(), trustStatus.operation(), trustRenew.operation(), trustPublish.operation(),
 		mirrorKey.operation(), mirrorPull.operation(), mirrorExport.operation(), mirrorImport.operation(), mirrorAcceptClock.operation(), mirrorStatus.operation(), mirrorReconcile.operation(),
 		mirrorReceipt.operation(), mirrorReceiptRead.operation(), mirrorHeads.operation(), mirrorCompare.operation(), mirrorObserved.operation(),

@@ -59,6 +59,7 @@ var routeTable = []routeRow{
 	{"rekor", "GET /api/v2/tile/", readFace},
 
 	{"tsa", "POST /api/v1/timestamp", openFace},
+	{"tsa", "POST /tsr", openFace},
 	{"tsa", "GET /api/v1/timestamp/certchain", openFace},
 	{"tsa", "GET /ping", openFace},
 

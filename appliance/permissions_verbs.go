@@ -20,7 +20,7 @@ var verbTable = []verbRow{
 
 	{"status, doctor", "status", everybody},
 	{"client setup, log info, log get, log search, log proof, log export", "client.trust log.info log.get log.search log.proof log.copy", everybody},
-	{"keys list, ca chain, tsa chain, tsa status, tls show, trust status", "keys.list chain tsa.status tls.show trust.status", everybody},
+	{"keys list, ca chain, ca issued, tsa chain, tsa status, tls show, trust status", "keys.list chain ca.issued tsa.status tls.show trust.status", everybody},
 	{"mirror status, mirror artifacts list, mirror artifacts get, mirror trust show, mirror trust history, mirror trust export", "mirror.status mirror.progress mirror.artifacts.list mirror.artifacts.get mirror.trust.show mirror.trust.history mirror.trust.export", everybody},
 	{"mirror evidence list, mirror evidence show, mirror claims, mirror coverage, mirror media, mirror exporter list", "mirror.evidence mirror.evidence.show mirror.claims mirror.coverage mirror.media mirror.exporters", everybody},
 	{"mirror observed, mirror watch list, mirror quarantine list, mirror quarantine show, mirror key", "mirror.observed mirror.watch.list mirror.quarantine mirror.quarantine.show mirror.key", everybody},
@@ -39,6 +39,7 @@ var verbTable = []verbRow{
 
 	{"keys rotate, ca rotate, tsa rotate, trust rotate, log rotate", "keys.rotate keys.finish", ofSeveral},
 	{"identity token, identity deny, identity allow, identity reveal", "identity.token identity.deny identity.allow identity.reveal", ofSeveral},
+	{"ca issue", "ca.issue", ofSeveral},
 	{"mirror unfreeze, mirror quarantine release, mirror exporter accept", "mirror.unfreeze mirror.release mirror.accept-exporter", ofSeveral},
 	{"log retire, backup restore, standby promote", "", ofRecovery},
 }

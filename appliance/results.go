@@ -66,6 +66,8 @@ var resultDocs = []resultDoc{
 	{"ceremony diff", reflect.TypeFor[ceremony.Comparison](), "", nil},
 	{"ceremony register", reflect.TypeFor[registerResult](), "", nil},
 	{"ca chain, tsa chain", reflect.TypeFor[[]certificateRecord](), "", nil},
+	{"ca issue", reflect.TypeFor[notationIssued](), "", nil},
+	{"ca issued", reflect.TypeFor[[]ca.Record](), "", nil},
 	{"tsa status", reflect.TypeFor[tsa.Status](), "", nil},
 	{"log info", reflect.TypeFor[[]logInfo](), "", nil},
 	{"log get", reflect.TypeFor[logEntry](), "", nil},

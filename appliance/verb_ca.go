@@ -18,6 +18,7 @@ func caCommand() *cli.Command {
 		Name: "ca", Usage: "the certificate authority",
 		Subcommands: []*cli.Command{
 			chainSubcommand("ca"),
+			caIssueCommand(), caIssuedCommand(),
 			rotateCommand("rotate", "a new issuing key and certificate below the same root", func(*cli.Context) (string, error) { return roleIssuing, nil }, chainFlag()),
 		},
 	}

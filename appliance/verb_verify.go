@@ -34,6 +34,7 @@ func verifyCommand() *cli.Command {
 			&cli.StringFlag{Name: "certificate-identity-regexp", Usage: "accepted e-mails or URIs; anchor with ^ and $", EnvVars: []string{"REDOUBT_CERTIFICATE_IDENTITY_REGEXP"}},
 			&cli.StringFlag{Name: "certificate-oidc-issuer", Usage: "accepted issuer", EnvVars: []string{"REDOUBT_CERTIFICATE_OIDC_ISSUER"}},
 			&cli.StringFlag{Name: "certificate-oidc-issuer-regexp", Usage: "accepted issuers; anchor with ^ and $", EnvVars: []string{"REDOUBT_CERTIFICATE_OIDC_ISSUER_REGEXP"}},
+			&cli.StringFlag{Name: "certificate-subject", Usage: "accepted subject of a Notation signature's certificate: C, ST and O, and as much more as is to be pinned, such as 'C=DE,ST=Berlin,O=Corp,CN=release'", EnvVars: []string{"REDOUBT_CERTIFICATE_SUBJECT"}},
 			&cli.StringFlag{Name: "accept", Usage: "file that says who is accepted under which root, instead of the --certificate flags", EnvVars: []string{"REDOUBT_ACCEPT"}},
 			&cli.StringFlag{Name: "key", Usage: "accepted public key (PEM) instead of an identity", EnvVars: []string{"REDOUBT_KEY"}},
 			&cli.BoolFlag{Name: "without-log", Usage: "accept what stands in no log, as a key alone can sign it; a certificate then needs a timestamp", EnvVars: []string{"REDOUBT_WITHOUT_LOG"}},
@@ -99,7 +100,7 @@ func runVerify(c *cli.Context) error {
 		Found: &found, Roots: c.StringSlice("trusted-root"), Setup: c.String("setup"), Key: c.String("key"),
 		Identity: verify.Identity{SAN: c.String("certificate-identity"), SANRegexp: c.String("certificate-identity-regexp"),
 			Issuer: c.String("certificate-oidc-issuer"), IssuerRegexp: c.String("certificate-oidc-issuer-regexp")},
-		Types: c.StringSlice("type"), WithoutLog: c.Bool("without-log"), MaxTrustAge: c.Duration("max-trust-age"), Upstream: known, Offline: provenOffline(c),
+		Subject: c.String("certificate-subject"), Types: c.StringSlice("type"), WithoutLog: c.Bool("without-log"), MaxTrustAge: c.Duration("max-trust-age"), Upstream: known, Offline: provenOffline(c),
 	})
 	if err != nil {
 		return unverified(c, err)
@@ -233,7 +234,10 @@ func printVerified(w io.Writer, artifact string, r *verify.Result) {
 	if strings.HasPrefix(r.Artifact(), "git") {
 		fmt.Fprintf(w, "  object     %s\n", r.Artifact())
 	}
-	if san != "" {
+	switch {
+	case san != "" && issuer == "": // a subject
+		fmt.Fprintf(w, "  signer     %s\n", san)
+	case san != "":
 		fmt.Fprintf(w, "  signer     %s (issuer %s)\n", san, issuer)
 	}
 	fmt.Fprintf(w, "  root       %s\n", r.Root())

@@ -23,6 +23,7 @@ type verifyRequest struct {
 	Setup, Key       string
 	Roots, Types     []string
 	Identity         verify.Identity
+	Subject          string // of the certificate of a Notation signature
 	WithoutLog       bool
 	MaxTrustAge      time.Duration
 	Upstream         *mirror.Freshness
@@ -40,6 +41,9 @@ func verifyArtifact(ctx context.Context, r verifyRequest) (*verify.Result, error
 	}
 	if len(r.Accepted) > 0 && (r.Key != "" || r.Identity != (verify.Identity{})) {
 		return nil, fmt.Errorf("%w: --accept excludes --key and the --certificate flags", verify.ErrUsage)
+	}
+	if r.Subject != "" && (r.Key != "" || len(r.Accepted) > 0 || r.Identity != (verify.Identity{}) || len(r.Types) > 0 || r.WithoutLog) {
+		return nil, fmt.Errorf("%w: --certificate-subject asks for a Notation signature, which has no key, identity, log or predicate: leave out the other flags that say who may have signed", verify.ErrUsage)
 	}
 	if r.Found == nil {
 		found, err := gatherBlob(r.Artifact, blobParts{Bundle: r.Bundle})
@@ -59,6 +63,13 @@ func verifyArtifact(ctx context.Context, r verifyRequest) (*verify.Result, error
 	p := verify.Policy{Identities: r.Accepted, Denied: r.Denied, MaxTrustAge: r.MaxTrustAge, WithoutLog: r.WithoutLog}
 	if r.Identity != (verify.Identity{}) {
 		p.Identities = []verify.Identity{r.Identity}
+	}
+	if r.Subject != "" {
+		subject, err := verify.ParseSubject(r.Subject)
+		if err != nil {
+			return nil, err
+		}
+		p.Subjects = []verify.Subject{subject}
 	}
 	if r.Key != "" {
 		data, err := readBounded("public key", r.Key)

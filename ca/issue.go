@@ -66,7 +66,7 @@ func (a *Authority) Issue(ctx context.Context, r Request) (*Issued, error) {
 	if who, err = a.assign(ctx, token); err != nil { // a crash after it leaves a pseudonym that signs later
 		return nil, err
 	}
-	tbs, err := a.lint(template{who, spki, serial, notBefore, notAfter})
+	tbs, err := a.lint(template{who, nil, spki, serial, notBefore, notAfter})
 	if err != nil {
 		if errors.Is(a.CheckIdentity(who), ErrToken) { // with a key that is beyond doubt: the token's claims are the fault
 			err = fmt.Errorf("%w: no certificate can carry %s %q: %w", ErrToken, who.SAN.Type, clip(who.SAN.Value), err)
@@ -133,10 +133,15 @@ func (a *Authority) Issue(ctx context.Context, r Request) (*Issued, error) {
 
 // validity takes a time and bounds it by every certificate of the chain.
 func (a *Authority) validity() (notBefore, notAfter time.Time, err error) {
+	return a.validityOf(a.profile.Lifetime)
+}
+
+// validityOf is validity for a certificate of that life.
+func (a *Authority) validityOf(life time.Duration) (notBefore, notAfter time.Time, err error) {
 	if notBefore, err = a.clock.stamp(); err != nil {
 		return notBefore, notAfter, err
 	}
-	notAfter = notBefore.Add(a.profile.Lifetime)
+	notAfter = notBefore.Add(life)
 	for _, c := range a.chain {
 		if notBefore.Before(c.NotBefore) || !notBefore.Before(c.NotAfter) {
 			return notBefore, notAfter, fmt.Errorf("%w: %q is valid from %s to %s", ErrExpired, c.Subject, c.NotBefore.UTC().Format(time.RFC3339), c.NotAfter.UTC().Format(time.RFC3339))
@@ -185,7 +190,7 @@ func (a *Authority) CheckIdentity(who identity.Principal) error {
 		return err
 	}
 	from := a.chain[0].NotBefore.UTC()
-	if _, err := a.lint(template{who, a.chain[0].RawSubjectPublicKeyInfo, serial, from, from.Add(time.Minute)}); err != nil {
+	if _, err := a.lint(template{who, nil, a.chain[0].RawSubjectPublicKeyInfo, serial, from, from.Add(time.Minute)}); err != nil {
 		return fmt.Errorf("%w: %w", ErrToken, err)
 	}
 	return nil

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/crypto/cryptobyte"
 	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
 
+	"redoubt.internal/ca/denied"
 	"redoubt.internal/log/store"
 )
 
@@ -155,7 +156,7 @@ func join(p string, parts ...[]byte) []byte {
 type Query struct {
 	// Serial is a serial number in hex, colons allowed.
 	Serial string
-	// Identity is the exact subject alternative name: an address, a URI, user!domain.
+	// Identity is the exact subject alternative name: an address, a URI, user!domain; of the profile notation the subject, as a Record has it.
 	Identity string
 	// Since and Until bound notBefore, both inclusive; zero is open.
 	Since, Until time.Time
@@ -282,6 +283,9 @@ func readRecord(v []byte) (Record, error) {
 		if e.Id.String() == "1.3.6.1.4.1.57264.1.1" {
 			r.Issuer = string(e.Value)
 		}
+	}
+	if r.Identity == "" && len(cert.Subject.Names) > 0 {
+		r.Identity, r.Issuer = cert.Subject.String(), denied.Notation
 	}
 	return r, nil
 }

@@ -38,6 +38,7 @@ var (
 // template is what one certificate will say, before it is bytes.
 type template struct {
 	who                 identity.Principal
+	subject             []byte // DER Name of the profile notation; nil is the empty subject of the profile of Fulcio
 	spki                []byte // DER SubjectPublicKeyInfo
 	serial              *big.Int
 	notBefore, notAfter time.Time
@@ -211,23 +212,27 @@ func keyID(spki []byte) ([]byte, error) {
 
 // lint encodes the template and checks what came out.
 func (a *Authority) lint(t template) (*signable, error) {
-	tbs, err := a.precertificate(t)
+	encode, profile := a.precertificate, lint.Precertificate
+	if t.subject != nil {
+		encode, profile = a.namedCertificate, lint.Notation
+	}
+	tbs, err := encode(t)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrLint, err)
 	}
-	return a.check(t, tbs)
+	return a.check(t, tbs, profile)
 }
 
 // check puts a throwaway key's signature under tbs and applies every rule of the
 // profile to the result. That signature has the form of the issuing key's and is
 // over something else, so what was linted, and what an intent keeps, is a
 // certificate nobody can use.
-func (a *Authority) check(t template, tbs []byte) (*signable, error) {
+func (a *Authority) check(t template, tbs []byte, profile lint.Profile) (*signable, error) {
 	shell, err := assemble(tbs, a.algorithm, a.throwaway)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrLint, err)
 	}
-	if err := lint.Check(shell, lint.Precertificate); err != nil {
+	if err := lint.Check(shell, profile); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrLint, err)
 	}
 	return &signable{template: t, tbs: tbs, shell: shell}, nil

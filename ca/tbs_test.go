@@ -258,7 +258,7 @@ func TestLintStopsEveryFault(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			c := stdlib(t, in)
 			fault(c)
-			s, err := a.check(in, encode(t, a, c, pub))
+			s, err := a.check(in, encode(t, a, c, pub), lint.Precertificate)
 			if !errors.Is(err, ErrLint) || s != nil {
 				t.Fatalf("%v, %v", s, err)
 			}

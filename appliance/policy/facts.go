@@ -137,6 +137,8 @@ func (p *Policy) verifyWith(ctx context.Context, v *verify.Verifier, q verify.Re
 func (e Evidence) Over(a Artifact, q *verify.Request) (close func() error, err error) {
 	q.Bundle, close = e.Bundle, func() error { return nil }
 	switch {
+	case e.Notation != "":
+		q.Bundle, q.Notation, q.Artifact.Digest = nil, &verify.Envelope{MediaType: e.Notation, Bytes: e.Bundle}, a.Digest
 	case e.Payload != nil:
 		if err := checkPayload(e.Payload, a); err != nil {
 			return nil, err

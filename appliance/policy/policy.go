@@ -119,6 +119,8 @@ type Evidence struct {
 	Bundle []byte
 	// Payload, when set, is what Bundle signs in place of the artifact: cosign's simple signing, which names the image's digest.
 	Payload []byte
+	// Notation, when set, is the media type of the Notary Project's envelope that Bundle holds in place of a bundle.
+	Notation string
 }
 
 // DecisionSchema names the schema of a Decision in JSON. Within it, fields may be added and never change their meaning.

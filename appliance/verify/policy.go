@@ -22,12 +22,14 @@ import (
 	"redoubt.internal/ca/denied"
 )
 
-// Policy says what a bundle must show. Either Identities or Key is set.
+// Policy says what a bundle must show. One of Identities, Key and Subjects is set.
 type Policy struct {
 	// Identities are the accepted signers; one of them must match.
 	Identities []Identity
 	// Key is the accepted public key of a signer who manages his own.
 	Key *Key
+	// Subjects are the accepted signers of Notation signatures; one of them must match.
+	Subjects []Subject
 	// Denied lists identities that are refused even if accepted above, within
 	// the windows it gives for signed times; nil denies nobody.
 	Denied *denied.List
@@ -141,8 +143,14 @@ func (p *policy) under(r *trustedRoot) (*policy, error) {
 }
 
 func (p Policy) compile() (*policy, error) {
-	if (len(p.Identities) == 0) == (p.Key == nil) {
-		return nil, fmt.Errorf("%w: name the accepted identities or the key", ErrUsage)
+	kinds := 0
+	for _, given := range []bool{len(p.Identities) > 0, p.Key != nil, len(p.Subjects) > 0} {
+		if given {
+			kinds++
+		}
+	}
+	if kinds != 1 {
+		return nil, fmt.Errorf("%w: name the accepted identities, the key or the subjects of certificates", ErrUsage)
 	}
 	c := &policy{Policy: p}
 	var err error

@@ -22,6 +22,8 @@ type Request struct {
 	Artifact Artifact
 	// Bundle is the Sigstore bundle, JSON, v0.1 to v0.3, or an attestation object of PEP 740. A git object has none.
 	Bundle []byte
+	// Notation, in place of a bundle, is a signature of the Notary Project; Artifact.Digest is that of the image's manifest.
+	Notation *Envelope
 	// Policy says who may have signed, and more.
 	Policy Policy
 }

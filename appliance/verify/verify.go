@@ -124,6 +124,9 @@ func (v *Verifier) each(ctx context.Context, req Request, yield func(*Result) bo
 	if err != nil {
 		return err
 	}
+	if req.Notation != nil || len(req.Policy.Subjects) > 0 {
+		return v.eachNotation(req, yield)
+	}
 	under := make([]*policy, len(v.roots))
 	for i := range v.roots {
 		if under[i], err = whole.under(&v.roots[i]); err != nil {

@@ -26,6 +26,10 @@ import (
 // FileName is what a list is called among trust targets and in a client's folder.
 const FileName = "denied.json"
 
+// Notation stands in place of an issuer where an entry denies signers with certificates of the profile notation, which name none: their
+// identity is the subject, as RFC 2253 writes it, the common name first.
+const Notation = "notation"
+
 const (
 	schema = "redoubt.denied/v1"
 	// MaxBytes bounds a list.

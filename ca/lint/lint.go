@@ -50,6 +50,8 @@ const (
 	Leaf
 	// Cross speaks for one root to those who know another: CA, pathlen 1, no EKU.
 	Cross
+	// Notation is the end-entity certificate of a signer with a subject, for the Notary Project's tools.
+	Notation
 )
 
 // String names the profile as transcripts and errors show it.
@@ -69,6 +71,8 @@ func (p Profile) String() string {
 		return "leaf"
 	case Cross:
 		return "cross"
+	case Notation:
+		return "notation"
 	}
 	return fmt.Sprintf("profile(%d)", int(p))
 }

@@ -103,6 +103,9 @@ func checkProfile(cert *x509.Certificate, p Profile) ([]Finding, error) {
 		r.endEntity(x509.ExtKeyUsageCodeSigning)
 		r.leaf()
 		r.transparency(p)
+	case Notation:
+		r.endEntity(x509.ExtKeyUsageCodeSigning)
+		r.notation()
 	default:
 		return nil, fmt.Errorf("lint profile %s is unknown", p)
 	}

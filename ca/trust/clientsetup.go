@@ -23,6 +23,7 @@ const setupMark = "Redoubt client setup for "
 //	fulcio-chain.pem  rekor.pub  ctfe.pub  tsa-chain.pem (with a TSA)
 //	denied.json (with a list of denied identities)
 //	rekor-2.pub (where Rekor v2 has a log of its own, by that log's name)
+//	notation/ (where certificates of the profile notation are issued, see notation.go)
 //	tuf-root.json  ca-bundle.pem  env.sh  README.txt
 //
 // tufRoot is the root metadata to bootstrap from (Repository.Root). dir is made
@@ -39,6 +40,9 @@ func WriteClientSetup(dir string, m Material, tufRoot []byte) ([]string, error) 
 	}
 	var names []string
 	for _, f := range files {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, f.Name)), 0o755); err != nil {
+			return names, fmt.Errorf("writing client setup: %w", err)
+		}
 		if err := writeFile(filepath.Join(dir, f.Name), f.Data, 0o644); err != nil {
 			return names, fmt.Errorf("writing client setup: %w", err)
 		}
@@ -104,8 +108,13 @@ func (m Material) clientFiles(dir string, tufRoot []byte) ([]File, error) {
 		return nil, err
 	}
 	files = append(files, v2...)
+	notation, err := m.notationFiles()
+	if err != nil {
+		return nil, err
+	}
+	files = append(files, notation...)
 	files = append(files, File{Name: "tuf-root.json", Data: tufRoot}, File{Name: "ca-bundle.pem", Data: certPEM(m.TLSRoots...)})
-	data := setupData{Dir: abs, Domain: m.Domain, URLs: m.URLs, TSA: len(m.TSAs) > 0, Denied: len(m.Denied) > 0, V2Logs: v2, TLS: len(m.TLSRoots) > 0, NoTLSRoot: m.LacksTLSRoot()}
+	data := setupData{Dir: abs, Domain: m.Domain, URLs: m.URLs, TSA: len(m.TSAs) > 0, Denied: len(m.Denied) > 0, V2Logs: v2, TLS: len(m.TLSRoots) > 0, NoTLSRoot: m.LacksTLSRoot(), Notation: m.Notation}
 	for _, t := range []struct{ name, text string }{{"env.sh", envTemplate}, {"README.txt", readmeTemplate}} {
 		var b bytes.Buffer
 		parsed, err := template.New(t.name).Funcs(template.FuncMap{"sh": shellQuote}).Parse(t.text)
@@ -135,6 +144,12 @@ type setupData struct {
 	NoTLSRoot   bool
 	Denied      bool
 	V2Logs      []File
+	Notation    string
+}
+
+// PlainTSA is where the timestamp authority answers with status 200.
+func (d setupData) PlainTSA() string {
+	return strings.TrimSuffix(d.URLs.TSA, "/api/v1/timestamp") + "/tsr"
 }
 
 // shellQuote makes one POSIX shell word of s.
@@ -184,6 +199,7 @@ What is here
 {{end}}  fulcio-chain.pem rekor.pub ctfe.pub{{if .TSA}} tsa-chain.pem{{end}}   the same trust for clients before trusted_root.json
 {{if .Denied}}  denied.json                          identities that are denied; redoubt verify --setup honours it. It changes: fetch it again from {{.URLs.TUF}}
 {{end}}{{range .V2Logs}}  {{printf "%-36s" .Name}} key of the Rekor v2 log, for who mirrors it or makes a trusted root by hand
+{{end}}{{if .Notation}}  notation/                            trust store and trust policy of Notation: copy them into its configuration, or set XDG_CONFIG_HOME to this folder
 {{end}}  tuf-root.json                        first root of {{.URLs.TUF}}
   ca-bundle.pem                        TLS roots of the services{{if not .TLS}} (empty: no TLS root of our own){{end}}
   env.sh                               environment for cosign 2, gitsign, rekor-cli, sigstore-js
@@ -224,7 +240,12 @@ cosign 2: images
   cosign sign -y --fulcio-url {{sh .URLs.Fulcio}} --rekor-url {{sh .URLs.Rekor}} --oidc-issuer "$ISSUER" --identity-token "$TOKEN" REGISTRY/IMAGE@sha256:DIGEST
   cosign verify --certificate-identity "$WHO" --certificate-oidc-issuer "$ISSUER" REGISTRY/IMAGE@sha256:DIGEST
 
-gitsign
+{{if .Notation}}Notation (the signer has the key and its certificate of ` + "`redoubt ca issue`" + ` in signingkeys.json)
+  notation sign --timestamp-url {{sh .PlainTSA}} --timestamp-root-cert "$D/notation/truststore/x509/tsa/{{.Domain}}/root-1.pem" REGISTRY/IMAGE@sha256:DIGEST
+  XDG_CONFIG_HOME="$D" notation verify REGISTRY/IMAGE@sha256:DIGEST
+  redoubt verify oci://REGISTRY/IMAGE@sha256:DIGEST --setup "$D" --certificate-subject {{sh .Notation}}
+
+{{end}}gitsign
   . "$D/env.sh"; export SIGSTORE_ID_TOKEN="$(cat "$TOKEN")"
   git config gpg.format x509; git config gpg.x509.program gitsign
   git commit -S

@@ -56,6 +56,9 @@ type Material struct {
 	TSAs []Authority
 	// Denied is the list of denied identities, as package denied writes it.
 	Denied []byte
+	// Notation is the C, ST and O of every certificate of the profile notation,
+	// as Notation's trust policies write them; empty where none are issued.
+	Notation string
 	// TLSRoots are the roots of the services' own TLS certificates, for
 	// ca-bundle.pem alone; they vouch for no signature.
 	TLSRoots []*x509.Certificate

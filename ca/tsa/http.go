@@ -18,28 +18,32 @@ import (
 //	GET  /api/v1/timestamp/certchain  PEM, leaf first
 //	GET  /ping                        200, the server answers
 //
+//	POST /tsr                         DER request -> 200 application/timestamp-reply, for clients that know RFC 3161 alone
+//
 // with or without a trailing slash. Errors are {"code","message"} in JSON: 400
 // for the request, 413 and 415 for its size and type, 503 when the key, the
 // clock or the certificate does not serve now.
 func (a *Authority) Handler() http.Handler {
 	mux := http.NewServeMux()
 	for _, slash := range []string{"", "/{$}"} {
-		mux.HandleFunc("POST /api/v1/timestamp"+slash, a.serveTimestamp)
+		mux.HandleFunc("POST /api/v1/timestamp"+slash, func(w http.ResponseWriter, r *http.Request) { a.serveTimestamp(w, r, http.StatusCreated) })
+		mux.HandleFunc("POST /tsr"+slash, func(w http.ResponseWriter, r *http.Request) { a.serveTimestamp(w, r, http.StatusOK) })
 		mux.HandleFunc("GET /api/v1/timestamp/certchain"+slash, a.serveCertChain)
 		mux.HandleFunc("GET /ping"+slash, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, ".") })
 	}
 	return mux
 }
 
-func (a *Authority) serveTimestamp(w http.ResponseWriter, r *http.Request) {
+// serveTimestamp answers a request with what a client takes for success: those of Sigstore expect 201, and only they write JSON.
+func (a *Authority) serveTimestamp(w http.ResponseWriter, r *http.Request, success int) {
 	kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	if err != nil {
 		kind = ""
 	}
 	parse, limit := ParseDER, int64(maxQuery)
-	switch kind {
-	case "application/timestamp-query":
-	case "application/json":
+	switch {
+	case kind == "application/timestamp-query":
+	case kind == "application/json" && success == http.StatusCreated:
 		parse, limit = ParseJSON, maxJSON
 	default:
 		a.fail(w, r, http.StatusUnsupportedMediaType, errors.New("Content-Type must be application/timestamp-query or application/json"))
@@ -61,7 +65,7 @@ func (a *Authority) serveTimestamp(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", "application/timestamp-reply")
 	w.Header().Set("Content-Length", strconv.Itoa(len(reply)))
-	w.WriteHeader(http.StatusCreated)
+	w.WriteHeader(success)
 	w.Write(reply)
 }
 

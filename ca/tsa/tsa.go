@@ -165,6 +165,9 @@ func (a *Authority) Issue(ctx context.Context, req *Request) ([]byte, error) {
 		Policy:            a.policy,
 		AddTSACertificate: req.CertReq,
 	}
+	if between := a.chain[1 : len(a.chain)-1]; req.CertReq { // Notation knows the root alone
+		t.Certificates = between
+	}
 	der, err := t.CreateResponseWithOpts(a.chain[0], a.signer, a.hash)
 	if err != nil {
 		return nil, fmt.Errorf("signing timestamp: %w", err)

@@ -19,6 +19,8 @@ type Voucher struct {
 	Bundle []byte
 	// Payload is what the bundle signs where that is not the manifest itself: cosign's simple signing.
 	Payload []byte
+	// Notation, when set, is the media type of the Notary Project's envelope that Bundle holds in place of a bundle.
+	Notation string
 }
 
 // Vouching is what is said to vouch for one manifest.
@@ -55,6 +57,9 @@ func (s *Source) Vouchers(ctx context.Context, ref Reference) (Vouching, error) 
 func (g *gathering) voucher(ctx context.Context, a Artifact, d document, manifest []byte) error {
 	for _, layer := range d.layers {
 		form := layerForm(string(layer.MediaType))
+		if d.artifactType == notationSignature || d.config != nil && string(d.config.MediaType) == notationSignature {
+			form = notarized
+		}
 		if form == nil {
 			continue
 		}
@@ -77,6 +82,14 @@ func (g *gathering) voucher(ctx context.Context, a Artifact, d document, manifes
 		}
 	}
 	return g.add(a, manifest)
+}
+
+// notationSignature is the artifact type of the Notary Project's signatures (signature-specification.md, "Storage").
+const notationSignature = "application/vnd.cncf.notary.signature"
+
+// notarized is an envelope of the Notary Project as it stands.
+func notarized(layer v1.Descriptor, content []byte) (Voucher, error) {
+	return Voucher{Bundle: content, Notation: string(layer.MediaType)}, nil
 }
 
 // layerForm is how a layer of that media type becomes a bundle; nil where it is not signed.
