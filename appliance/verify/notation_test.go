@@ -1,0 +1,395 @@
+package verify
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/notaryproject/notation-core-go/signature"
+	"github.com/veraison/go-cose"
+	"golang.org/x/crypto/cryptobyte"
+	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
+
+	"redoubt.internal/appliance/verify/verifytest"
+	"redoubt.internal/ca/denied"
+)
+
+const (
+	manifest  = "sha256:5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e"
+	releaseDN = "C=DE, ST=Berlin, O=Corp, CN=release"
+)
+
+// notation is one Notation signature, each part of which a test may change before it is made.
+type notation struct {
+	media    string
+	target   string // payload
+	signer   verifytest.Signer
+	chain    []*x509.Certificate
+	stamped  time.Time // zero: no timestamp
+	embed    bool
+	expiry   time.Time
+	scheme   signature.SigningScheme
+	extended []signature.Attribute
+	tsa      *verifytest.Deployment // nil: its own
+}
+
+func targetOf(digest string) string {
+	return fmt.Sprintf(`{"targetArtifact":{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":%q,"size":528}}`, digest)
+}
+
+// named issues a certificate of the profile notation.
+func named(d *verifytest.Deployment, edit func(*x509.Certificate)) verifytest.Signer {
+	key := verifytest.ECKey(d.T)
+	tmpl := &x509.Certificate{
+		Subject:   pkix.Name{Country: []string{"DE"}, Province: []string{"Berlin"}, Organization: []string{"Corp"}, CommonName: "release"},
+		NotBefore: d.Now.Add(-time.Hour), NotAfter: d.Now.AddDate(0, 0, 90), KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning},
+	}
+	if edit != nil {
+		edit(tmpl)
+	}
+	return verifytest.Signer{Key: key, Cert: verifytest.MakeCert(d.T, tmpl, d.CAChain[0], key.Public(), d.CAKey)}
+}
+
+func notationBy(d *verifytest.Deployment, s verifytest.Signer) notation {
+	return notation{media: MediaTypeJWS, target: targetOf(manifest), signer: s, chain: append([]*x509.Certificate{s.Cert}, d.CAChain...), stamped: d.Now, embed: true, scheme: signature.SigningSchemeX509}
+}
+
+// make signs, and puts a timestamp beside the signature.
+func (n notation) make(d *verifytest.Deployment) []byte {
+	d.T.Helper()
+	local, err := signature.NewLocalSigner(n.chain, n.signer.Key)
+	if err != nil {
+		d.T.Fatal(err)
+	}
+	env, err := signature.NewEnvelope(n.media)
+	if err != nil {
+		d.T.Fatal(err)
+	}
+	out, err := env.Sign(&signature.SignRequest{
+		Payload: signature.Payload{ContentType: notationPayload, Content: []byte(n.target)}, Signer: local, SigningTime: n.signer.Cert.NotBefore.Add(time.Second),
+		Expiry: n.expiry, SigningScheme: n.scheme, SigningAgent: "test", ExtendedSignedAttributes: n.extended,
+	})
+	if err != nil {
+		d.T.Fatal(err)
+	}
+	if n.stamped.IsZero() {
+		return out
+	}
+	parsed, err := signature.ParseEnvelope(n.media, out)
+	if err != nil {
+		d.T.Fatal(err)
+	}
+	content, err := parsed.Content()
+	if err != nil {
+		d.T.Fatal(err)
+	}
+	tsa := d
+	if n.tsa != nil {
+		tsa = n.tsa
+	}
+	return stampEnvelope(d.T, n.media, out, tsa.Token(content.SignerInfo.Signature, n.stamped, n.embed))
+}
+
+// stampEnvelope puts the token of a TimeStampResp into an envelope.
+func stampEnvelope(t testing.TB, media string, envelope, response []byte) []byte {
+	t.Helper()
+	in := cryptobyte.String(response)
+	var body, token cryptobyte.String
+	if !in.ReadASN1(&body, cbasn1.SEQUENCE) || !body.SkipASN1(cbasn1.SEQUENCE) || !body.ReadASN1Element(&token, cbasn1.SEQUENCE) {
+		t.Fatal("no token in the response")
+	}
+	const name = "io.cncf.notary.timestampSignature"
+	if media == MediaTypeCOSE {
+		var m cose.Sign1Message
+		if err := m.UnmarshalCBOR(envelope); err != nil {
+			t.Fatal(err)
+		}
+		m.Headers.Unprotected[name], m.Headers.RawUnprotected = []byte(token), nil
+		out, err := m.MarshalCBOR()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+	return editJWS(t, envelope, func(m map[string]any) {
+		m["header"].(map[string]any)[name] = base64.StdEncoding.EncodeToString(token)
+	})
+}
+
+func editJWS(t testing.TB, envelope []byte, edit func(map[string]any)) []byte {
+	t.Helper()
+	m := map[string]any{}
+	if err := json.Unmarshal(envelope, &m); err != nil {
+		t.Fatal(err)
+	}
+	edit(m)
+	out, err := json.Marshal(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func judgeNotation(t testing.TB, d *verifytest.Deployment, media string, envelope []byte, edit func(*Config, *Request)) (*Result, error) {
+	t.Helper()
+	subject, err := ParseSubject(releaseDN)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := Config{Roots: []Root{{Name: "root", JSON: d.Root()}}, Now: func() time.Time { return d.Now.Add(time.Hour) }}
+	r := Request{Artifact: Artifact{Digest: manifest}, Notation: &Envelope{media, envelope}, Policy: Policy{Subjects: []Subject{subject}}}
+	if edit != nil {
+		edit(&c, &r)
+	}
+	v, err := New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v.Verify(context.Background(), r)
+}
+
+// TestNotation accepts both envelopes, with the signer's certificate in the timestamp and without, and after the certificate ended.
+func TestNotation(t *testing.T) {
+	d := verifytest.New(t, "corp.internal")
+	for _, media := range []string{MediaTypeJWS, MediaTypeCOSE} {
+		for _, embed := range []bool{true, false} {
+			n := notationBy(d, named(d, nil))
+			n.media, n.embed, n.expiry = media, embed, d.Now.AddDate(10, 0, 0)
+			res, err := judgeNotation(t, d, media, n.make(d), func(c *Config, _ *Request) { c.Now = func() time.Time { return d.Now.AddDate(2, 0, 0) } })
+			if err != nil {
+				t.Fatal(media, embed, err)
+			}
+			san, issuer := res.Signer()
+			if san != "CN=release,O=Corp,ST=Berlin,C=DE" || issuer != "" || res.Artifact() != manifest || len(res.Times()) != 1 || !res.Times()[0].Time.Equal(d.Now) {
+				t.Errorf("%s %s %s %v", san, issuer, res.Artifact(), res.Times())
+			}
+			text, err := json.Marshal(res)
+			if err != nil || !bytes.Contains(text, []byte(`"kind":"notation"`)) {
+				t.Errorf("%s %v", text, err)
+			}
+		}
+	}
+}
+
+// TestNotationRefused: each thing that may be wrong, with its exit code, in both envelopes where both can say it.
+func TestNotationRefused(t *testing.T) {
+	d, foreign := verifytest.New(t, "corp.internal"), verifytest.New(t, "elsewhere.example")
+	list, err := denied.New("corp.internal").With(denied.Entry{Issuer: denied.Notation, Identity: "CN=release,O=Corp,ST=Berlin,C=DE", Reason: "key lost", Since: d.Now.Add(-time.Minute)}, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	good := named(d, nil)
+	keyless := d.Issue(d.Now.Add(-time.Minute), nil)
+	mixed := d.Issue(d.Now.Add(-time.Minute), func(c *x509.Certificate) { c.Subject = good.Cert.Subject })
+	with := func(edit func(*notation)) func() notation {
+		return func() notation { n := notationBy(d, good); edit(&n); return n }
+	}
+	by := func(d *verifytest.Deployment, s verifytest.Signer) func() notation {
+		return func() notation { return notationBy(d, s) }
+	}
+	request := func(edit func(*Config, *Request)) func(*Config, *Request) { return edit }
+	for name, c := range map[string]struct {
+		make func() notation
+		edit func(*Config, *Request)
+		code int
+		want string
+	}{
+		"other subject":      {by(d, named(d, func(c *x509.Certificate) { c.Subject.CommonName = "other" })), nil, 11, "CN=other"},
+		"other organization": {by(d, named(d, func(c *x509.Certificate) { c.Subject.Organization = []string{"Corp Ltd"} })), nil, 11, "Corp Ltd"},
+		"two organizations":  {by(d, named(d, func(c *x509.Certificate) { c.Subject.Organization = []string{"Corp", "Corp"} })), nil, 11, "profile"},
+		"other authority":    {by(foreign, named(foreign, nil)), nil, 20, "does not name the authority"},
+		"authority of the same name": {func() notation {
+			fake := verifytest.New(t, "corp.internal")
+			return notationBy(fake, named(fake, nil))
+		}, nil, 20, "does not name the authority"},
+		"self-signed": {func() notation {
+			key := verifytest.ECKey(t)
+			tmpl := &x509.Certificate{Subject: good.Cert.Subject, NotBefore: d.Now, NotAfter: d.Now.AddDate(1, 0, 0), KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: good.Cert.ExtKeyUsage}
+			s := verifytest.Signer{Key: key, Cert: verifytest.MakeCert(t, tmpl, tmpl, key.Public(), key)}
+			n := notationBy(d, s)
+			n.chain = []*x509.Certificate{s.Cert}
+			return n
+		}, nil, 20, "nobody but itself"},
+		"keyless certificate":                  {by(d, keyless), nil, 11, "alternative name"},
+		"keyless certificate with a subject":   {by(d, mixed), nil, 11, "alternative name"},
+		"keyless certificate without its name": {by(d, d.Issue(d.Now.Add(-time.Minute), func(c *x509.Certificate) { c.Subject, c.EmailAddresses = good.Cert.Subject, nil })), nil, 11, "keyless"},
+		"another image":                        {with(func(n *notation) { n.target = targetOf(strings.Replace(manifest, "5e", "6e", 1)) }), nil, 12, "not over"},
+		"digest of another kind":               {with(func(n *notation) { n.target = targetOf("sha512:" + strings.Repeat("5e", 64)) }), nil, 12, "not over"},
+		"payload of no artifact":               {with(func(n *notation) { n.target = `{"targetArtifact":{}}` }), nil, 26, "names no artifact"},
+		"payload with more":                    {with(func(n *notation) { n.target = strings.Replace(n.target, `{"t`, `{"x":1,"t`, 1) }), nil, 26, "x"},
+		"no timestamp":                         {with(func(n *notation) { n.stamped = time.Time{} }), nil, 24, "no timestamp"},
+		"no timestamp, certificate ended":      {with(func(n *notation) { n.stamped = time.Time{} }), request(func(c *Config, _ *Request) { c.Now = func() time.Time { return d.Now.AddDate(1, 0, 0) } }), 24, "no timestamp"},
+		"timestamp of another authority":       {with(func(n *notation) { n.tsa = foreign }), nil, 24, "does not name"},
+		"timestamp before the certificate":     {with(func(n *notation) { n.stamped = d.Now.Add(-2 * time.Hour) }), nil, 24, "valid from"},
+		"timestamp after the certificate":      {with(func(n *notation) { n.stamped = d.Now.AddDate(0, 0, 91) }), nil, 24, "valid from"},
+		"expired by its signer":                {with(func(n *notation) { n.expiry = d.Now.Add(time.Minute) }), nil, 24, "let the signature expire"},
+		"a signing authority's word":           {with(func(n *notation) { n.scheme = signature.SigningSchemeX509SigningAuthority }), nil, 24, "own word"},
+		"critical attribute": {with(func(n *notation) {
+			n.extended = []signature.Attribute{{Key: "com.example.must", Critical: true, Value: "x"}}
+		}), nil, 26, "com.example.must"},
+		"a plugin has to verify": {with(func(n *notation) {
+			n.extended = []signature.Attribute{{Key: "io.cncf.notary.verificationPlugin", Critical: true, Value: "x"}}
+		}), nil, 26, "verificationPlugin"},
+		"denied":       {by(d, good), request(func(_ *Config, r *Request) { r.Policy.Denied = list }), 25, "key lost"},
+		"root too old": {by(d, good), request(func(_ *Config, r *Request) { r.Policy.MaxTrustAge = time.Hour }), 21, ""},
+		"an identity was asked for": {by(d, good), request(func(_ *Config, r *Request) {
+			r.Policy = Policy{Identities: []Identity{{SANRegexp: ".*", IssuerRegexp: ".*"}}}
+		}), 10, "--certificate-subject"},
+		"a file instead of a digest": {by(d, good), request(func(_ *Config, r *Request) { r.Artifact = Artifact{Reader: strings.NewReader("x")} }), 2, "by its digest"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, media := range []string{MediaTypeJWS, MediaTypeCOSE} {
+				n := c.make()
+				n.media = media
+				res, err := judgeNotation(t, d, media, n.make(d), c.edit)
+				if res != nil || ExitCode(err) != c.code || !strings.Contains(fmt.Sprint(err), c.want) {
+					t.Errorf("%s: exit %d: %v; want %d, %q", media, ExitCode(err), err, c.code, c.want)
+				}
+			}
+		})
+	}
+}
+
+// TestNotationBroken changes the bytes of envelopes.
+func TestNotationBroken(t *testing.T) {
+	d := verifytest.New(t, "corp.internal")
+	n := notationBy(d, named(d, nil))
+	whole := n.make(d)
+	other := notationBy(d, named(d, nil))
+	n.media = MediaTypeCOSE
+	binary := n.make(d)
+	edit := func(f func(map[string]any)) []byte { return editJWS(t, whole, f) }
+	header := func(m map[string]any) map[string]any { return m["header"].(map[string]any) }
+	theirs := map[string]any{}
+	if err := json.Unmarshal(other.make(d), &theirs); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		media    string
+		envelope []byte
+		code     int
+	}{
+		"nothing":                 {MediaTypeJWS, nil, 26},
+		"nothing in CBOR":         {MediaTypeCOSE, nil, 26},
+		"cut":                     {MediaTypeJWS, whole[:len(whole)-1], 26},
+		"cut CBOR":                {MediaTypeCOSE, binary[:len(binary)-1], 26},
+		"something after it":      {MediaTypeJWS, append(bytes.Clone(whole), '{'), 26},
+		"something after CBOR":    {MediaTypeCOSE, append(bytes.Clone(binary), 0), 26},
+		"too long":                {MediaTypeJWS, append(bytes.Repeat([]byte(" "), maxEnvelope), whole...), 26},
+		"too long CBOR":           {MediaTypeCOSE, append(bytes.Clone(binary), make([]byte, maxEnvelope)...), 26},
+		"the other form":          {MediaTypeCOSE, whole, 26},
+		"the other form, as JSON": {MediaTypeJWS, binary, 26},
+		"another form":            {"application/pgp-signature", whole, 26},
+		"a member twice":          {MediaTypeJWS, bytes.Replace(whole, []byte(`{"header"`), []byte(`{"payload":"e30","header"`), 1), 26},
+		"signature of another":    {MediaTypeJWS, edit(func(m map[string]any) { m["signature"] = theirs["signature"] }), 12},
+		"payload of another": {MediaTypeJWS, edit(func(m map[string]any) {
+			m["payload"] = base64.RawURLEncoding.EncodeToString([]byte(targetOf(manifest) + " "))
+		}), 12},
+		"no certificate":         {MediaTypeJWS, edit(func(m map[string]any) { delete(header(m), "x5c") }), 26},
+		"certificate of another": {MediaTypeJWS, edit(func(m map[string]any) { header(m)["x5c"] = theirs["header"].(map[string]any)["x5c"] }), 12},
+		"without the root":       {MediaTypeJWS, edit(func(m map[string]any) { header(m)["x5c"] = header(m)["x5c"].([]any)[:2] }), 26},
+		"timestamp of another": {MediaTypeJWS, edit(func(m map[string]any) {
+			header(m)["io.cncf.notary.timestampSignature"] = theirs["header"].(map[string]any)["io.cncf.notary.timestampSignature"]
+		}), 24},
+		"timestamp that is none": {MediaTypeJWS, edit(func(m map[string]any) { header(m)["io.cncf.notary.timestampSignature"] = "AAAA" }), 26},
+		"a hundred certificates more": {MediaTypeJWS, edit(func(m map[string]any) {
+			for range 100 {
+				header(m)["x5c"] = append(header(m)["x5c"].([]any), header(m)["x5c"].([]any)[0])
+			}
+		}), 26},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if res, err := judgeNotation(t, d, c.media, c.envelope, nil); res != nil || ExitCode(err) != c.code {
+				t.Errorf("exit %d, want %d: %v", ExitCode(err), c.code, err)
+			}
+		})
+	}
+}
+
+// TestNotationFlips flips each bit of the first three of every eight octets: nothing that verifies then says something else.
+func TestNotationFlips(t *testing.T) {
+	d := verifytest.New(t, "corp.internal")
+	for _, media := range []string{MediaTypeJWS, MediaTypeCOSE} {
+		n := notationBy(d, named(d, nil))
+		n.media = media
+		whole := n.make(d)
+		accepted := 0
+		for i := 0; i < len(whole); i += 7 {
+			changed := bytes.Clone(whole)
+			changed[i] ^= 1 << (i % 8)
+			res, err := judgeNotation(t, d, media, changed, nil)
+			if err != nil {
+				continue
+			}
+			accepted++
+			if san, _ := res.Signer(); san != "CN=release,O=Corp,ST=Berlin,C=DE" || res.Artifact() != manifest || !res.Times()[0].Time.Equal(d.Now) {
+				t.Errorf("octet %d: %s %s", i, san, res.Artifact())
+			}
+		}
+		t.Logf("%s: %d octets, of %d changes %d alter nothing that is said", media, len(whole), (len(whole)+6)/7, accepted)
+	}
+}
+
+// TestNotationIsNotKeyless: a certificate of the profile notation passes for no keyless signer, whoever is accepted: for want of a certificate
+// timestamp, and of a name even where it had one.
+func TestNotationIsNotKeyless(t *testing.T) {
+	d := verifytest.New(t, "corp.internal")
+	d.Edit = func(c *x509.Certificate) {
+		c.Subject, c.EmailAddresses, c.ExtraExtensions = pkix.Name{Country: []string{"DE"}, Province: []string{"Berlin"}, Organization: []string{"Corp"}, CommonName: "release"}, nil, nil
+	}
+	stamped := d.SignMessage(1, "artifact")
+	plain := stamped
+	plain.Signer = named(d, func(c *x509.Certificate) { c.NotBefore = d.Now })
+	plain.Signature = d.Sign(plain.Signer.Key, []byte("artifact"))
+	sum := sha256.Sum256([]byte("artifact"))
+	plain.Entries = []any{d.Entry(verifytest.BodyV1(plain.Signer, sum[:], plain.Signature), d.Now.Add(time.Minute), true)}
+	for name, c := range map[string]struct {
+		parts verifytest.Parts
+		want  error
+	}{"with a certificate timestamp": {stamped, ErrSignature}, "as it is issued": {plain, ErrLogProof}} {
+		t.Run(name, func(t *testing.T) {
+			s := sampleOf(d, c.parts)
+			s.policy = Policy{Identities: []Identity{{SANRegexp: ".*", IssuerRegexp: ".*"}}}
+			if res, err := s.verify(t); res != nil || !errors.Is(err, c.want) {
+				t.Errorf("%v, want %v", err, c.want)
+			} else if upstream(t, s) == nil {
+				t.Error("sigstore-go accepts it")
+			}
+		})
+	}
+}
+
+// TestSubject reads names as people and Notation write them.
+func TestSubject(t *testing.T) {
+	cert := pkix.Name{Country: []string{"DE"}, Province: []string{"Berlin"}, Organization: []string{`Corp, "Inc" `}, CommonName: "release"}.ToRDNSequence()
+	for text, want := range map[string]bool{
+		`C=DE,ST=Berlin,O=Corp\, \"Inc\"\ ,CN=release`:      true,
+		`CN=release, O=Corp\2c \22Inc\22\20, S=Berlin,C=DE`: true,
+		`c=DE, st=Berlin, o=Corp\, \"Inc\"\ `:               true,
+		`C=DE,ST=Berlin,O=Corp\, \"Inc\",CN=release`:        false,
+		`C=DE,ST=Berlin,O=Corp\, \"Inc\"\ ,CN=Release`:      false,
+		`C=DE,ST=Berlin,O=Corp\, \"Inc\"\ ,OU=x`:            false,
+	} {
+		s, err := ParseSubject(text)
+		if err != nil || s.matches(cert) != want {
+			t.Errorf("%s: %v, %v", text, s.matches(cert), err)
+		}
+	}
+	for _, text := range []string{"", "C", "C=DE", "C=DE,ST=Berlin", "C=DE,ST=Berlin,O=", "C=DE,ST=Berlin,O=Corp,", "C=DE,C=FR,ST=x,O=y", "C=DE,ST=x,O=y,L=z", "C=DE+ST=x,O=y", `C=DE,ST=x,O=y\`, `C=DE,ST=x,O="y"`, "C=DE,ST=x,O=#04", `C=DE,ST=x,O=\ff`, "x509.subject: C=DE,ST=x,O=y", strings.Repeat("C", 2000)} {
+		if _, err := ParseSubject(text); ExitCode(err) != 2 {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+	if (Subject{}).matches(cert) {
+		t.Error("the zero subject accepts somebody")
+	}
+}
