@@ -240,18 +240,25 @@ func governed(t *testing.T) (*peopleSite, map[string]crypto.Signer) {
 		}
 		keys[name], a.Members = key, append(a.Members, Approver{Name: name, PublicKey: o.PublicKey})
 	}
-	return newPeopleSite(t, func(c *Config) { c.Approvers = a }), keys
+	return newPeopleSite(t, func(c *Config) {
+		c.Approvers, c.CA.Notation = a, &NotationProfile{Country: "DE", State: "Berlin", Organization: "Corp"}
+	}), keys
 }
 
 // TestEveryActOfSeveral: every operation that the table says takes approvers does not happen without them, and the table says it of
 // every one that asks.
 func TestEveryActOfSeveral(t *testing.T) {
-	p, _ := governed(t)
+	p, keys := governed(t)
 	in := p.server.instance()
+	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, keys["alice"])
+	if err != nil {
+		t.Fatal(err)
+	}
 	who := person{"alice", "test", []duty{operator}}
 	arguments := map[string]any{ // that get as far as to ask; mirror acts have scripts of their own (mirror-people, mirror-inbox)
 		"keys.rotate": rotateArgs{Role: "ct"}, "identity.token": tokenArgs{Email: "x@corp.internal"},
 		"identity.deny":   denyArgs{Entry: denied.Entry{Issuer: "https://sso.corp.internal", Identity: "x@corp.internal", Reason: "left"}},
+		"ca.issue":        notationArgs{CSR: csr, Name: "release"},
 		"identity.reveal": revealArgs{Pseudonym: "x@pseudonym.corp.internal"},
 	}
 	scripted := []string{"keys.finish", "identity.allow", "mirror.unfreeze", "mirror.release", "mirror.accept-exporter"}
