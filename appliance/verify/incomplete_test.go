@@ -2,6 +2,7 @@ package verify
 
 import (
 	"crypto/sha256"
+	"crypto/x509"
 	"fmt"
 	"strings"
 
@@ -48,6 +49,9 @@ var incomplete = []attack{
 		s.root = verifytest.Encode(d.T, root)
 		return s
 	}},
+	{name: "certificate timestamp of a known log that does not verify", want: 22, make: falseCTKey("")},
+	{name: "certificate timestamp of a known log, made before its key ended, that does not verify", want: 22, make: falseCTKey("2026-06-01T12:00:00Z")},
+	{name: "certificate timestamp of a known log, made after its key ended", want: 24, make: falseCTKey("2026-06-01T11:59:59Z")},
 	{name: "statement without a subject", want: 26, make: func(d *verifytest.Deployment) sample {
 		return sampleOf(d, d.AttestPayload("artifact", []byte(`{"_type":"https://in-toto.io/Statement/v1","predicateType":"x","predicate":{},"subject":[]}`)))
 	}},
@@ -58,4 +62,22 @@ var incomplete = []attack{
 		return sampleOf(d, d.AttestPayload("artifact", fmt.Appendf(nil, `{"_type":"https://in-toto.io/Statement/v1","predicateType":"x","predicate":{},"subject":[{"name":"a","digest":{"sha512":"%x"}}]}`, sha256.Sum256([]byte("artifact")))))
 	}},
 	{name: "sha512 named for a sha256 digest", want: 26, upstream: true, make: spoil(2, func(b map[string]any) { set(b, "SHA2_512", "messageSignature", "messageDigest", "algorithm") })},
+}
+
+// falseCTKey is a root that has another key under the id of its certificate log, which ended then; it is still in use where end is empty.
+func falseCTKey(end string) func(d *verifytest.Deployment) sample {
+	return func(d *verifytest.Deployment) sample {
+		s := sampleOf(d, d.SignMessage(2, "artifact"))
+		root := parseTree(d.T, s.root)
+		der, err := x509.MarshalPKIXPublicKey(&verifytest.ECKey(d.T).PublicKey)
+		if err != nil {
+			d.T.Fatal(err)
+		}
+		set(root, b64(der), "ctlogs", 0, "publicKey", "rawBytes")
+		if end != "" {
+			set(root, end, "ctlogs", 0, "publicKey", "validFor", "end")
+		}
+		s.root = verifytest.Encode(d.T, root)
+		return s
+	}
 }
