@@ -1,13 +1,70 @@
 package main
 
 import (
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/pem"
 	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"redoubt.internal/appliance/verify"
 	"redoubt.internal/appliance/verify/verifytest"
 )
+
+// TestKeyInABundle: a public key that cosign's bundle brings stands for nobody: not for an identity, and not for the key that was asked for
+// (GHSA-fx35-mq7g-6g98).
+func TestKeyInABundle(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name string, content []byte) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	d := verifytest.New(t, "corp.internal")
+	public := func(s verifytest.Signer) []byte {
+		der, err := x509.MarshalPKIXPublicKey(&s.Key.PublicKey)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})
+	}
+	forger, trusted := d.SignMessage(1, "a release"), d.Issue(d.Now, nil)
+	file, root, key, forgersKey := write("file", []byte("a release")), write("root.json", d.Root()), write("trusted.pub", public(trusted)), write("forger.pub", public(forger.Signer))
+	for name, c := range map[string]struct {
+		request verifyRequest
+		want    error
+	}{
+		"an identity":       {verifyRequest{Identity: verify.Identity{SAN: d.Identity, Issuer: d.Issuer}}, verify.ErrNoSignature},
+		"another's key":     {verifyRequest{Key: key}, verify.ErrSignature},
+		"the signer's key":  {verifyRequest{Key: forgersKey}, nil},
+		"an accepted group": {verifyRequest{Accepted: []verify.Identity{{Root: root, SANRegexp: ".*", IssuerRegexp: ".*"}}}, verify.ErrNoSignature},
+	} {
+		body := keyBody(forger.Signature, forger.Artifact, public(forger.Signer))
+		bundle := write("bundle", legacyBundle(t, forger.Signature, []byte(base64.StdEncoding.EncodeToString(public(forger.Signer))), d.Entry(body, d.Now.Add(time.Minute), true)))
+		found, err := gatherBlob(file, blobParts{Bundle: bundle})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.request.Found, c.request.Roots = &found, []string{root}
+		if _, err := verifyArtifact(t.Context(), c.request); !errors.Is(err, c.want) {
+			t.Errorf("%s: %v, want %v", name, err, c.want)
+		}
+	}
+}
+
+// keyBody is a hashedrekord of a signature by a key.
+func keyBody(signature, artifact, key []byte) []byte {
+	encode := base64.StdEncoding.EncodeToString
+	return fmt.Appendf(nil, `{"apiVersion":"0.0.1","kind":"hashedrekord","spec":{"data":{"hash":{"algorithm":"sha256","value":"%x"}},"signature":{"content":"%s","publicKey":{"content":"%s"}}}}`, sha256.Sum256(artifact), encode(signature), encode(key))
+}
 
 // FuzzAccept: whatever stands in a file of --accept, it is read or a mistake of the caller's, and whoever is accepted is accepted under one root.
 func FuzzAccept(f *testing.F) {

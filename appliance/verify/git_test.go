@@ -275,6 +275,12 @@ func TestTag(t *testing.T) {
 			sum := sha256.Sum256(s.parts.Artifact)
 			s.log(t, foreign.Entry(verifytest.BodyV1(s.parts.Signer, sum[:], s.parts.Signature), d.Now, true), func(*protorekor.TransparencyLogEntry) {})
 		}, false, ErrUntrusted},
+		"the log's promise alone": {func(s, _ *gitSigned) {
+			s.log(t, s.parts.Entries[0], func(e *protorekor.TransparencyLogEntry) { e.InclusionProof = nil })
+		}, false, nil},
+		"neither promise nor proof": {func(s, _ *gitSigned) {
+			s.log(t, s.parts.Entries[0], func(e *protorekor.TransparencyLogEntry) { e.InclusionProof, e.InclusionPromise = nil, nil })
+		}, false, ErrMalformed},
 		"CVE-2026-44310 no certificate": {func(s, _ *gitSigned) { s.bare = true }, false, ErrMalformed},
 		"CVE-2026-44309 over the tag as it would be written again": {func(s, _ *gitSigned) {
 			*s = signGit(t, d, []byte(strings.TrimSuffix(tagText, "\n")))
