@@ -74,6 +74,7 @@ type rewriter struct {
 	source []byte
 	info   *types.Info
 	all    *[]mutation
+	unused map[ast.Expr]bool // calls whose result nobody asks for: to negate it changes nothing
 }
 
 // instrument writes the files of the package in dir, with switches, into out and returns the overlay for the go command and the mutations.
@@ -121,7 +122,7 @@ func instrument(dir, out string) (map[string]string, []mutation, error) {
 		if err != nil {
 			return nil, nil, err
 		}
-		r := rewriter{set, source, info, &all}
+		r := rewriter{set, source, info, &all, map[ast.Expr]bool{}}
 		if err := put(paths[i], r.text(f, f.FileStart, f.FileEnd)); err != nil {
 			return nil, nil, err
 		}
@@ -150,6 +151,9 @@ func (r rewriter) text(node ast.Node, from, to token.Pos) []byte {
 	var out bytes.Buffer
 	at := from
 	ast.Inspect(node, func(n ast.Node) bool {
+		if s, ok := n.(*ast.ExprStmt); ok {
+			r.unused[s.X] = true
+		}
 		e, ok := n.(ast.Expr)
 		if !ok || n == nil || n.Pos() < at {
 			return n != nil && !isConst(n)
@@ -188,7 +192,7 @@ func (r rewriter) next(e ast.Expr, what string) int {
 // mutate writes one expression with its mutation, or says that it has none.
 func (r rewriter) mutate(e ast.Expr) (string, bool) {
 	t := r.info.Types[e]
-	if t.Value != nil || t.Type == nil || t.IsType() {
+	if t.Value != nil || t.Type == nil || t.IsType() || r.unused[e] {
 		return "", false
 	}
 	switch x := e.(type) {

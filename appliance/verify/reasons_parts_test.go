@@ -181,3 +181,29 @@ func TestSubjects(t *testing.T) {
 		})
 	}
 }
+
+// TestReasonsOfSeveral: reasons against several things that vouch take the place of one's own, and leave what was judged, and under which roots.
+func TestReasonsOfSeveral(t *testing.T) {
+	d := verifytest.New(t, "corp.internal")
+	s := sampleOf(d, d.SignMessage(2, "artifact"))
+	s.policy.Identities[0].SAN = "nobody@corp.internal"
+	_, err := s.every(t)
+	all := slices.Concat(ReasonsOf("a.json", err), ReasonsBy("release", ErrSignature))
+	if len(all) != 2 || all[0].Source != "a.json" || all[0].ID != "identity" || all[1].Key != "release" || all[1].Source != "" {
+		t.Errorf("%+v", all)
+	}
+	f := NewFailure(WithReasons(fmt.Errorf("%w and more", err), all))
+	if f.Code != 11 || !strings.HasSuffix(f.Detail, "and more") || !slices.Equal(f.Reasons, all) || f.Bundle != hexSum(s.bundle) || f.Artifact == nil || len(f.Roots) != 1 {
+		t.Errorf("%+v", f)
+	}
+	if f := NewFailure(WithReasons(ErrSignature, all)); f.Code != 12 || !slices.Equal(f.Reasons, all) || f.Bundle != "" {
+		t.Errorf("of an error that judged nothing: %+v", f)
+	}
+	if kept := WithReasons(err, nil); !slices.Equal(Reasons(kept), Reasons(err)) || len(Reasons(err)) != 1 {
+		t.Errorf("without others: %+v", Reasons(kept))
+	}
+	all[0].ID = "changed"
+	if Reasons(err)[0].ID != "identity" {
+		t.Error("the reasons of an error can be changed from outside")
+	}
+}
