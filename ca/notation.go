@@ -67,6 +67,7 @@ func (a *Authority) IssueNotation(ctx context.Context, r NotationRequest) (*Issu
 	if err != nil {
 		return nil, err
 	}
+	notBefore, notAfter = a.backdate(notBefore, notAfter)
 	serial, err := newSerial()
 	if err != nil {
 		return nil, err
@@ -108,6 +109,21 @@ func (a *Authority) IssueNotation(ctx context.Context, r NotationRequest) (*Issu
 		return nil, unavailable(ErrRecord, err)
 	}
 	return &Issued{Leaf: leaf, Chain: a.rawChain, Serial: serialHex(serial), Principal: named, NotBefore: notBefore, NotAfter: notAfter}, nil
+}
+
+// notationBackdate is how much before its issuing a certificate begins: verifiers take a timestamp for as early as its authority's accuracy allows,
+// and a signer may sign at once.
+const notationBackdate = time.Minute
+
+// backdate moves a life to begin earlier, as far as the chain was valid then.
+func (a *Authority) backdate(notBefore, notAfter time.Time) (from, to time.Time) {
+	from = notBefore.Add(-notationBackdate)
+	for _, c := range a.chain {
+		if from.Before(c.NotBefore) {
+			from = c.NotBefore.UTC()
+		}
+	}
+	return from, notAfter.Add(from.Sub(notBefore))
 }
 
 // NotationSubject is a subject as DER and as it is written everywhere: RFC 2253,
