@@ -47,6 +47,7 @@ var writers = map[string]func(*writing) ([]File, error){
 	"containers-policy.json": containersPolicy,
 	"policy-controller":      policyController,
 	"openshift":              openshift,
+	"kyverno":                kyverno,
 }
 
 // Forms are the names of the forms.

@@ -153,7 +153,7 @@ func TestRefuses(t *testing.T) {
 		{"what is below without the name", scoped, ruled(`images: ["registry.corp.internal/a/**"], signatures: {by: [us]}`), []string{"r0", `"registry.corp.internal/a"`}},
 		{"a star in a name", scoped, ruled(`images: ["registry.corp.internal/a/*"], signatures: {by: [us]}`), []string{"r0", "patterns there"}},
 		{"a domain at the usual port", scoped, ruled(`images: ["*.corp.internal/**"], signatures: {by: [us]}`), []string{"r0", `"*.corp.internal:*/**"`}},
-		{"rules of which the first decides", []string{"policy-controller"}, ruled(`images: ["registry.corp.internal/a/b"], signatures: {by: [us]}`, `images: ["registry.corp.internal/a/**"], signatures: {by: [vendor]}`), []string{"r1", "r0", "disjoint"}},
+		{"rules of which the first decides", []string{"policy-controller", "kyverno"}, ruled(`images: ["registry.corp.internal/a/b"], signatures: {by: [us]}`, `images: ["registry.corp.internal/a/**"], signatures: {by: [vendor]}`), []string{"r1", "r0", "disjoint"}},
 		{"everything, on nodes", []string{"openshift"}, ruled(`images: ["**"], signatures: {by: [us]}`), []string{"r0", "images **"}},
 		{"a denial within what is allowed, on nodes", []string{"openshift"}, ruled(`images: ["registry.corp.internal/a/b", "registry.corp.internal/a/b/**"], action: deny`, images+"signatures: {by: [us]}"), []string{"r0", "action deny within"}},
 		{"what is opened again, on nodes", []string{"openshift"}, ruled(`images: ["registry.corp.internal/**"], signatures: {by: [us]}`), []string{"r0", "--allow-registry"}},

@@ -1,0 +1,176 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// Others' gates, unmodified.
+const (
+	containersImage = "containers-image-v5.42.0"
+	policyTester    = "policy-tester-v0.13.1"
+	gateCRDs        = "gate-crds-1" // the definitions by which API servers check their objects
+)
+
+// others is a site whose images other programs' gates decide about.
+type others struct {
+	*lab
+	*session
+	signed, unsigned, foreign string // images: by us, by nobody, by somebody else
+	keyed                     string // by our key
+	attested                  string // by us, with an attestation and no signature
+	elsewhere                 string // signed by us under a deny rule
+}
+
+const othersPolicy = `version: redoubt.policy/v1
+roots: {own: {file: trusted_root.json}}
+keys: {vendor: {file: cosign.pub, root: own}}
+signers:
+  us: [{root: own, identity: %[1]q, issuer: %[2]q}]
+  vendor: [{key: vendor}]
+rules:
+- {name: apps, images: ["%[3]s/app", "%[3]s/app/**"], signatures: {by: [us]}}
+- {name: vendor, images: ["%[3]s/vendor", "%[3]s/vendor/**"], signatures: {by: [vendor]}}
+- {name: withdrawn, images: ["%[3]s/withdrawn", "%[3]s/withdrawn/**"], action: deny}
+`
+
+// attestedRule is said to gates that look at attestations.
+const (
+	attestedRule = `- {name: attested, images: ["%[3]s/attested/*"], attestations: [{type: "%[4]s", by: [us]}]}
+`
+	attestedType = "https://corp.internal/tests/v1"
+)
+
+// TestOthersGates: what `admission manifests --for` writes is decided by as the policy says by those programs' own code, with no way out of this
+// machine: stock cosign signs, and each gate has images that it must refuse.
+func TestOthersGates(t *testing.T) {
+	l := newLab(t, nil)
+	o := &others{lab: l, session: l.session(t, l.legacyEnv()...)}
+	o.sign(t)
+	t.Run("containers-policy.json", o.containersPolicy)
+	t.Run("policy-controller", o.policyController)
+	t.Run("published definitions", o.published)
+}
+
+func (o *others) image(t *testing.T, name string) string { return pushImage(t, o.registry, name) }
+
+// sign makes the images by cosign v2: what those gates read are its tags, with an entry of Rekor v1.
+func (o *others) sign(t *testing.T) {
+	cosign := client(t, cosign2)
+	sign := join([]string{"sign", "-y", "--allow-http-registry"}, o.legacyServices())
+	by := func(image, who string) string {
+		o.run(t, cosign, join(sign, []string{"--identity-token", o.token(t, "--email", who), image})...)
+		return image
+	}
+	o.run(t, cosign, "generate-key-pair")
+	o.unsigned, o.signed = o.image(t, "app/unsigned"), by(o.image(t, "app/signed"), identity)
+	o.foreign, o.elsewhere = by(o.image(t, "app/foreign"), "mallory@corp.internal"), by(o.image(t, "withdrawn/app"), identity)
+	o.attested = o.image(t, "attested/app")
+	o.run(t, cosign, join([]string{"attest", "-y", "--allow-http-registry"}, o.legacyServices(), []string{"--predicate", o.write(t, "predicate.json", `{"tests":"green"}`), "--type", attestedType, "--identity-token", o.token(t), o.attested})...)
+	o.keyed = o.image(t, "vendor/app")
+	o.run(t, cosign, "sign", "-y", "--allow-http-registry", "--key", "cosign.key", "--rekor-url", o.urls.Rekor, o.keyed)
+	root, err := os.ReadFile(o.in("trusted_root.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.write(t, "trusted_root.json", string(root))
+	o.write(t, "policy.yaml", fmt.Sprintf(othersPolicy, identity, o.urls.OIDC, o.registry))
+	o.write(t, "attested.yaml", fmt.Sprintf(othersPolicy+attestedRule, identity, o.urls.OIDC, o.registry, attestedType))
+}
+
+// manifests writes a form and returns its folder. Nothing in it may lead outside.
+func (o *others) manifests(t *testing.T, form, policy string, flags ...string) string {
+	t.Helper()
+	dir := o.path("manifests-" + form)
+	o.run(t, o.binary, join([]string{"admission", "manifests", "--for", form, "--policy", policy, "--out", dir}, flags)...)
+	err := filepath.WalkDir(dir, func(path string, e os.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		for _, outside := range []string{"sigstore.dev/", "githubusercontent", "tuf-repo", "ghcr.io"} {
+			if strings.Contains(strings.ReplaceAll(string(text), "policy.sigstore.dev/", ""), outside) {
+				t.Errorf("%s leads to %s", path, outside)
+			}
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func (o *others) containersPolicy(t *testing.T) {
+	gate, dir := client(t, containersImage), o.manifests(t, "containers-policy.json", "policy.yaml")
+	decide := func(image string) []string {
+		return []string{filepath.Join(dir, "policy.json"), filepath.Join(dir, "registries.d"), image}
+	}
+	for _, image := range []string{o.signed, o.keyed} {
+		o.run(t, gate, decide(image)...)
+	}
+	for _, c := range []struct{ image, reason string }{
+		{o.unsigned, "no signature exists"},
+		{o.foreign, "Required email"},
+		{o.elsewhere, "rejected by policy"},
+		{o.image(t, "vendor/unsigned"), "no signature exists"},
+		{o.image(t, "none/app"), "rejected by policy"},
+	} {
+		o.refuse(t, []string{c.reason}, gate, decide(c.image)...)
+	}
+	// Without where signatures are looked for, none is found.
+	o.refuse(t, []string{"no signature exists"}, gate, filepath.Join(dir, "policy.json"), t.TempDir(), o.signed)
+}
+
+// policyController asks the tester, by every ClusterImagePolicy for itself, as it knows one at a time. It begins by fetching the public trust, unless told where
+// it is; here nothing can be fetched.
+func (o *others) policyController(t *testing.T) {
+	gate, dir := client(t, policyTester), o.manifests(t, "policy-controller", "attested.yaml")
+	decide := func(policy, image string) []string {
+		return []string{"-log-level", "error", "-policy", filepath.Join(dir, "clusterimagepolicy-"+policy+".yaml"), "-trustroot", filepath.Join(dir, "trustroot-redoubt-own.yaml"), "-image", image}
+	}
+	attested := "attested-attestation-https-corp-internal-tests-v1"
+	for policy, image := range map[string]string{"apps-signatures": o.signed, "vendor-signatures": o.keyed, attested: o.attested} {
+		o.run(t, gate, decide(policy, image)...)
+	}
+	for _, c := range []struct{ policy, image, reason string }{
+		{"apps-signatures", o.unsigned, "no signatures found"},
+		{"apps-signatures", o.foreign, "none of the expected identities matched"},
+		{"vendor-signatures", o.image(t, "vendor/unsigned"), "no signatures found"},
+		{"withdrawn", o.elsewhere, "disallowed by static policy"},
+		{attested, o.image(t, "attested/unsigned"), "no matching attestations"},
+		{"apps-signatures", o.elsewhere, "is uncovered by policy"},
+	} {
+		o.refuse(t, []string{c.reason}, gate, decide(c.policy, c.image)...)
+	}
+}
+
+// published holds the objects to the definitions that those projects publish, as an API server does.
+func (o *others) published(t *testing.T) {
+	dir := client(t, gateCRDs)
+	check := filepath.Join(dir, "crds")
+	for form, policy := range map[string]string{"policy-controller": "attested.yaml", "openshift": "policy.yaml", "kyverno": "policy.yaml"} {
+		var flags []string
+		if form == "openshift" {
+			flags = []string{"--allow-registry", "quay.corp.internal/openshift"}
+		}
+		files, err := filepath.Glob(filepath.Join(o.manifests(t, form, policy, flags...), "*.yaml"))
+		if err != nil || len(files) == 0 {
+			t.Fatal(form, files, err)
+		}
+		args := join([]string{filepath.Join(dir, form)}, files)
+		if said := o.run(t, check, args...); !strings.Contains(said, fmt.Sprintf("%d objects checked", len(files))) {
+			t.Errorf("%s: %s", form, said)
+		}
+		bent, err := os.ReadFile(files[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		o.refuse(t, []string{"unknown fields"}, check, filepath.Join(dir, form), o.write(t, "bent.yaml", strings.Replace(string(bent), "\nspec:\n", "\nspec:\n  nonsense: true\n", 1)))
+	}
+}
