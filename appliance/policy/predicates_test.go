@@ -35,7 +35,15 @@ func TestPredicates(t *testing.T) {
 	stated := func(status string) string {
 		return `{"statements":[{"vulnerability":{"name":"CVE-1"},"status":"fixed"},{"vulnerability":{"name":"CVE-2"},"status":"` + status + `"}]}`
 	}
+	// The database by which a scan was made is named in it (in-toto's vulns/v0.2): one that was carried across is told from one outside.
+	osvScan := func(db, result string) string {
+		return fmt.Sprintf(`{"scanner":{"uri":"pkg:golang/github.com/google/osv-scanner@v2","db":{"uri":%q,"lastUpdate":"2026-11-01T00:00:00Z"},"result":[%s]}}`, db, result)
+	}
+	const osvAsked = `vulnerabilities: {max-severity: medium}, cel: ['predicate.scanner.db.uri.startsWith("file:///srv/osv") && timestamp(predicate.scanner.db.lastUpdate) > timestamp("2026-10-01T00:00:00Z")']`
 	for _, test := range []struct{ name, asked, predicateType, predicate, want string }{
+		{"a scan by a copy of OSV that was carried here", osvAsked, inToto, osvScan("file:///srv/osv", ""), ""},
+		{"a scan by OSV outside", osvAsked, inToto, osvScan("https://osv-vulnerabilities.storage.googleapis.com", ""), "it is not so that"},
+		{"a scan by OSV that found something", osvAsked, inToto, osvScan("file:///srv/osv", `{"id":"GHSA-1","severity":[{"method":"CVSS_V3","score":"9.8"}]}`), "GHSA-1"},
 		{"a builder trusted to no level, none asked for", "slsa: {builders: [{id: https://b/1}]}", slsa1, built("{}", ""), ""},
 		{"a builder trusted to exactly the level", "slsa: {level: 4, builders: [{id: https://b/1, level: 4}]}", slsa1, built("{}", ""), ""},
 		{"the better of two patterns counts", "slsa: {level: 3, builders: [{id: https://b/1, level: 3}, {id: 'https://b/*', level: 1}]}", slsa1, built("{}", ""), ""},
