@@ -206,7 +206,7 @@ func certificatesByClock(t *testing.T, g *gated, web, signed string) {
 		if refused.Load() > 0 {
 			t.Errorf("%d of %d requests failed", refused.Load(), made.Load())
 		}
-		g.front.to(c.address) // the API server's next connection meets the new certificate
+		g.behind(t, c.address) // the API server's next connection meets the new certificate
 		g.allowed(t, "renewed", web+"@"+signed, signed)
 		t.Logf("%d requests, %d failed; the certificate was %s and is %s", made.Load(), refused.Load(), first, *c.issuer.Load())
 	})
@@ -218,7 +218,7 @@ func certificatesByClock(t *testing.T, g *gated, web, signed string) {
 		g.front.to(c.address)
 		g.refused(t, "ended", web+"@"+signed, "failed calling webhook")
 		c.tlsAt.Store(0)
-		g.front.to(c.address)
+		g.behind(t, c.address)
 		g.allowed(t, "ended-not", web+"@"+signed, signed)
 	})
 	t.Run("a root that is not in the configuration", func(t *testing.T) { // the control of the bundles

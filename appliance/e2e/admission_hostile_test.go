@@ -206,14 +206,14 @@ func subresources(t *testing.T, g *gated, web, signed string) {
 			}
 		})
 	}
-	t.Run("pods sub binding", func(t *testing.T) { // names no image, and passes
-		code, answer, _ := g.ask(http.MethodPost, "/api/v1/namespaces/apps/pods/sub/binding", "application/json", []byte(`{"apiVersion":"v1","kind":"Binding","metadata":{"name":"sub"},"target":{"kind":"Node","name":"n"}}`))
+	t.Run("pods sub resize, as it is for", func(t *testing.T) {
+		code, answer, _ := g.ask(http.MethodPatch, "/api/v1/namespaces/apps/pods/sub/resize", "application/strategic-merge-patch+json", []byte(`{"spec":{"containers":[{"name":"c","resources":{"requests":{"cpu":"20m"}}}]}}`))
 		if code/100 != 2 {
 			t.Errorf("%d %s", code, message(string(answer)))
 		}
 	})
-	t.Run("pods sub resize, as it is for", func(t *testing.T) {
-		code, answer, _ := g.ask(http.MethodPatch, "/api/v1/namespaces/apps/pods/sub/resize", "application/strategic-merge-patch+json", []byte(`{"spec":{"containers":[{"name":"c","resources":{"requests":{"cpu":"20m"}}}]}}`))
+	t.Run("pods sub binding", func(t *testing.T) { // names no image, and passes
+		code, answer, _ := g.ask(http.MethodPost, "/api/v1/namespaces/apps/pods/sub/binding", "application/json", []byte(`{"apiVersion":"v1","kind":"Binding","metadata":{"name":"sub"},"target":{"kind":"Node","name":"n"}}`))
 		if code/100 != 2 {
 			t.Errorf("%d %s", code, message(string(answer)))
 		}

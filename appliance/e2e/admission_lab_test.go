@@ -220,6 +220,16 @@ func (g *gated) startGate(t *testing.T) {
 	g.startReplica(t, replica{name: "gate", config: g.config, ready: filepath.Join(g.dir, "ready.json")})
 }
 
+// behind puts these gates alone behind the front, and waits until the API server has noticed that its connection is cut.
+func (g *gated) behind(t *testing.T, gates ...string) {
+	t.Helper()
+	g.front.to(gates...)
+	wait(t, "a connection", func() bool {
+		_, answer, _ := g.pod(t, "apps", "connected", "elsewhere.internal/none:1")
+		return strings.Contains(message(answer), "its registry is none of those")
+	})
+}
+
 // page is what a gate serves at a URL of its metrics.
 func (g *gated) page(t *testing.T, url string) string {
 	t.Helper()

@@ -30,14 +30,14 @@ func TestServersAdmissionReplicas(t *testing.T) {
 	g.kill(t, "gate")
 	g.startReplica(t, a)
 	g.startReplica(t, b)
-	g.front.to(a.listen, b.listen)
+	g.behind(t, a.listen, b.listen)
 	g.settled(t, web+"@"+signed, "")
 	t.Run("one authority", func(t *testing.T) { // both show what the API server trusts, by the one root that they share
 		if n := g.bundles(t); n[0] != 1 || n[1] != 1 {
 			t.Errorf("%v roots are trusted, want 1", n)
 		}
 		for _, only := range []replica{a, b} {
-			g.front.to(only.listen)
+			g.behind(t, only.listen)
 			g.allowed(t, "by"+strings.TrimPrefix(only.name, "gate"), web+":1", signed)
 			g.refused(t, "not-by"+strings.TrimPrefix(only.name, "gate"), web+":unsigned", "the policy does not allow it")
 		}
@@ -46,11 +46,11 @@ func TestServersAdmissionReplicas(t *testing.T) {
 	t.Run("one is killed", func(t *testing.T) { failover(t, g, a, b, web, signed) })
 	t.Run("receipts", func(t *testing.T) {
 		g.startReplica(t, a)
-		g.front.to(a.listen)
+		g.behind(t, a.listen)
 		byA := g.signed(t, "app/web", "by-a")
 		never := g.signed(t, "app/web", "never")
 		g.allowed(t, "receipt-a", web+"@"+byA, byA)
-		g.front.to(b.listen)
+		g.behind(t, b.listen)
 		old := time.Now().Add(-25 * time.Hour)
 		if err := os.Chtimes(filepath.Join(g.dir, "gate", "trusted_root.json"), old, old); err != nil {
 			t.Fatal(err)
@@ -72,7 +72,7 @@ func TestServersAdmissionReplicas(t *testing.T) {
 		c := g.replica(t, "-c")
 		g.startReplica(t, c)
 		g.kill(t, "gate-b")
-		g.front.to(c.listen)
+		g.behind(t, c.listen)
 		g.allowed(t, "receipt-c", web+"@"+byA, byA)
 		g.refused(t, "not-by-c", web+"@"+never, "nothing new is admitted")
 	})
@@ -80,7 +80,7 @@ func TestServersAdmissionReplicas(t *testing.T) {
 
 // failover: while pods are made one gate is killed. Nothing unsigned is made, and what is signed goes on being made by the other.
 func failover(t *testing.T, g *gated, a, b replica, web, signed string) {
-	g.front.to(a.listen) // so that the API server is connected to the one that dies
+	g.behind(t, a.listen) // so that the API server is connected to the one that dies
 	stop := make(chan struct{})
 	var work sync.WaitGroup
 	var made, failed, open atomic.Int64
@@ -149,7 +149,7 @@ func breakGlass(t *testing.T, g *gated, a, b replica, web, bad string) {
 	dir := filepath.Join(g.dir, "gate", "approvals")
 	refusedByBoth := func(name string) {
 		for _, only := range []replica{a, b} {
-			g.front.to(only.listen)
+			g.behind(t, only.listen)
 			g.refused(t, name, web+"@"+bad, "the policy does not allow it")
 		}
 	}
@@ -158,7 +158,7 @@ func breakGlass(t *testing.T, g *gated, a, b replica, web, bad string) {
 	refusedByBoth("one")
 	g.people.approve(t, dir, "shop", act, now, "alice", "carol")
 	for _, only := range []replica{a, b} {
-		g.front.to(only.listen)
+		g.behind(t, only.listen)
 		g.settled(t, web+"@"+bad, "")
 		code, answer, warnings := g.pod(t, "apps", "let-"+only.name, web+"@"+bad)
 		if code != http.StatusCreated || !strings.Contains(strings.Join(warnings, "\n"), "break-glass approved by alice and carol until") {
@@ -182,7 +182,7 @@ func breakGlass(t *testing.T, g *gated, a, b replica, web, bad string) {
 		}
 	}
 	for _, only := range []replica{a, b} {
-		g.front.to(only.listen)
+		g.behind(t, only.listen)
 		g.settled(t, web+"@"+bad, "the policy does not allow it")
 	}
 }
