@@ -4,7 +4,9 @@ package e2e
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"slices"
@@ -13,6 +15,7 @@ import (
 
 	"redoubt.internal/appliance/verify"
 	"redoubt.internal/appliance/verify/verifytest"
+	"redoubt.internal/mirror/detached"
 )
 
 // TestMutantsBesideCosign changes bundles that the appliance's servers made, and has cosign judge them too: nothing that redoubt verify accepts is
@@ -60,6 +63,57 @@ func TestMutantsBesideCosign(t *testing.T) {
 			judgeBeside(t, bundle, bundles[1-i], ours, theirs)
 		})
 	}
+}
+
+// TestLegacyMutantsBesideCosign does so with the bundle that cosign wrote before 3.0, which cosign 2.6 judges.
+func TestLegacyMutantsBesideCosign(t *testing.T) {
+	l := newLab(t, nil)
+	s := l.session(t, l.legacyEnv()...)
+	cosign := client(t, cosign2)
+	content, err := os.ReadFile(l.in("trusted_root.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := verify.New(verify.Config{Roots: []verify.Root{{Name: "root", JSON: content}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const signed = "signed the old way\n"
+	blob := s.write(t, "blob", signed)
+	var bundles [][]byte
+	for range 2 {
+		s.run(t, cosign, join([]string{"sign-blob", "-y"}, l.legacyServices(), []string{"--identity-token", l.token(t), "--bundle", "legacy.json", blob})...)
+		bundle, err := os.ReadFile(s.path("legacy.json"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		bundles = append(bundles, bundle)
+	}
+	ours := func(bundle []byte) error {
+		apart, ok, err := detached.FromBundle(bundle)
+		if err != nil || !ok {
+			return fmt.Errorf("no bundle of cosign's: %w", err)
+		}
+		digest := sha256.Sum256([]byte(signed))
+		whole, err := apart.Bundle(digest[:])
+		if err != nil {
+			return err
+		}
+		_, err = v.Verify(context.Background(), verify.Request{Bundle: whole, Artifact: verify.Artifact{Reader: strings.NewReader(signed)},
+			Policy: verify.Policy{Identities: []verify.Identity{{SAN: identity, Issuer: l.urls.OIDC}}}})
+		return err
+	}
+	theirs := func(bundle []byte) error {
+		_, said, err := s.exec(cosign, join([]string{"verify-blob", "--offline", "--bundle", s.write(t, "mutant.json", string(bundle))}, l.who(), []string{blob})...)
+		if exit := (*exec.ExitError)(nil); err != nil && (!errors.As(err, &exit) || exit.ExitCode() < 0) {
+			t.Fatalf("cosign: %v\n%s", err, said)
+		}
+		return err
+	}
+	if err := errors.Join(ours(bundles[0]), theirs(bundles[0])); err != nil {
+		t.Fatal(err)
+	}
+	judgeBeside(t, bundles[0], bundles[1], ours, theirs)
 }
 
 func judgeBeside(t *testing.T, bundle, other []byte, ours, theirs func([]byte) error) {

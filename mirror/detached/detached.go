@@ -40,6 +40,19 @@ type Signature struct {
 	Timestamp []byte
 }
 
+// exact is bytes in base64 of which only the one spelling is taken that an encoder writes (RFC 4648 3.5): cosign compares some of them as texts.
+type exact []byte
+
+// UnmarshalText reads base64.
+func (e *exact) UnmarshalText(text []byte) error {
+	raw, err := base64.StdEncoding.DecodeString(string(text))
+	if err == nil && base64.StdEncoding.EncodeToString(raw) != string(text) {
+		err = errors.New("base64 with stray bits or line breaks")
+	}
+	*e = raw
+	return err
+}
+
 // FromBundle reads the bundle of cosign before 3.0, {"base64Signature", "cert", "rekorBundle"}. ok is false where text is something else.
 func FromBundle(text []byte) (s Signature, ok bool, err error) {
 	var members map[string]json.RawMessage
@@ -47,8 +60,8 @@ func FromBundle(text []byte) (s Signature, ok bool, err error) {
 		return s, false, nil
 	}
 	var b struct {
-		Signature []byte          `json:"base64Signature"`
-		Cert      []byte          `json:"cert"`
+		Signature exact           `json:"base64Signature"`
+		Cert      exact           `json:"cert"`
 		Entry     json.RawMessage `json:"rekorBundle"`
 	}
 	if err := strictjson.Decode(text, strictjson.Limits{Bytes: maxEnvelope, Depth: 16, Fold: true}, &b); err != nil {
@@ -132,10 +145,10 @@ func unwrap(text []byte) []byte {
 func envelope(text []byte) (any, error) {
 	var e struct {
 		Type       string `json:"payloadType"`
-		Payload    []byte `json:"payload"`
+		Payload    exact  `json:"payload"`
 		Signatures []struct {
 			KeyID string `json:"keyid,omitempty"`
-			Sig   []byte `json:"sig"`
+			Sig   exact  `json:"sig"`
 		} `json:"signatures"`
 	}
 	if err := strictjson.Check(text, strictjson.Limits{Bytes: maxEnvelope, Depth: 16, Fold: true}); err != nil {
@@ -173,7 +186,7 @@ func timestamp(text []byte) ([]byte, error) {
 	if text[0] == 0x30 { // SEQUENCE
 		return text, nil
 	}
-	var stamp struct{ SignedRFC3161Timestamp []byte }
+	var stamp struct{ SignedRFC3161Timestamp exact }
 	if err := strictjson.Check(text, strictjson.Limits{Bytes: maxPart, Depth: 8, Fold: true}); err != nil {
 		return nil, err
 	}

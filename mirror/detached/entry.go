@@ -16,7 +16,7 @@ var entryLimits = strictjson.Limits{Bytes: maxPart, Depth: 32, Fold: true}
 
 // apiEntry is a LogEntry of Rekor's API v1 (openapi.yaml, LogEntry), by whatever UUID it is called.
 type apiEntry struct {
-	Body           []byte          `json:"body"`
+	Body           exact           `json:"body"`
 	IntegratedTime int64           `json:"integratedTime"`
 	LogID          string          `json:"logID"`
 	LogIndex       int64           `json:"logIndex"`
@@ -29,7 +29,7 @@ type apiEntry struct {
 			RootHash   string   `json:"rootHash"`
 			TreeSize   int64    `json:"treeSize"`
 		} `json:"inclusionProof"`
-		Promise []byte `json:"signedEntryTimestamp"`
+		Promise exact `json:"signedEntryTimestamp"`
 	} `json:"verification"`
 }
 
@@ -116,9 +116,9 @@ func fromAPI(text []byte) (any, bool, error) {
 // cosignEntry is the entry with the log's promise alone.
 func cosignEntry(text []byte) (any, error) {
 	var b struct {
-		SignedEntryTimestamp []byte
+		SignedEntryTimestamp exact
 		Payload              struct {
-			Body           []byte `json:"body"`
+			Body           exact  `json:"body"`
 			IntegratedTime int64  `json:"integratedTime"`
 			LogIndex       int64  `json:"logIndex"`
 			LogID          string `json:"logID"`
