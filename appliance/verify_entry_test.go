@@ -81,7 +81,11 @@ func TestSignatureWithLogEntry(t *testing.T) {
 		"protobuf, no body":    {changed(func(e map[string]any) { delete(e, "canonicalizedBody") }), verify.ErrMalformed},
 		"protobuf, no proof":   {changed(func(e map[string]any) { delete(e, "inclusionProof"); delete(e, "inclusionPromise") }), verify.ErrMalformed},
 		"another time": {apiEntry(t, entry, func(e, _ map[string]any) {
-			e["integratedTime"] = json.Number(entry["integratedTime"].(string) + "0")
+			at, err := e["integratedTime"].(json.Number).Int64()
+			if err != nil {
+				t.Fatal(err)
+			}
+			e["integratedTime"] = at + 1
 		}), verify.ErrLogProof},
 		"another promise": {apiEntry(t, entry, func(_, v map[string]any) {
 			v["signedEntryTimestamp"] = set(apiVerification(t, foreign))
