@@ -6,8 +6,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+
+	"go.yaml.in/yaml/v3"
 )
 
 // Others' gates, unmodified.
@@ -46,6 +49,13 @@ const (
 	attestedType = "https://corp.internal/tests/v1"
 )
 
+const keysPolicy = `version: redoubt.policy/v1
+roots: {own: {file: trusted_root.json}}
+keys: {vendor: {file: cosign.pub, root: own, without-log: true}}
+signers: {vendor: [{key: vendor}]}
+rules: [{name: vendor, images: ["%[1]s/vendor/**"], signatures: {by: [vendor]}}]
+`
+
 // TestOthersGates: what `admission manifests --for` writes is decided by as the policy says by those programs' own code, with no way out of this
 // machine: stock cosign signs, and each gate has images that it must refuse.
 func TestOthersGates(t *testing.T) {
@@ -55,6 +65,7 @@ func TestOthersGates(t *testing.T) {
 	t.Run("containers-policy.json", o.containersPolicy)
 	t.Run("policy-controller", o.policyController)
 	t.Run("published definitions", o.published)
+	t.Run("gatekeeper", o.gatekeeper)
 }
 
 func (o *others) image(t *testing.T, name string) string { return pushImage(t, o.registry, name) }
@@ -80,6 +91,7 @@ func (o *others) sign(t *testing.T) {
 	}
 	o.write(t, "trusted_root.json", string(root))
 	o.write(t, "policy.yaml", fmt.Sprintf(othersPolicy, identity, o.urls.OIDC, o.registry))
+	o.write(t, "keys.yaml", fmt.Sprintf(keysPolicy, o.registry))
 	o.write(t, "attested.yaml", fmt.Sprintf(othersPolicy+attestedRule, identity, o.urls.OIDC, o.registry, attestedType))
 }
 
@@ -154,12 +166,17 @@ func (o *others) policyController(t *testing.T) {
 func (o *others) published(t *testing.T) {
 	dir := client(t, gateCRDs)
 	check := filepath.Join(dir, "crds")
-	for form, policy := range map[string]string{"policy-controller": "attested.yaml", "openshift": "policy.yaml", "kyverno": "policy.yaml"} {
+	for form, policy := range map[string]string{"policy-controller": "attested.yaml", "openshift": "policy.yaml", "kyverno": "policy.yaml", "gatekeeper-ratify": "keys.yaml"} {
 		var flags []string
 		if form == "openshift" {
 			flags = []string{"--allow-registry", "quay.corp.internal/openshift"}
 		}
 		files, err := filepath.Glob(filepath.Join(o.manifests(t, form, policy, flags...), "*.yaml"))
+		if form == "gatekeeper-ratify" { // Gatekeeper's objects have definitions elsewhere; see gatekeeper
+			files = slices.DeleteFunc(files, func(f string) bool {
+				return strings.Contains(f, "redoubtverification-") || strings.Contains(f, "constrainttemplate-")
+			})
+		}
 		if err != nil || len(files) == 0 {
 			t.Fatal(form, files, err)
 		}
@@ -173,4 +190,48 @@ func (o *others) published(t *testing.T) {
 		}
 		o.refuse(t, []string{"unknown fields"}, check, filepath.Join(dir, form), o.write(t, "bent.yaml", strings.Replace(string(bent), "\nspec:\n", "\nspec:\n  nonsense: true\n", 1)))
 	}
+}
+
+// regoCases say what Ratify answers and what becomes of the pod.
+const regoCases = `package redoubtverification
+
+yes(_) := {"responses": [["r/a", {"isSuccess": true}]], "errors": [], "system_error": ""}
+no(_) := {"responses": [["r/a", {"isSuccess": false}]], "errors": [], "system_error": ""}
+silent(_) := {"responses": [], "errors": [], "system_error": ""}
+broken(_) := {"responses": [["r/a", {"isSuccess": true}]], "errors": [], "system_error": "down"}
+failed(_) := {"responses": [["r/a", {"isSuccess": true}]], "errors": [["r/a", "down"]], "system_error": ""}
+pod(list) := {"review": {"object": {"spec": {list: [{"image": "r/a"}]}}}}
+mounted := {"review": {"object": {"spec": {"containers": [{"image": "r/a"}], "volumes": [{"image": {"reference": "r/b"}}]}}}}
+
+test_yes { count(violation) == 0 with input as pod("containers") with external_data as yes }
+test_no { count(violation) == 1 with input as pod("containers") with external_data as no }
+test_init { count(violation) == 1 with input as pod("initContainers") with external_data as no }
+test_ephemeral { count(violation) == 1 with input as pod("ephemeralContainers") with external_data as no }
+test_silent { count(violation) == 1 with input as pod("containers") with external_data as silent }
+test_broken { count(violation) == 1 with input as pod("containers") with external_data as broken }
+test_failed { count(violation) == 1 with input as pod("containers") with external_data as failed }
+test_volume { count(violation) == 1 with input as mounted with external_data as yes }
+`
+
+// gatekeeper has OPA read the constraint's Rego, with an answer of Ratify in place of the one built-in function that Gatekeeper adds.
+func (o *others) gatekeeper(t *testing.T) {
+	opa, dir := client(t, "opa-v1.21.4"), o.manifests(t, "gatekeeper-ratify", "keys.yaml")
+	text, err := os.ReadFile(filepath.Join(dir, "constrainttemplate-redoubtverification.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var template struct {
+		Spec struct{ Targets []struct{ Rego string } }
+	}
+	if err := yaml.Unmarshal(text, &template); err != nil || len(template.Spec.Targets) != 1 {
+		t.Fatal(template, err)
+	}
+	known := o.output(t, opa, "capabilities", "--current")
+	added := strings.Replace(known, `"builtins": [`, `"builtins": [{"name": "external_data", "decl": {"type": "function", "args": [{"type": "any"}], "result": {"type": "any"}}},`, 1)
+	args := []string{"test", "--v0-compatible", "--capabilities", o.write(t, "capabilities.json", added), o.write(t, "cases_test.rego", regoCases)}
+	if said := o.run(t, opa, append(args, o.write(t, "template.rego", template.Spec.Targets[0].Rego))...); !strings.Contains(said, "PASS: 8/8") {
+		t.Error(said)
+	}
+	blind := strings.Replace(template.Spec.Targets[0].Rego, "not verified[image]", "verified[image]", 1)
+	o.refuse(t, []string{"FAIL"}, opa, append(args, o.write(t, "template.rego", blind))...)
 }

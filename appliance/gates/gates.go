@@ -48,6 +48,7 @@ var writers = map[string]func(*writing) ([]File, error){
 	"policy-controller":      policyController,
 	"openshift":              openshift,
 	"kyverno":                kyverno,
+	"gatekeeper-ratify":      gatekeeperRatify,
 }
 
 // Forms are the names of the forms.
