@@ -175,6 +175,8 @@ func TestSubjects(t *testing.T) {
 				t.Errorf("%v, %v", res, err)
 			case c.want != "" && (err != nil || res.Artifact() != c.want):
 				t.Errorf("%v, want %s: %v", res, c.want, err)
+			case err == nil && res.report.Artifact.Bytes != (c.digest == ""):
+				t.Errorf("it says of the bytes that they were seen: %t", res.report.Artifact.Bytes)
 			case err != nil && NewFailure(err).Verified:
 				t.Error("a failure that is verified")
 			}
