@@ -6,8 +6,10 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/notaryproject/notation-core-go/signature"
@@ -69,17 +71,21 @@ func (v *Verifier) eachNotation(req Request, yield func(*Result) bool) error {
 		return err
 	}
 	// 2. Is it over this manifest, and does it say anything that is not understood or is over?
-	digest, err := n.check(req.Artifact.Digest, v.now())
+	digest, err := imageDigest(req.Artifact.Digest)
 	if err != nil {
 		return err
+	}
+	unfit := n.unfit(digest, v.now())
+	if len(unfit) > 0 && !v.everyReason {
+		return unfit[0]
 	}
 	// 3. Each root alone.
 	refused := &refusal{bundle: hexSum(n.source.Bytes), artifact: &artifactReport{Algorithm: "sha256", Digest: digest}}
 	found := false
 	for i := range v.roots {
 		r := &v.roots[i]
-		out, err := v.notarizedUnder(r, n, req.Policy)
-		if err == nil {
+		out, refusals := v.notarizedUnder(r, n, unfit, req.Policy)
+		if len(refusals) == 0 {
 			out.Artifact = *refused.artifact
 			if found = true; !yield(&Result{report: *out}) {
 				return nil
@@ -87,7 +93,10 @@ func (v *Verifier) eachNotation(req Request, yield func(*Result) bool) error {
 			continue
 		}
 		refused.roots = append(refused.roots, v.rootReport(r))
-		refused.all = append(refused.all, newReason(r.name, err))
+		for _, e := range refusals {
+			refused.all = append(refused.all, newReason(r.name, e))
+		}
+		err := refusals[0]
 		if len(v.roots) > 1 {
 			err = fmt.Errorf("under root %s: %w", r.name, err)
 		}
@@ -161,36 +170,39 @@ func wrapToken(token []byte) ([]byte, error) {
 	return out, nil
 }
 
-// check holds what was signed to the manifest of that digest, sha256:HEX, and to the clock, and returns the digest in hex.
-func (n *notarized) check(want string, now time.Time) (digest string, err error) {
-	a, err := readArtifact(context.Background(), Artifact{Digest: want}, &decoded{})
+// imageDigest is the hex of sha256:HEX.
+func imageDigest(text string) (string, error) {
+	a, err := readArtifact(context.Background(), Artifact{Digest: text}, &decoded{})
 	if err != nil {
 		return "", err
 	}
 	if a.use != "sha256" {
 		return "", fmt.Errorf("%w: images are named by sha256:HEX", ErrUsage)
 	}
-	digest = fmt.Sprintf("%x", a.digests[a.use])
-	target, err := readTarget(n.content.Payload)
-	if err != nil {
-		return "", fmt.Errorf("%w: Notation signature: %w", ErrMalformed, err)
-	}
-	if target != "sha256:"+digest {
-		return "", fmt.Errorf("%w: the Notation signature is over %.100s, not over sha256:%s", ErrSignature, target, digest)
+	return hex.EncodeToString(a.digests[a.use]), nil
+}
+
+// unfit is what keeps what was signed from vouching for the manifest of that digest now, whoever signed it.
+func (n *notarized) unfit(digest string, now time.Time) (all []error) {
+	switch target, err := readTarget(n.content.Payload); {
+	case err != nil:
+		all = append(all, fmt.Errorf("%w: Notation signature: %w", ErrMalformed, err))
+	case target != "sha256:"+digest:
+		all = append(all, fmt.Errorf("%w: the Notation signature is over %.100s, not over sha256:%s", ErrSignature, target, digest))
 	}
 	signed := n.content.SignerInfo.SignedAttributes
 	if signed.SigningScheme != signature.SigningSchemeX509 {
-		return "", fmt.Errorf("%w: signing scheme %.60q: its time is the signer's own word", ErrTime, signed.SigningScheme)
+		all = append(all, fmt.Errorf("%w: signing scheme %.60q: its time is the signer's own word", ErrTime, signed.SigningScheme))
 	}
 	for _, a := range signed.ExtendedAttributes {
 		if a.Critical {
-			return "", fmt.Errorf("%w: Notation signature: the critical attribute %.100v is not understood", ErrMalformed, a.Key)
+			all = append(all, fmt.Errorf("%w: Notation signature: the critical attribute %.100v is not understood", ErrMalformed, a.Key))
 		}
 	}
 	if !signed.Expiry.IsZero() && now.After(signed.Expiry) {
-		return "", fmt.Errorf("%w: the signer let the signature expire on %s", ErrTime, signed.Expiry.UTC().Format(time.RFC3339))
+		all = append(all, fmt.Errorf("%w: the signer let the signature expire on %s", ErrTime, signed.Expiry.UTC().Format(time.RFC3339)))
 	}
-	return digest, nil
+	return all
 }
 
 // readTarget is the digest in a payload (signature-specification.md, "Payload").
@@ -213,38 +225,29 @@ func readTarget(p signature.Payload) (digest string, err error) {
 	return payload.Target.Digest, err
 }
 
-// notarizedUnder judges what was read under one root.
-func (v *Verifier) notarizedUnder(r *trustedRoot, n *notarized, p Policy) (*report, error) {
-	if err := v.checkAge(r, &policy{Policy: p}); err != nil {
-		return nil, err
+// notarizedUnder judges what was read under one root. The first of the refusals is the one that is given; more are looked for with EveryReason alone, one of
+// a kind.
+func (v *Verifier) notarizedUnder(r *trustedRoot, n *notarized, unfit []error, p Policy) (*report, []error) {
+	found := slices.Clone(unfit)
+	ends := func(err error) bool {
+		if err != nil && !slices.ContainsFunc(found, func(have error) bool { return kindOf(have) == kindOf(err) }) {
+			found = append(found, err)
+		}
+		return err != nil && !v.everyReason
 	}
 	// 4. Does the root name the authorities of the chain, and is the certificate of the profile?
-	for _, c := range n.content.SignerInfo.CertificateChain[1:] {
-		if !containsRaw(r.caCerts, c.Raw) {
-			return nil, fmt.Errorf("%w: the root does not name the authority %.200q", ErrUntrusted, c.Subject)
-		}
-	}
-	if len(n.content.SignerInfo.CertificateChain) < 2 {
-		return nil, fmt.Errorf("%w: the certificate is of nobody but itself", ErrUntrusted)
-	}
-	if why := n.profile(); why != "" {
-		return nil, fmt.Errorf("%w: the certificate is not of the profile notation: %s", ErrIdentity, why)
+	if ends(v.checkAge(r, &policy{Policy: p})) || ends(n.authorities(r)) || ends(n.profile()) {
+		return nil, found
 	}
 	// 5. When was it signed, by an authority of the same root? Was the certificate valid then?
-	at, err := n.time(r)
-	if err != nil {
-		return nil, err
-	}
-	if err := n.path(r, at.Time); err != nil {
-		return nil, err
+	at, untimed := n.time(r)
+	if ends(untimed) || untimed == nil && ends(n.path(r, at.Time)) {
+		return nil, found
 	}
 	// 6. Who signed?
 	subject := n.leaf.Subject.String()
-	if e := p.Denied.Match(denied.Notation, subject, at.Time); e != nil {
-		return nil, fmt.Errorf("%w: %s", ErrDenied, e)
-	}
-	if !accepted(p.Subjects, n.subject) {
-		return nil, fmt.Errorf("%w: signed by %q", ErrIdentity, subject)
+	if untimed == nil && ends(p.deniedSubject(subject, at.Time)) || ends(p.acceptedSubject(subject, n.subject)) || len(found) > 0 {
+		return nil, found
 	}
 	from, to := n.leaf.NotBefore.UTC(), n.leaf.NotAfter.UTC()
 	return &report{
@@ -255,8 +258,43 @@ func (v *Verifier) notarizedUnder(r *trustedRoot, n *notarized, p Policy) (*repo
 	}, nil
 }
 
-// profile says what keeps the certificate from being one of the profile notation; a keyless leaf of the same authority is none.
-func (n *notarized) profile() string {
+func (p Policy) deniedSubject(subject string, at time.Time) error {
+	if e := p.Denied.Match(denied.Notation, subject, at); e != nil {
+		return fmt.Errorf("%w: %s", ErrDenied, e)
+	}
+	return nil
+}
+
+func (p Policy) acceptedSubject(subject string, rdns pkix.RDNSequence) error {
+	if !slices.ContainsFunc(p.Subjects, func(s Subject) bool { return s.matches(rdns) }) {
+		return fmt.Errorf("%w: signed by %q", ErrIdentity, subject)
+	}
+	return nil
+}
+
+// authorities holds those that the envelope brings to the root.
+func (n *notarized) authorities(r *trustedRoot) error {
+	chain := n.content.SignerInfo.CertificateChain
+	for _, c := range chain[1:] {
+		if !containsRaw(r.caCerts, c.Raw) {
+			return fmt.Errorf("%w: the root does not name the authority %.200q", ErrUntrusted, c.Subject)
+		}
+	}
+	if len(chain) < 2 {
+		return fmt.Errorf("%w: the certificate is of nobody but itself", ErrUntrusted)
+	}
+	return nil
+}
+
+// profile holds the certificate to the profile notation; a keyless leaf of the same authority is none.
+func (n *notarized) profile() error {
+	if why := n.notOfProfile(); why != "" {
+		return fmt.Errorf("%w: the certificate is not of the profile notation: %s", ErrIdentity, why)
+	}
+	return nil
+}
+
+func (n *notarized) notOfProfile() string {
 	for _, e := range n.leaf.Extensions {
 		switch id := e.Id.String(); {
 		case id == "2.5.29.17":

@@ -114,7 +114,3 @@ func (s Subject) matches(rdns pkix.RDNSequence) bool {
 	}
 	return len(s.wanted) > 0
 }
-
-func accepted(all []Subject, rdns pkix.RDNSequence) bool {
-	return slices.ContainsFunc(all, func(s Subject) bool { return s.matches(rdns) })
-}
