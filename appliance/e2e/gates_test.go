@@ -17,6 +17,7 @@ import (
 const (
 	containersImage = "containers-image-v5.42.0"
 	policyTester    = "policy-tester-v0.13.1"
+	kyvernoTypes    = "kyverno-types-v1.19.1"
 	gateCRDs        = "gate-crds-2" // the definitions by which API servers check their objects
 )
 
@@ -65,6 +66,7 @@ func TestOthersGates(t *testing.T) {
 	t.Run("containers-policy.json", o.containersPolicy)
 	t.Run("policy-controller", o.policyController)
 	t.Run("published definitions", o.published)
+	t.Run("kyverno's types", o.kyverno)
 	t.Run("gatekeeper", o.gatekeeper)
 }
 
@@ -188,6 +190,22 @@ func (o *others) published(t *testing.T) {
 		}
 		o.refuse(t, []string{"unknown fields"}, check, filepath.Join(dir, form), o.write(t, "bent.yaml", strings.Replace(string(bent), "\nspec:\n", "\nspec:\n  nonsense: true\n", 1)))
 	}
+}
+
+// kyverno holds the policy to what Kyverno's own types take and refuse.
+func (o *others) kyverno(t *testing.T) {
+	check, dir := client(t, kyvernoTypes), o.manifests(t, "kyverno", "policy.yaml")
+	file := filepath.Join(dir, "clusterpolicy-redoubt.yaml")
+	if said := o.run(t, check, file); !strings.Contains(said, "1 policies checked") {
+		t.Error(said)
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	twice := strings.Replace(string(text), "- name: apps", "- name: vendor", 1)
+	o.refuse(t, []string{"Duplicate rule name"}, check, o.write(t, "twice.yaml", twice))
+	o.refuse(t, []string{"unknown field"}, check, o.write(t, "unknown.yaml", strings.Replace(string(text), "\nspec:\n", "\nspec:\n  nonsense: true\n", 1)))
 }
 
 // regoCases say what Ratify answers and what becomes of the pod.
