@@ -123,7 +123,7 @@ func testRekorCLI(t *testing.T, l *lab) {
 	})
 	t.Run("our verify takes what get keeps", func(t *testing.T) {
 		entry := s.write(t, "entry.json", s.output(t, rekor, "get", "--rekor_server", l.urls.Rekor, "--uuid", uuid, "--format", "tle"))
-		answer := s.write(t, "answer.json", string(fetch(t, l.urls.Rekor+"/api/v1/log/entries/"+uuid)))
+		answer := s.write(t, "answer.json", s.output(t, "curl", "-fsS", l.urls.Rekor+"/api/v1/log/entries/"+uuid))
 		bare := s.write(t, "bare.json", s.output(t, rekor, "get", "--rekor_server", l.urls.Rekor, "--uuid", uuid, "--format", "json"))
 		other := signFile(t, s, "another", "logged by somebody else\n")
 		ours := func(f signedFile, entry string) []string {
