@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"golang.org/x/crypto/cryptobyte"
-	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
 
 	"redoubt.internal/ca/denied"
 	"redoubt.internal/ca/identity"
@@ -175,29 +174,5 @@ func checkNotationKey(pub crypto.PublicKey) error {
 // namedCertificate encodes the profile notation: the subject, digitalSignature
 // and codeSigning, key identifiers, and nothing else.
 func (a *Authority) namedCertificate(t template) ([]byte, error) {
-	ski, err := keyID(t.spki)
-	if err != nil {
-		return nil, err
-	}
-	b := cryptobyte.NewBuilder(make([]byte, 0, 1024))
-	b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
-		b.AddASN1(cbasn1.Tag(0).ContextSpecific().Constructed(), func(b *cryptobyte.Builder) { b.AddASN1Int64(2) })
-		b.AddASN1BigInt(t.serial)
-		b.AddBytes(a.algorithm)
-		b.AddBytes(a.chain[0].RawSubject)
-		b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
-			addTime(b, t.notBefore)
-			addTime(b, t.notAfter)
-		})
-		b.AddBytes(t.subject)
-		b.AddBytes(t.spki)
-		b.AddASN1(cbasn1.Tag(3).ContextSpecific().Constructed(), func(b *cryptobyte.Builder) {
-			b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
-				b.AddBytes(a.usages)
-				addExtension(b, oidSubjectKey, false, append([]byte{0x04, byte(len(ski))}, ski...))
-				b.AddBytes(a.authority)
-			})
-		})
-	})
-	return b.Bytes()
+	return a.tbs(t, func(*cryptobyte.Builder) {})
 }

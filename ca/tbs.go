@@ -80,6 +80,17 @@ func (a *Authority) precertificate(t template) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	return a.tbs(t, func(b *cryptobyte.Builder) {
+		addExtension(b, oidSAN, true, san) // critical, because the subject is empty
+		for _, e := range t.who.Extensions {
+			addExtension(b, e.Id, e.Critical, e.Value)
+		}
+		b.AddBytes(poison)
+	})
+}
+
+// tbs encodes what both profiles share: everything, but for what more adds to the extensions.
+func (a *Authority) tbs(t template, more func(*cryptobyte.Builder)) ([]byte, error) {
 	ski, err := keyID(t.spki)
 	if err != nil {
 		return nil, err
@@ -94,18 +105,17 @@ func (a *Authority) precertificate(t template) ([]byte, error) {
 			addTime(b, t.notBefore)
 			addTime(b, t.notAfter)
 		})
-		b.AddASN1(cbasn1.SEQUENCE, func(*cryptobyte.Builder) {}) // the empty subject
+		if t.subject == nil {
+			b.AddASN1(cbasn1.SEQUENCE, func(*cryptobyte.Builder) {})
+		}
+		b.AddBytes(t.subject)
 		b.AddBytes(t.spki)
 		b.AddASN1(cbasn1.Tag(3).ContextSpecific().Constructed(), func(b *cryptobyte.Builder) {
 			b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
 				b.AddBytes(a.usages)
 				addExtension(b, oidSubjectKey, false, append([]byte{0x04, byte(len(ski))}, ski...))
 				b.AddBytes(a.authority)
-				addExtension(b, oidSAN, true, san) // critical, because the subject is empty
-				for _, e := range t.who.Extensions {
-					addExtension(b, e.Id, e.Critical, e.Value)
-				}
-				b.AddBytes(poison)
+				more(b)
 			})
 		})
 	})
