@@ -123,13 +123,11 @@ func (s *cms) readUnsigned(in cryptobyte.String) error {
 	}
 	if token != nil {
 		count--
-		var b cryptobyte.Builder // a granted TimeStampResp (RFC 3161 2.4.2) around the token
-		b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-			b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) { b.AddASN1Int64(0) })
+		s.token, err = wrapToken(func(b *cryptobyte.Builder) {
 			b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) { b.AddBytes(token) })
 		})
-		if s.token, err = b.Bytes(); err != nil {
-			return fmt.Errorf("timestamp: %w", err)
+		if err != nil {
+			return err
 		}
 	}
 	if count != 0 {

@@ -151,17 +151,17 @@ func readNotation(in Envelope) (*notarized, error) {
 		return bad(errors.New("the subject is not DER"))
 	}
 	if token := n.content.SignerInfo.UnsignedAttributes.TimestampSignature; len(token) > 0 {
-		n.stamp, err = wrapToken(token)
+		n.stamp, err = wrapToken(func(b *cryptobyte.Builder) { b.AddBytes(token) })
 	}
 	return n, err
 }
 
-// wrapToken is a granted TimeStampResp (RFC 3161 2.4.2) around a TimeStampToken.
-func wrapToken(token []byte) ([]byte, error) {
+// wrapToken is a granted TimeStampResp (RFC 3161 2.4.2) around the TimeStampToken that token adds.
+func wrapToken(token func(*cryptobyte.Builder)) ([]byte, error) {
 	var b cryptobyte.Builder
 	b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
 		b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) { b.AddASN1Int64(0) })
-		b.AddBytes(token)
+		token(b)
 	})
 	out, err := b.Bytes()
 	if err != nil {
