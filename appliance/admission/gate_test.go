@@ -232,7 +232,7 @@ func TestStale(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	was := l.gate.Rules()
+	was := l.gate.rules.Load()
 	l.gate.Use(stale)
 	l.refused(l.create(ValidatePath, "apps", known), "no longer decides")
 	l.gate.Use(was)

@@ -112,9 +112,6 @@ func (g *Gate) Use(rules *Rules) {
 	}
 }
 
-// Rules are those in force.
-func (g *Gate) Rules() *Rules { return g.rules.Load() }
-
 // InCluster gives the gate an API server: for the events of refusals and policy reports, for the receipts that replicas share, and, if pullSecrets is
 // set, for the pull secrets of who asks.
 func (g *Gate) InCluster(c Cluster, pullSecrets bool) error {

@@ -73,16 +73,7 @@ func (r *reports) offer(namespace string, one result) {
 
 // run writes what is queued until ctx ends.
 func (r *reports) run(ctx context.Context) {
-	tick := time.NewTicker(reportPause)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-			r.write(ctx, time.Now())
-		}
-	}
+	every(ctx, reportPause, func() { r.write(ctx, time.Now()) })
 }
 
 // write writes what waits, a namespace at a time. What cannot be written is dropped and counted: the events and the gate's own log have it too.

@@ -92,7 +92,7 @@ func TestRotation(t *testing.T) {
 		config := l.gate.c
 		config.Dir = t.TempDir()
 		config.Now = func() time.Time { return real.Add(time.Duration(ahead.Load())) }
-		g, err := New(config, l.gate.Rules(), nil)
+		g, err := New(config, l.gate.rules.Load(), nil)
 		if err != nil {
 			t.Fatal(err)
 		}

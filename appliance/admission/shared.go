@@ -144,16 +144,7 @@ func (s *shared) get(ctx context.Context, key string) (string, error) {
 
 // run shares what could not be shared at once, until ctx ends.
 func (s *shared) run(ctx context.Context) {
-	tick := time.NewTicker(sharePause)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-			s.again(ctx)
-		}
-	}
+	every(ctx, sharePause, func() { s.again(ctx) })
 }
 
 // again tries once more to share what waits, a ConfigMap at a time.

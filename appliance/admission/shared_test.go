@@ -188,7 +188,7 @@ func (l *lab) replica(cluster Cluster) *Gate {
 	l.t.Helper()
 	c := l.gate.c
 	c.Dir = filepath.Join(l.t.TempDir(), "state")
-	g, err := New(c, l.gate.Rules(), nil)
+	g, err := New(c, l.gate.rules.Load(), nil)
 	if err != nil {
 		l.t.Fatal(err)
 	}
@@ -229,7 +229,7 @@ func TestReplicasShareReceipts(t *testing.T) {
 	// One that starts with nothing, as a pod on another node does.
 	l.allowed(at(l.replica(o.cluster()), known))
 	// Alone, without the cluster, it would know nothing: the control.
-	alone, err := New(func() Config { c := b.c; c.Dir = t.TempDir(); return c }(), b.Rules(), nil)
+	alone, err := New(func() Config { c := b.c; c.Dir = t.TempDir(); return c }(), b.rules.Load(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -81,16 +81,23 @@ func (c *Certificates) TLSConfig() *tls.Config {
 
 // Run renews what is due until ctx ends.
 func (c *Certificates) Run(ctx context.Context) {
-	tick := time.NewTicker(tlsPause)
+	every(ctx, tlsPause, func() {
+		if err := c.Renew(ctx); err != nil {
+			c.logger.Error("renewing the webhook's certificate", "error", err)
+		}
+	})
+}
+
+// every calls f at each pause until ctx ends.
+func every(ctx context.Context, pause time.Duration, f func()) {
+	tick := time.NewTicker(pause)
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			if err := c.Renew(ctx); err != nil {
-				c.logger.Error("renewing the webhook's certificate", "error", err)
-			}
+			f()
 		}
 	}
 }
