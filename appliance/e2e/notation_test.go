@@ -8,7 +8,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
 	"os"
 	"os/exec"
@@ -208,29 +207,14 @@ func upload(t *testing.T, registry, name string, blob []byte) {
 	send(t, http.MethodPut, at.String(), "application/octet-stream", blob)
 }
 
-func fetchOf(t *testing.T, url string) []byte {
-	t.Helper()
-	request, err := http.NewRequest(http.MethodGet, url, nil)
-	mustDo(t, err)
-	request.Header.Set("Accept", imageManifest+", application/vnd.oci.image.index.v1+json")
-	res, err := http.DefaultClient.Do(request)
-	mustDo(t, err)
-	defer res.Body.Close()
-	b := must(io.ReadAll(res.Body))
-	if res.StatusCode != http.StatusOK {
-		t.Fatalf("%s: %s", url, res.Status)
-	}
-	return b
-}
-
 // pushCopy puts the image of a reference under another name, where no signature of it stands.
 func pushCopy(t *testing.T, ref, name string) string {
 	t.Helper()
 	registry, rest, _ := strings.Cut(ref, "/")
 	from, at, _ := strings.Cut(rest, "@")
-	manifest := fetchOf(t, fmt.Sprintf("http://%s/v2/%s/manifests/%s", registry, from, at))
+	manifest := fetch(t, fmt.Sprintf("http://%s/v2/%s/manifests/%s", registry, from, at))
 	for _, d := range blobsOf(t, manifest) {
-		upload(t, registry, name, fetchOf(t, fmt.Sprintf("http://%s/v2/%s/blobs/%s", registry, from, d)))
+		upload(t, registry, name, fetch(t, fmt.Sprintf("http://%s/v2/%s/blobs/%s", registry, from, d)))
 	}
 	send(t, http.MethodPut, fmt.Sprintf("http://%s/v2/%s/manifests/%s", registry, name, at), imageManifest, manifest)
 	return fmt.Sprintf("%s/%s@%s", registry, name, at)
@@ -258,20 +242,20 @@ func reattach(t *testing.T, from, to string, change func([]byte) []byte) {
 	_, rest, _ = strings.Cut(to, "/")
 	toName, toDigest, _ := strings.Cut(rest, "@")
 	var index struct{ Manifests []struct{ Digest string } }
-	mustDo(t, json.Unmarshal(fetchOf(t, fmt.Sprintf("http://%s/v2/%s/referrers/%s", registry, name, at)), &index))
+	mustDo(t, json.Unmarshal(fetch(t, fmt.Sprintf("http://%s/v2/%s/referrers/%s", registry, name, at)), &index))
 	if len(index.Manifests) != 1 {
 		t.Fatalf("%d referrers of %s", len(index.Manifests), from)
 	}
 	m := map[string]any{}
-	mustDo(t, json.Unmarshal(fetchOf(t, fmt.Sprintf("http://%s/v2/%s/manifests/%s", registry, name, index.Manifests[0].Digest)), &m))
+	mustDo(t, json.Unmarshal(fetch(t, fmt.Sprintf("http://%s/v2/%s/manifests/%s", registry, name, index.Manifests[0].Digest)), &m))
 	layer := m["layers"].([]any)[0].(map[string]any)
-	envelope := change(fetchOf(t, fmt.Sprintf("http://%s/v2/%s/blobs/%s", registry, name, layer["digest"])))
+	envelope := change(fetch(t, fmt.Sprintf("http://%s/v2/%s/blobs/%s", registry, name, layer["digest"])))
 	sum := sha256.Sum256(envelope)
 	layer["digest"], layer["size"] = "sha256:"+hex.EncodeToString(sum[:]), len(envelope)
-	subject := fetchOf(t, fmt.Sprintf("http://%s/v2/%s/manifests/%s", registry, toName, toDigest))
+	subject := fetch(t, fmt.Sprintf("http://%s/v2/%s/manifests/%s", registry, toName, toDigest))
 	m["subject"] = map[string]any{"mediaType": imageManifest, "digest": toDigest, "size": len(subject)}
 	upload(t, registry, toName, envelope)
-	upload(t, registry, toName, fetchOf(t, fmt.Sprintf("http://%s/v2/%s/blobs/%s", registry, name, m["config"].(map[string]any)["digest"])))
+	upload(t, registry, toName, fetch(t, fmt.Sprintf("http://%s/v2/%s/blobs/%s", registry, name, m["config"].(map[string]any)["digest"])))
 	manifest, err := json.Marshal(m)
 	mustDo(t, err)
 	send(t, http.MethodPut, fmt.Sprintf("http://%s/v2/%s/manifests/%s", registry, toName, digest(manifest)), imageManifest, manifest)

@@ -216,9 +216,15 @@ func readTiles(t *testing.T, l *lab, size uint64) (leaves [][]byte) {
 	return leaves
 }
 
+// fetch asks as every client of a registry does, which give manifests to nobody else.
 func fetch(t *testing.T, url string) []byte {
 	t.Helper()
-	response, err := http.Get(url)
+	request, err := http.NewRequest(http.MethodGet, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.Header.Set("Accept", imageManifest+", application/vnd.oci.image.index.v1+json, */*")
+	response, err := http.DefaultClient.Do(request)
 	if err != nil {
 		t.Fatal(err)
 	}
