@@ -18,50 +18,69 @@ import (
 // A mutation is one place and what is done there.
 type mutation struct{ where, what string }
 
-// switches is the file added to a mutated package: every mutation is there from the start and asks whether it is its turn.
+// switches is the file added to a mutated package: every mutation is there from the start and asks whether it is its turn. With MUTATION_REACHED
+// it notes there which mutations are reached at all.
 const switches = `package %s
 
 import (
 	"cmp"
+	"fmt"
 	"os"
 	"strconv"
+	"sync/atomic"
 )
 
-var mutationTurn, _ = strconv.Atoi(os.Getenv("MUTATION"))
+var (
+	mutationTurn, _ = strconv.Atoi(os.Getenv("MUTATION"))
+	mutationNotes   = os.Getenv("MUTATION_REACHED")
+	mutationNoted   [%d]atomic.Bool
+)
 
-func mutNot(n int, b bool) bool { return b != (n == mutationTurn) }
+func mutTurn(n int) bool {
+	if mutationNotes != "" && !mutationNoted[n].Swap(true) {
+		f, err := os.OpenFile(mutationNotes, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+		if err != nil {
+			panic(err)
+		}
+		defer f.Close()
+		fmt.Fprintln(f, n)
+	}
+	return n == mutationTurn
+}
+
+func mutNot(n int, b bool) bool { return b != mutTurn(n) }
 
 func mutAnd(n int, a bool, b func() bool) bool {
-	if n == mutationTurn {
+	if mutTurn(n) {
 		return a || b()
 	}
 	return a && b()
 }
 
 func mutOr(n int, a bool, b func() bool) bool {
-	if n == mutationTurn {
+	if mutTurn(n) {
 		return a && b()
 	}
 	return a || b()
 }
 
-func mutLess[T cmp.Ordered](n int, a, b T) bool { return a < b || n == mutationTurn && a == b }
+func mutLess[T cmp.Ordered](n int, a, b T) bool { return a < b || mutTurn(n) && a == b }
 
-func mutLessEqual[T cmp.Ordered](n int, a, b T) bool { return a < b || n != mutationTurn && a == b }
+func mutLessEqual[T cmp.Ordered](n int, a, b T) bool { return a < b || !mutTurn(n) && a == b }
 
 type mutNumber interface {
 	~int | ~int8 | ~int16 | ~int32 | ~int64 | ~uint | ~uint8 | ~uint16 | ~uint32 | ~uint64 | ~float32 | ~float64
 }
 
 func mutAdd[T mutNumber](n int, a, b T) T {
-	if n == mutationTurn {
+	if mutTurn(n) {
 		return a - b
 	}
 	return a + b
 }
 
 func mutSubtract[T mutNumber](n int, a, b T) T {
-	if n == mutationTurn {
+	if mutTurn(n) {
 		return a + b
 	}
 	return a - b
@@ -127,7 +146,7 @@ func instrument(dir, out string) (map[string]string, []mutation, error) {
 			return nil, nil, err
 		}
 	}
-	return overlay, all, put("mutation_switches.go", fmt.Appendf(nil, switches, files[0].Name.Name))
+	return overlay, all, put("mutation_switches.go", fmt.Appendf(nil, switches, files[0].Name.Name, len(all)+1))
 }
 
 // exported finds the compiled packages that the one in dir imports.

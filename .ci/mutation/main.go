@@ -1,7 +1,8 @@
 // Command mutation measures how much of a package its own tests hold down: it builds the package's test program once, with every mutation in it
-// (conditions negated, boundaries moved by one, and for or, plus for minus), and runs it once for each. A mutation that no test notices survives.
+// (conditions negated, boundaries moved by one, and for or, plus for minus), and runs for each the tests that reach it, the quick ones first. A
+// mutation that no test notices survives.
 //
-//	go run ./.ci/mutation [-floor PERCENT] [-sample N] FOLDER...
+//	go run ./.ci/mutation [-floor PERCENT] [-sample N] [-only REGEX] FOLDER...
 //
 // It exits 1 when fewer than the floor are noticed. Generators that recompile for every mutation were measured at half a minute each; one build
 // takes as long for all.
@@ -12,11 +13,13 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -27,7 +30,6 @@ var (
 	floor  = flag.Float64("floor", 90, "percentage of mutations the tests must notice")
 	sample = flag.Int("sample", 1, "try one mutation of so many")
 	only   = flag.String("only", "", "try the mutations alone whose FILE:LINE:COLUMN matches this expression")
-	quick  = flag.Bool("quick", false, "leave out the tests that take a tenth of the time each, to look at survivors again")
 )
 
 func main() {
@@ -43,6 +45,10 @@ func main() {
 }
 
 func measure(dir string) error {
+	wanted, err := regexp.Compile(*only)
+	if err != nil {
+		return err
+	}
 	scratch, err := os.MkdirTemp("", "mutation")
 	if err != nil {
 		return err
@@ -59,112 +65,146 @@ func measure(dir string) error {
 	if err := os.WriteFile(filepath.Join(scratch, "overlay.json"), list, 0o600); err != nil {
 		return err
 	}
-	program := filepath.Join(scratch, "mutated.test")
-	build := exec.Command("go", "test", "-c", "-vet=off", "-overlay", filepath.Join(scratch, "overlay.json"), "-o", program, "./"+filepath.Clean(dir))
+	t := &trial{dir: dir, program: filepath.Join(scratch, "mutated.test")}
+	build := exec.Command("go", "test", "-c", "-vet=off", "-overlay", filepath.Join(scratch, "overlay.json"), "-o", t.program, "./"+filepath.Clean(dir))
 	build.Stdout, build.Stderr = os.Stderr, os.Stderr
 	if err := build.Run(); err != nil {
 		return fmt.Errorf("building the mutated tests of %s: %w", dir, err)
 	}
-	t := &trial{dir: dir, program: program, limit: 20 * time.Minute}
-	began := time.Now()
-	said, ok := t.run(0, "-test.v")
-	if !ok {
-		return fmt.Errorf("the tests of %s fail without a mutation:\n%s", dir, said)
+	if err := t.rehearse(scratch, len(all)); err != nil {
+		return err
 	}
-	t.slow, t.limit = slowest(said), 2*time.Minute+5*time.Since(began)
-	return t.all(all)
+	var turns []int
+	for n := 1; n <= len(all); n++ {
+		if n%*sample == 0 && wanted.MatchString(all[n-1].where) {
+			turns = append(turns, n)
+		}
+	}
+	fmt.Printf("%s: %d mutations, %d tried\n", dir, len(all), len(turns))
+	return t.all(all, turns)
 }
 
 // A trial runs the tests of one package.
 type trial struct {
 	dir, program string
-	slow         string // expression for the tests that take long
-	limit        time.Duration
+	reach        [][]test // by mutation: the tests that reach it, the quick ones first
 }
 
-// all tries every mutation, two at a time, and reports the survivors.
-func (t *trial) all(mutations []mutation) error {
-	var mu sync.Mutex
+type test struct {
+	name string
+	took time.Duration
+}
+
+// twice does f for each, two at a time.
+func twice[T any](each []T, f func(T)) {
 	var wg sync.WaitGroup
-	tried, noticed := 0, 0
-	next := make(chan int)
+	next := make(chan T)
 	for range min(2, runtime.NumCPU()) {
 		wg.Go(func() {
-			for n := range next {
-				found := t.noticed(n)
-				mu.Lock()
-				if tried++; found {
-					noticed++
-				} else {
-					fmt.Printf("survived %s %s\n", filepath.Join(t.dir, mutations[n-1].where), mutations[n-1].what)
-				}
-				mu.Unlock()
+			for e := range next {
+				f(e)
 			}
 		})
 	}
-	wanted, err := regexp.Compile(*only)
-	if err != nil {
-		return err
-	}
-	for n := 1; n <= len(mutations); n++ {
-		if n%*sample == 0 && wanted.MatchString(mutations[n-1].where) {
-			next <- n
-		}
+	for _, e := range each {
+		next <- e
 	}
 	close(next)
 	wg.Wait()
-	fmt.Printf("%s: %d mutations\n", t.dir, len(mutations))
-	score := 100 * float64(noticed) / float64(max(tried, 1))
-	fmt.Printf("%s: %d of %d mutations noticed, %.1f %%\n", t.dir, noticed, tried, score)
-	if score < *floor {
-		return fmt.Errorf("%s: %.1f %% noticed, the floor is %.1f %%", t.dir, score, *floor)
+}
+
+// rehearse runs each test without a mutation, and learns which mutations it reaches.
+func (t *trial) rehearse(scratch string, mutations int) error {
+	said, err := exec.Command(t.program, "-test.list", "^(Test|Fuzz|Example)").Output()
+	if err != nil {
+		return fmt.Errorf("listing the tests of %s: %w", t.dir, err)
+	}
+	var mu sync.Mutex
+	var failed error
+	t.reach = make([][]test, mutations+1)
+	twice(strings.Fields(string(said)), func(name string) {
+		notes, began := filepath.Join(scratch, name), time.Now()
+		said, ok := t.run(20*time.Minute, []test{{name: name}}, "MUTATION_REACHED="+notes)
+		took := time.Since(began)
+		reached, _ := os.ReadFile(notes) // none where it reaches nothing
+		mu.Lock()
+		defer mu.Unlock()
+		if !ok {
+			failed = fmt.Errorf("%s fails without a mutation:\n%s", name, said)
+		}
+		lines := strings.Fields(string(reached))
+		slices.Sort(lines)
+		for _, line := range slices.Compact(lines) { // a child process notes it again
+			if n, err := strconv.Atoi(line); err == nil {
+				t.reach[n] = append(t.reach[n], test{name, took})
+			}
+		}
+	})
+	for n := range t.reach {
+		slices.SortFunc(t.reach[n], func(a, b test) int { return int(a.took - b.took) })
+	}
+	return failed
+}
+
+// all tries the mutations whose turn it is and reports the survivors, and the score by file and in all.
+func (t *trial) all(mutations []mutation, turns []int) error {
+	var mu sync.Mutex
+	tried, noticed := map[string]int{}, map[string]int{}
+	twice(turns, func(n int) {
+		found := t.noticed(n)
+		mu.Lock()
+		defer mu.Unlock()
+		m := mutations[n-1]
+		file, _, _ := strings.Cut(m.where, ":")
+		for _, part := range []string{file, ""} {
+			if tried[part]++; found {
+				noticed[part]++
+			}
+		}
+		if !found {
+			fmt.Printf("survived %s %s (%d tests reach it)\n", filepath.Join(t.dir, m.where), m.what, len(t.reach[n]))
+		}
+	})
+	score := func(part string) float64 { return 100 * float64(noticed[part]) / float64(max(tried[part], 1)) }
+	for _, part := range slices.Backward(slices.Sorted(maps.Keys(tried))) {
+		fmt.Printf("%s: %d of %d mutations noticed, %.1f %%\n", filepath.Join(t.dir, part), noticed[part], tried[part], score(part))
+	}
+	if score("") < *floor {
+		return fmt.Errorf("%s: %.1f %% noticed, the floor is %.1f %%", t.dir, score(""), *floor)
 	}
 	return nil
 }
 
-// noticed runs the quick tests first, and the slow ones only when those pass.
+// noticed runs the tests that reach a mutation: the quick ones together, then each of the others. A test that does not end in time is taken for
+// one that fails.
 func (t *trial) noticed(n int) bool {
-	if t.slow == "" {
-		_, ok := t.run(n)
-		return !ok
+	all := t.reach[n]
+	quick := 0
+	for quick < len(all) && all[quick].took < 2*time.Second {
+		quick++
 	}
-	if _, ok := t.run(n, "-test.skip", t.slow); !ok {
-		return true
-	}
-	if *quick {
-		return false
-	}
-	_, ok := t.run(n, "-test.run", t.slow)
-	return !ok
-}
-
-// run runs the tests with one mutation on, 0 for none. A test that does not end in time is taken for one that fails.
-func (t *trial) run(n int, args ...string) (string, bool) {
-	ctx, cancel := context.WithTimeout(context.Background(), t.limit)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, t.program, append(args, "-test.failfast")...)
-	cmd.Dir, cmd.Env = t.dir, append(os.Environ(), "MUTATION="+strconv.Itoa(n))
-	said, err := cmd.CombinedOutput()
-	return string(said), err == nil
-}
-
-var finished = regexp.MustCompile(`(?m)^--- PASS: (\w+) \(([0-9.]+)s\)`)
-
-// slowest makes an expression for the tests that take a tenth of the time each.
-func slowest(said string) string {
-	var names []string
-	total := 0.0
-	for _, m := range finished.FindAllStringSubmatch(said, -1) {
-		s, _ := strconv.ParseFloat(m[2], 64)
-		total += s
-	}
-	for _, m := range finished.FindAllStringSubmatch(said, -1) {
-		if s, _ := strconv.ParseFloat(m[2], 64); s > total/10 {
-			names = append(names, m[1])
+	for from, to := 0, max(quick, 1); from < len(all); from, to = to, to+1 {
+		limit := time.Minute
+		for _, e := range all[from:to] {
+			limit += 5 * e.took
+		}
+		if _, ok := t.run(limit, all[from:to], "MUTATION="+strconv.Itoa(n)); !ok {
+			return true
 		}
 	}
-	if len(names) == 0 {
-		return ""
+	return false
+}
+
+// run runs some tests and tells whether they pass.
+func (t *trial) run(limit time.Duration, tests []test, env string) (string, bool) {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	var names []string
+	for _, e := range tests {
+		names = append(names, e.name)
 	}
-	return "^(" + strings.Join(names, "|") + ")$"
+	cmd := exec.CommandContext(ctx, t.program, "-test.failfast", "-test.run", "^("+strings.Join(names, "|")+")$")
+	cmd.Dir, cmd.Env = t.dir, append(os.Environ(), env)
+	said, err := cmd.CombinedOutput()
+	return string(said), err == nil
 }
