@@ -53,7 +53,7 @@ func (v *Verifier) judgeUpstream(out *report) error {
 			continue
 		}
 		var index *uint64
-		if p.Index != nil && *p.Index >= 0 {
+		if p.Index != nil { // proven, so not negative
 			n := uint64(*p.Index)
 			index = &n
 		}

@@ -1,7 +1,6 @@
 package verify
 
 import (
-	"bytes"
 	"context"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -339,19 +338,17 @@ func (n *notarized) time(r *trustedRoot) (at SignedTime, err error) {
 func (n *notarized) path(r *trustedRoot, at time.Time) error {
 	var last error
 	for _, ca := range r.FulcioCertificateAuthorities() {
-		chains, err := ca.Verify(n.leaf, at)
-		if err == nil && len(chains) > 0 {
+		if _, last = ca.Verify(n.leaf, at); last == nil {
 			return nil
 		}
-		last = err
 	}
-	if at.Before(n.leaf.NotBefore) || at.After(n.leaf.NotAfter) {
+	untrusted := n.authorities(r)
+	switch {
+	case at.Before(n.leaf.NotBefore) || at.After(n.leaf.NotAfter):
 		return fmt.Errorf("%w: signed %s, the certificate is valid from %s to %s", ErrTime, at.UTC().Format(time.RFC3339), n.leaf.NotBefore.UTC().Format(time.RFC3339), n.leaf.NotAfter.UTC().Format(time.RFC3339))
+	case untrusted != nil:
+		return untrusted
 	}
-	for _, raw := range r.caCerts {
-		if issuer, err := x509.ParseCertificate(raw); err == nil && bytes.Equal(issuer.RawSubject, n.leaf.RawIssuer) && n.leaf.CheckSignatureFrom(issuer) == nil {
-			return fmt.Errorf("%w: signed %s, when the authority %q was not valid: %w", ErrTime, at.UTC().Format(time.RFC3339), issuer.Subject, oneLine{last})
-		}
-	}
-	return fmt.Errorf("%w: no authority of the root issued the certificate: %w", ErrUntrusted, oneLine{last})
+	// The chain is the root's, and each link of it verified with the envelope.
+	return fmt.Errorf("%w: signed %s, when the authority %q was not valid: %w", ErrTime, at.UTC().Format(time.RFC3339), n.leaf.Issuer, oneLine{last})
 }

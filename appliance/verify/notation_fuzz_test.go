@@ -2,6 +2,7 @@ package verify
 
 import (
 	"context"
+	"crypto/x509/pkix"
 	"testing"
 	"time"
 
@@ -44,14 +45,19 @@ func FuzzNotation(f *testing.F) {
 	})
 }
 
-// FuzzSubject: what is read as a subject demands C, ST and O.
+// FuzzSubject: what is read as a subject demands C, ST and O, and a certificate that has what it names matches.
 func FuzzSubject(f *testing.F) {
 	f.Add(releaseDN)
 	f.Add(`CN=a\2c b\ ,S=x,O=\#y,C=DE`)
+	f.Add(`C=DE , ST=\c3\A9 ,O=a\`)
 	f.Fuzz(func(t *testing.T, text string) {
 		s, err := ParseSubject(text)
 		if err == nil && (s.wanted["C"] == "" || s.wanted["ST"] == "" || s.wanted["O"] == "") || err != nil && ExitCode(err) != 2 {
 			t.Fatalf("%q: %v %v", text, s.wanted, err)
+		}
+		name := pkix.Name{Country: []string{s.wanted["C"]}, Province: []string{s.wanted["ST"]}, Organization: []string{s.wanted["O"]}, OrganizationalUnit: []string{s.wanted["OU"]}, CommonName: s.wanted["CN"]}
+		if err == nil && !s.matches(name.ToRDNSequence()) {
+			t.Fatalf("%q does not match %s", text, name)
 		}
 	})
 }

@@ -23,8 +23,8 @@ func ParseSubject(text string) (s Subject, err error) {
 	bad := func(format string, args ...any) (Subject, error) {
 		return Subject{}, fmt.Errorf("%w: certificate subject %.200q: %w", ErrUsage, text, fmt.Errorf(format, args...))
 	}
-	if len(text) > maxSubject || !utf8.ValidString(text) {
-		return bad("not a text of at most %d bytes", maxSubject)
+	if len(text) > maxSubject {
+		return bad("more than %d bytes", maxSubject)
 	}
 	s.wanted = map[string]string{}
 	for rest := text; ; {
@@ -90,9 +90,7 @@ func subjectValue(in string) (value, rest string, more bool, err error) {
 	return string(out), rest, more, nil
 }
 
-func isHexDigit(c byte) bool {
-	return c >= '0' && c <= '9' || c >= 'a' && c <= 'f' || c >= 'A' && c <= 'F'
-}
+func isHexDigit(c byte) bool { return strings.IndexByte("0123456789abcdefABCDEF", c) >= 0 }
 
 // matches tells whether a certificate's subject has everything that s names. A subject with two of one attribute matches nothing.
 func (s Subject) matches(rdns pkix.RDNSequence) bool {
