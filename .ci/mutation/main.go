@@ -161,6 +161,9 @@ func (t *trial) all(mutations []mutation, turns []int) error {
 				noticed[part]++
 			}
 		}
+		if tried[""]%50 == 0 {
+			fmt.Fprintf(os.Stderr, "%s: %d of %d, %d noticed\n", t.dir, tried[""], len(turns), noticed[""])
+		}
 		if !found {
 			fmt.Printf("survived %s %s (%d tests reach it)\n", filepath.Join(t.dir, m.where), m.what, len(t.reach[n]))
 		}
@@ -175,22 +178,21 @@ func (t *trial) all(mutations []mutation, turns []int) error {
 	return nil
 }
 
-// noticed runs the tests that reach a mutation: the quick ones together, then each of the others. A test that does not end in time is taken for
-// one that fails.
+// noticed runs the tests that reach a mutation, the quickest together first and then twice as much at a time. A test that does not end in time is
+// taken for one that fails.
 func (t *trial) noticed(n int) bool {
-	all := t.reach[n]
-	quick := 0
-	for quick < len(all) && all[quick].took < 2*time.Second {
-		quick++
-	}
-	for from, to := 0, max(quick, 1); from < len(all); from, to = to, to+1 {
-		limit := time.Minute
-		for _, e := range all[from:to] {
-			limit += 5 * e.took
+	rest := t.reach[n]
+	for allowed := time.Second / 4; len(rest) > 0; allowed *= 2 {
+		var together time.Duration
+		to := 0
+		for to == 0 || to < len(rest) && together+rest[to].took <= allowed {
+			together += rest[to].took
+			to++
 		}
-		if _, ok := t.run(limit, all[from:to], "MUTATION="+strconv.Itoa(n)); !ok {
+		if _, ok := t.run(time.Minute+5*together, rest[:to], "MUTATION="+strconv.Itoa(n)); !ok {
 			return true
 		}
+		rest = rest[to:]
 	}
 	return false
 }

@@ -167,11 +167,8 @@ func bindProof(p LogProof, e *protorekor.TransparencyLogEntry, l *root.Transpare
 			return bad("two different indices for one entry")
 		}
 	}
-	if uint64(proof.GetLogIndex()) >= size { // a negative one is larger than any
-		return bad("index %d in a tree of %d", proof.GetLogIndex(), size)
-	}
 	// sigstore-go proves a v2 entry by a hash it builds from the bundle and leaves
-	// the body alone; here the body itself is proven.
+	// the body alone; here the body itself is proven, at an index within the tree.
 	if err := merkle.VerifyInclusion(rfc6962.DefaultHasher, uint64(proof.GetLogIndex()), size, rfc6962.DefaultHasher.HashLeaf(e.GetCanonicalizedBody()), proof.GetHashes(), hash); err != nil {
 		return bad("entry body: %w", err)
 	}

@@ -126,14 +126,11 @@ func (s *cms) readUnsigned(in cryptobyte.String) error {
 		s.token, err = wrapToken(func(b *cryptobyte.Builder) {
 			b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) { b.AddBytes(token) })
 		})
-		if err != nil {
-			return err
-		}
 	}
 	if count != 0 {
 		return errors.New("unsigned attributes beside log entry and timestamp")
 	}
-	return nil
+	return err
 }
 
 // oneAttribute is the only value of the only attribute of that type, nil where there is none.

@@ -289,9 +289,12 @@ func TestTag(t *testing.T) {
 			*s = signGit(t, d, []byte(strings.ReplaceAll(tagText, "\n", "\r\n")))
 		}, false, ErrSignature},
 		"an unknown attribute": {func(s, _ *gitSigned) { s.unsigned = append(s.unsigned, s.signed[0]) }, false, ErrMalformed},
-		"no digest":            {func(s, _ *gitSigned) { s.signed = s.signed[:1] }, false, ErrMalformed},
-		"two digests":          {func(s, _ *gitSigned) { s.signed = append(s.signed, s.signed[1]) }, false, ErrMalformed},
-		"no content type":      {func(s, _ *gitSigned) { s.signed = s.signed[1:] }, false, ErrMalformed},
+		"an unknown attribute beside a timestamp": {func(s, _ *gitSigned) {
+			s.unsigned = append(s.unsigned, s.timestampAttribute(t, d, d.Now), s.signed[0])
+		}, false, ErrMalformed},
+		"no digest":       {func(s, _ *gitSigned) { s.signed = s.signed[:1] }, false, ErrMalformed},
+		"two digests":     {func(s, _ *gitSigned) { s.signed = append(s.signed, s.signed[1]) }, false, ErrMalformed},
+		"no content type": {func(s, _ *gitSigned) { s.signed = s.signed[1:] }, false, ErrMalformed},
 		"an unknown field in the entry": {func(s, _ *gitSigned) {
 			s.unsigned = [][]byte{attribute(t, oidLogEntry, element(t, asn1.OCTET_STRING, []byte{0xf8, 0x07, 1}))}
 		}, false, ErrMalformed},
