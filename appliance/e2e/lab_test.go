@@ -21,6 +21,8 @@ import (
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/registry"
+
+	"redoubt.internal/appliance/verify/verifytest"
 )
 
 const (
@@ -285,25 +287,7 @@ func (s *session) path(name string) string { return filepath.Join(s.dir, name) }
 // client returns the path of a pinned client, or ends the test.
 func client(t *testing.T, name string) string {
 	t.Helper()
-	dir := os.Getenv("REDOUBT_E2E_CLIENTS")
-	if dir == "" {
-		cache, err := os.UserCacheDir()
-		if err != nil {
-			t.Fatal(err)
-		}
-		dir = filepath.Join(cache, "redoubt", "e2e", "bin")
-	}
-	file := filepath.Join(dir, name)
-	if _, err := os.Stat(file); err == nil {
-		return file
-	}
-	for _, line := range strings.Split(os.Getenv("REDOUBT_E2E_MISSING"), "\n") {
-		if reason, found := strings.CutPrefix(line, name+" "); found {
-			t.Skipf("%s was not ready: %s", name, reason)
-		}
-	}
-	t.Fatalf("%s is not in %s; .ci/clients builds it", name, dir)
-	return ""
+	return verifytest.Client(t, name)
 }
 
 // serveRegistry serves an image registry on loopback for the life of the test.

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"slices"
 	"strings"
 	"testing"
 
@@ -18,9 +17,9 @@ import (
 	"redoubt.internal/mirror/detached"
 )
 
-// TestMutantsBesideCosign changes bundles that the appliance's servers made, and has cosign judge them too: nothing that redoubt verify accepts is
-// refused by cosign, and what cosign alone accepts is refused here for a reason of verifytest.Stricter. Cosign sees every mutant that is
-// accepted here and 120 of the others; all of them with REDOUBT_TORTURE.
+// TestMutantsBesideCosign changes bundles that the appliance's servers made, and has cosign's code judge them too, as its namesake of package verify
+// does with bundles of every form: nothing that redoubt verify accepts is refused by cosign, and what cosign alone accepts is refused here for a
+// reason of verifytest.Stricter. Cosign sees every mutant that is accepted here and 120 of the others; all of them with REDOUBT_TORTURE.
 func TestMutantsBesideCosign(t *testing.T) {
 	l := newLab(t, nil)
 	s := l.session(t)
@@ -48,12 +47,9 @@ func TestMutantsBesideCosign(t *testing.T) {
 			Policy: verify.Policy{Identities: []verify.Identity{{SAN: identity, Issuer: l.urls.OIDC}}}})
 		return err
 	}
+	code := verifytest.StartCosign(t, s.env)
 	theirs := func(bundle []byte) error {
-		_, said, err := s.exec(cosign, slices.Concat([]string{"verify-blob", "--trusted-root", root, "--bundle", s.write(t, "mutant.json", string(bundle))}, l.who(), []string{blob})...)
-		if exit := (*exec.ExitError)(nil); err != nil && (!errors.As(err, &exit) || exit.ExitCode() < 0) {
-			t.Fatalf("cosign: %v\n%s", err, said)
-		}
-		return err
+		return code.Verify(t, join([]string{"verify-blob", "--trusted-root", root, "--bundle", s.write(t, "mutant.json", string(bundle))}, l.who(), []string{blob})...)
 	}
 	for i, bundle := range bundles {
 		t.Run(generations[i].name, func(t *testing.T) {

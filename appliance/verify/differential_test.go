@@ -18,18 +18,20 @@ import (
 	"redoubt.internal/appliance/verify/verifytest"
 )
 
-// A tournament judges the mutants of one original by a verifier and by sigstore-go.
+// A tournament judges the mutants of one original by a verifier and by a peer: sigstore-go, unless told otherwise.
 type tournament struct {
 	original original
 	message  *protobundle.Bundle
 	want     string // what the original's verdict says
 	verify   func(Request) (*Result, error)
-	upstream *root.TrustedRoot
+	peer     string
+	theirs   func(source []byte, s sample, ours error) error // of what was changed, and of the bundle made of it, if any
 
 	mu        sync.Mutex
 	mutants   int            // that decode to another message, or to none
 	formless  int            // of these, those that make no bundle at all
 	spellings int            // that decode to the same message
+	both      int            // accepted by both
 	unbound   map[string]int // accepted, by the reason in unbound
 	stricter  map[string]int // refused here alone, by the reason in stricter
 	forged    []string       // accepted and should not be
@@ -42,7 +44,7 @@ func newTournament(t testing.TB, o original, blind []any) *tournament {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := &tournament{original: o, message: &protobundle.Bundle{}, unbound: map[string]int{}, stricter: map[string]int{}}
+	n := &tournament{original: o, message: &protobundle.Bundle{}, peer: "sigstore-go", unbound: map[string]int{}, stricter: map[string]int{}}
 	n.verify = func(r Request) (*Result, error) { return v.Verify(context.Background(), r) }
 	if blind != nil { // a verifier that does not look at one field sees the original's there
 		whole, _ := find(parseTree(t, o.sample.bundle), blind)
@@ -57,9 +59,11 @@ func newTournament(t testing.TB, o original, blind []any) *tournament {
 			return v.Verify(context.Background(), r)
 		}
 	}
-	if n.upstream, err = root.NewTrustedRootFromJSON(o.sample.root); err != nil {
+	tr, err := root.NewTrustedRootFromJSON(o.sample.root)
+	if err != nil {
 		t.Fatal(err)
 	}
+	n.theirs = func(_ []byte, s sample, _ error) error { return guarded(tr, s) }
 	res, err := n.verify(o.sample.request())
 	if err != nil {
 		t.Fatalf("%s: %v", o.name, err)
@@ -74,20 +78,21 @@ func newTournament(t testing.TB, o original, blind []any) *tournament {
 // judge weighs one mutant.
 func (n *tournament) judge(t testing.TB, m verifytest.Mutant) {
 	s := n.original.sample
-	bundle, err := n.original.bundle(m.Bundle)
-	if err != nil {
-		n.mu.Lock()
-		defer n.mu.Unlock()
-		n.mutants, n.formless = n.mutants+1, n.formless+1
-		return
-	}
+	var res *Result
+	bundle, formless := n.original.bundle(m.Bundle)
 	s.bundle = bundle
-	res, ours := n.verify(s.request())
-	theirs := guarded(n.upstream, s)
+	ours := formless
+	if formless == nil {
+		res, ours = n.verify(s.request())
+	}
+	theirs := n.theirs(m.Bundle, s, ours)
 	message := &protobundle.Bundle{}
 	same := protojson.Unmarshal(bundle, message) == nil && proto.Equal(message, n.message)
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if formless != nil {
+		n.formless++
+	}
 	say := func(to *[]string, format string, args ...any) {
 		*to = append(*to, n.original.name+", "+m.Path+": "+fmt.Sprintf(format, args...))
 	}
@@ -96,11 +101,14 @@ func (n *tournament) judge(t testing.TB, m verifytest.Mutant) {
 	} else {
 		n.mutants++
 	}
+	if ours == nil && theirs == nil {
+		n.both++
+	}
 	switch {
-	case ours != nil && (ExitCode(ours) < 10 || ExitCode(ours) == 70):
+	case formless == nil && ours != nil && (ExitCode(ours) < 10 || ExitCode(ours) == 70):
 		say(&n.faults, "exit %d: %v", ExitCode(ours), ours)
 	case ours == nil && theirs != nil:
-		say(&n.forged, "accepted here alone; sigstore-go: %v", theirs)
+		say(&n.forged, "accepted here alone; %s: %v", n.peer, theirs)
 	case ours == nil && !sameMeaning(n.want, meaning(t, res)):
 		say(&n.forged, "accepted with another meaning\n%s\n%s", n.want, meaning(t, res))
 	case ours == nil && !same:
@@ -116,7 +124,7 @@ func (n *tournament) judge(t testing.TB, m verifytest.Mutant) {
 			n.stricter[why]++
 			return
 		}
-		say(&n.faults, "sigstore-go accepts it, here without a reason in the table: %v", ours)
+		say(&n.faults, "%s accepts it, here without a reason in the table: %v", n.peer, ours)
 	}
 }
 
@@ -166,6 +174,19 @@ func (n *tournament) run(t testing.TB, stride int, every, all bool) {
 	wg.Wait()
 }
 
+// report fails the test for what was found.
+func (n *tournament) report(t testing.TB) {
+	t.Helper()
+	for i, f := range append(n.forged, n.faults...) {
+		if i < 20 {
+			t.Error(f)
+		}
+	}
+	if len(n.forged)+len(n.faults) > 0 {
+		t.Errorf("%s: %d accepted that should not be, %d other faults", n.original.name, len(n.forged), len(n.faults))
+	}
+}
+
 // TestTortureMutants: no change to a bundle is accepted that changes what it says, nothing is accepted here that sigstore-go refuses, and what
 // sigstore-go accepts and is refused here is one of the reasons of the table. REDOUBT_TORTURE judges every mutant, else one of forty-seven;
 // REDOUBT_TORTURE=bits flips every bit.
@@ -180,14 +201,7 @@ func TestTortureMutants(t *testing.T) {
 	for _, o := range all {
 		n := newTournament(t, o, nil)
 		n.run(t, stride, torture == "bits", true)
-		for i, f := range append(n.forged, n.faults...) {
-			if i < 20 {
-				t.Error(f)
-			}
-		}
-		if len(n.forged)+len(n.faults) > 0 {
-			t.Errorf("%s: %d accepted that should not be, %d other faults", o.name, len(n.forged), len(n.faults))
-		}
+		n.report(t)
 		mutants, spellings, formless = mutants+n.mutants, spellings+n.spellings, formless+n.formless
 		if o.apart != nil {
 			t.Logf("%s: %d mutants, %d of which make no bundle", o.name, n.mutants, n.formless)
@@ -226,13 +240,28 @@ func TestTortureMutants(t *testing.T) {
 
 // TestMutantsCatchBlindVerifiers is the control: a verifier that does not look at one field, the log's promise or any other, is caught.
 func TestMutantsCatchBlindVerifiers(t *testing.T) {
+	for name, b := range blind(t) {
+		n := newTournament(t, original{name: name, sample: b.sample}, b.field)
+		n.run(t, 7, false, false)
+		if len(n.forged) == 0 {
+			t.Errorf("a verifier that does not look at the %s passes %d mutants", name, n.mutants)
+		} else {
+			t.Logf("%s: after %d mutants, %.160s", name, n.mutants, n.forged[0])
+		}
+	}
+}
+
+// A blindSpot is a field of a bundle that a verifier does not look at.
+type blindSpot struct {
+	sample sample
+	field  []any
+}
+
+func blind(t testing.TB) map[string]blindSpot {
 	d := verifytest.New(t, "corp.internal")
 	v1, v2, attestation := sampleOf(d, d.SignMessage(1, "artifact")), sampleOf(d, d.SignMessage(2, "artifact")), sampleOf(d, d.Attest("artifact", verifytest.CustomPredicate))
 	stamp := []any{"verificationMaterial", "timestampVerificationData", "rfc3161Timestamps", 0, "signedTimestamp"}
-	for name, c := range map[string]struct {
-		sample sample
-		field  []any
-	}{
+	return map[string]blindSpot{
 		"promise": {v1, in(entryPath, "inclusionPromise", "signedEntryTimestamp")}, "integrated time": {v1, in(entryPath, "integratedTime")},
 		"log id": {v1, in(entryPath, "logId", "keyId")}, "body": {v2, in(entryPath, "canonicalizedBody")}, "proof": {v2, in(proofPath, "hashes")},
 		"index": {v2, in(proofPath, "logIndex")}, "root": {v2, in(proofPath, "rootHash")}, "checkpoint": {v2, in(proofPath, "checkpoint", "envelope")},
@@ -240,13 +269,5 @@ func TestMutantsCatchBlindVerifiers(t *testing.T) {
 		"signature": {v2, []any{"messageSignature", "signature"}}, "digest": {v2, []any{"messageSignature", "messageDigest", "digest"}},
 		"digest algorithm": {v2, []any{"messageSignature", "messageDigest", "algorithm"}}, "payload": {attestation, []any{"dsseEnvelope", "payload"}},
 		"payload type": {attestation, []any{"dsseEnvelope", "payloadType"}},
-	} {
-		n := newTournament(t, original{name: name, sample: c.sample}, c.field)
-		n.run(t, 7, false, false)
-		if len(n.forged) == 0 {
-			t.Errorf("a verifier that does not look at the %s passes %d mutants", name, n.mutants)
-		} else {
-			t.Logf("%s: after %d mutants, %.160s", name, n.mutants, n.forged[0])
-		}
 	}
 }
