@@ -20,8 +20,10 @@ import (
 	"redoubt.internal/appliance/verify"
 	"redoubt.internal/ca/trust"
 	"redoubt.internal/mirror"
+	"redoubt.internal/mirror/freshness"
 	"redoubt.internal/mirror/parcel"
 	"redoubt.internal/mirror/serve"
+	"redoubt.internal/mirror/spool"
 )
 
 // What the mirror knows reaches a verification as a file, because a verification opens no socket; what a verification saw reaches the mirror
@@ -69,7 +71,7 @@ func (in *instance) writeFreshness(ctx context.Context) error {
 }
 
 // writeRoots writes the trusted roots that a claim names.
-func (in *instance) writeRoots(known *mirror.Freshness) error {
+func (in *instance) writeRoots(known *freshness.State) error {
 	for _, t := range known.TUF {
 		file := filepath.Join(in.dir.freshnessRoots(), t.Name+".json")
 		if held, err := os.ReadFile(file); t.Root == "" || err == nil && digestHex(held) == t.Root {
@@ -164,7 +166,7 @@ func freshnessFlags() []cli.Flag {
 }
 
 // upstream reads what a mirror knows for one verification, and where that stands; nil when none was named and none is configured here.
-func upstream(c *cli.Context) (*mirror.Freshness, string, error) {
+func upstream(c *cli.Context) (*freshness.State, string, error) {
 	path := c.String("mirror-state")
 	if path == "" {
 		cfg, _, err := configured(c)
@@ -182,7 +184,7 @@ func upstream(c *cli.Context) (*mirror.Freshness, string, error) {
 }
 
 // openUpstream reads what a mirror knows from its state.note or a folder that holds it, checked by the key, and says where it stands.
-func openUpstream(path, key string) (*mirror.Freshness, string, error) {
+func openUpstream(path, key string) (*freshness.State, string, error) {
 	if info, err := os.Stat(path); err == nil && info.IsDir() {
 		inside := layout{path}.freshness()
 		if _, err := os.Stat(inside); errors.Is(err, fs.ErrNotExist) {
@@ -198,7 +200,7 @@ func openUpstream(path, key string) (*mirror.Freshness, string, error) {
 	if err != nil {
 		return nil, "", err
 	}
-	known, err := mirror.OpenFreshness(note, line)
+	known, err := freshness.Open(note, line)
 	if err != nil {
 		return nil, "", fmt.Errorf("%w: %s: %w", verify.ErrMalformed, path, err)
 	}
@@ -219,7 +221,7 @@ func mirrorKeyLine(given, state string) (string, error) {
 // leaveProofs leaves the log proofs of a verified bundle to the mirror of a state directory. The verdict stands whether or not that works.
 func leaveProofs(dir string, r *verify.Result, warn io.Writer) {
 	for _, o := range r.Observations() {
-		if err := mirror.Spool(layout{dir}.spool(), o); err != nil {
+		if err := spool.Leave(layout{dir}.spool(), o); err != nil {
 			fmt.Fprintf(warn, "warning: the log proof could not be left to the mirror: %v\n", err)
 			return
 		}

@@ -18,6 +18,7 @@ import (
 	"redoubt.internal/ca/trust"
 	"redoubt.internal/hsm"
 	"redoubt.internal/mirror"
+	"redoubt.internal/mirror/freshness"
 	"redoubt.internal/mirror/parcel"
 )
 
@@ -67,8 +68,8 @@ func (m Mirror) tuf(dir layout) (out []mirror.TUFConfig, err error) {
 	return out, nil
 }
 
-func (s MirrorStale) thresholds() mirror.Thresholds {
-	return mirror.Thresholds{Warn: time.Duration(s.Warn), DenyNew: time.Duration(s.DenyNew), DenyAll: time.Duration(s.DenyAll)}
+func (s MirrorStale) thresholds() freshness.Thresholds {
+	return freshness.Thresholds{Warn: time.Duration(s.Warn), DenyNew: time.Duration(s.DenyNew), DenyAll: time.Duration(s.DenyAll)}
 }
 
 func (m Mirror) follow() (out []mirror.Follow) {
@@ -207,7 +208,7 @@ type upstreamNote struct {
 	Expires     time.Time       `json:"expires"`       // the earliest end of any of upstream's roles
 	Expiring    string          `json:"expiring"`      // and that role
 	StaleByDays int             `json:"stale_by_days"` // whole days since then, when this was signed
-	Level       mirror.Level    `json:"level"`         // what this site's thresholds make of the age; at deny-all nothing else is served
+	Level       freshness.Level `json:"level"`         // what this site's thresholds make of the age; at deny-all nothing else is served
 	Stream      string          `json:"stream"`
 }
 
@@ -222,7 +223,7 @@ func (in *instance) mirroredTargets(s mirror.TUFStatus) ([]trust.File, error) {
 		return nil, err
 	}
 	files := []trust.File{{Name: upstreamTarget, Data: append(text, '\n')}}
-	if s.Level == mirror.DenyAll {
+	if s.Level == freshness.DenyAll {
 		in.logger.Warn("a mirrored root of trust is too old to be served", "repository", s.Name, "age", s.Age)
 		return files, nil
 	}

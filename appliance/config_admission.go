@@ -16,7 +16,7 @@ import (
 	"redoubt.internal/appliance/verify"
 	"redoubt.internal/ca/frontend"
 	"redoubt.internal/log/strictyaml"
-	"redoubt.internal/mirror"
+	"redoubt.internal/mirror/freshness"
 	"redoubt.internal/mirror/images"
 )
 
@@ -216,7 +216,7 @@ func (a *Admission) rules(logger *slog.Logger) (*admission.Rules, error) {
 		}
 		roots = append(roots, verify.Root{Name: r.Name, JSON: data, AsOf: r.AsOf})
 	}
-	var known *mirror.Freshness
+	var known *freshness.State
 	if a.MirrorState != "" {
 		var err error
 		if known, _, err = openUpstream(a.path(a.MirrorState), a.MirrorKey); err != nil {

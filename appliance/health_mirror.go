@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 
-	"redoubt.internal/mirror"
+	"redoubt.internal/mirror/freshness"
 )
 
 // mirrorChecks name what is mirrored and older than this site allows. That stops no service here from signing, so it warns; doctor fails where
@@ -18,18 +18,18 @@ func (in *instance) mirrorChecks(ctx context.Context) (checks []check) {
 	if err != nil {
 		return []check{warning("mirror", err, "`redoubt mirror fsck`")}
 	}
-	old := func(name string, level mirror.Level, stale bool, age string) {
+	old := func(name string, level freshness.Level, stale bool, age string) {
 		c := check{Name: name, OK: true}
-		if level != mirror.Fresh || stale {
+		if level != freshness.Fresh || stale {
 			reason := fmt.Errorf("%s: last observed outside %s ago", level, age)
 			switch {
 			case age == "":
 				reason = errors.New("nothing of it was imported yet")
-			case level == mirror.Fresh:
+			case level == freshness.Fresh:
 				reason = fmt.Errorf("stale beyond max-age: last observed outside %s ago", age)
 			}
 			c = warning(name, reason, "carry a newer parcel and import it; `redoubt mirror status` says how old everything is")
-			c.Urgent = level == mirror.DenyNew || level == mirror.DenyAll
+			c.Urgent = level == freshness.DenyNew || level == freshness.DenyAll
 		}
 		checks = append(checks, c)
 	}

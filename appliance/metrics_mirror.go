@@ -7,6 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"redoubt.internal/mirror"
+	"redoubt.internal/mirror/freshness"
 )
 
 // mirrorGauges reads the mirror's numbers when the metrics page is fetched. Labels are the origins of logs that are configured, learned
@@ -61,7 +62,7 @@ func (g mirrorGauges) Collect(to chan<- prometheus.Metric) {
 	for _, l := range now.Status.Logs {
 		send(mirrorSize, float64(l.Size), l.Origin)
 		send(mirrorLag, float64(l.Lag), l.Origin)
-		send(mirrorLevel, float64(slices.Index(mirror.Levels, l.Level)), l.Origin)
+		send(mirrorLevel, float64(slices.Index(freshness.Levels, l.Level)), l.Origin)
 		if !l.Scrubbed.IsZero() {
 			send(mirrorScrubAge, in.now().Sub(l.Scrubbed).Seconds(), l.Origin)
 		}
@@ -70,7 +71,7 @@ func (g mirrorGauges) Collect(to chan<- prometheus.Metric) {
 		}
 	}
 	for _, t := range now.Status.TUF {
-		send(mirrorTrustLevel, float64(slices.Index(mirror.Levels, t.Level)), t.Name)
+		send(mirrorTrustLevel, float64(slices.Index(freshness.Levels, t.Level)), t.Name)
 		if !t.Observed.IsZero() {
 			send(mirrorTrustAge, in.now().Sub(t.Observed).Seconds(), t.Name)
 		}

@@ -11,6 +11,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"redoubt.internal/mirror"
+	"redoubt.internal/mirror/freshness"
 )
 
 func mirrorCommand() *cli.Command {
@@ -208,7 +209,7 @@ func printLogStatus(w io.Writer, l mirror.LogStatus) {
 	if l.Upstream != nil {
 		fmt.Fprintf(w, "  BEHIND by %d entries: %d are known to exist (by %s: %s)\n", l.Lag, l.Upstream.Size, l.Upstream.By, l.Upstream.Source)
 	}
-	if l.Level != mirror.Fresh {
+	if l.Level != freshness.Fresh {
 		fmt.Fprintf(w, "  %s: older than this site allows\n", strings.ToUpper(string(l.Level)))
 	}
 	if l.Stale {

@@ -14,6 +14,7 @@ import (
 
 	"redoubt.internal/ca/trust"
 	"redoubt.internal/mirror"
+	"redoubt.internal/mirror/freshness"
 )
 
 func mirrorTrustCommand() *cli.Command {
@@ -204,7 +205,7 @@ func trustInstructions(t trustFiles, out string, hasRoot bool) string {
 	if t.Status.StaleBy != "" {
 		fmt.Fprintf(&b, "  STALE         its %s expired at %s, %s ago\n", t.Status.Expiring, t.Status.Expires.Format(time.RFC3339), t.Status.StaleBy)
 	}
-	if t.Status.Level != mirror.Fresh {
+	if t.Status.Level != freshness.Fresh {
 		fmt.Fprintf(&b, "  %-13s older than this site allows\n", strings.ToUpper(string(t.Status.Level)))
 	}
 	fmt.Fprintf(&b, "\nThis folder decides what a client believes: hand it over by a way you trust.\n\n")
@@ -246,7 +247,7 @@ func validFor(start, end time.Time) string {
 func printTUFStatus(w io.Writer, s mirror.TUFStatus) {
 	if s.Imported.IsZero() {
 		fmt.Fprintf(w, "trust %s: nothing was imported yet\n", s.Name)
-		if s.Level != mirror.Fresh {
+		if s.Level != freshness.Fresh {
 			fmt.Fprintf(w, "  %s: older than this site allows\n", strings.ToUpper(string(s.Level)))
 		}
 		return
@@ -255,7 +256,7 @@ func printTUFStatus(w io.Writer, s mirror.TUFStatus) {
 	if s.StaleBy != "" {
 		fmt.Fprintf(w, "  STALE by %s: its %s expired at %s\n", s.StaleBy, s.Expiring, s.Expires.Format(time.RFC3339))
 	}
-	if s.Level != mirror.Fresh {
+	if s.Level != freshness.Fresh {
 		fmt.Fprintf(w, "  %s: older than this site allows\n", strings.ToUpper(string(s.Level)))
 	}
 	if s.Changed != nil {

@@ -15,7 +15,7 @@ import (
 
 	"redoubt.internal/appliance/inventory"
 	"redoubt.internal/appliance/verify"
-	"redoubt.internal/mirror"
+	"redoubt.internal/mirror/freshness"
 )
 
 const verifyVerb = "verify"
@@ -136,7 +136,7 @@ func unverified(c *cli.Context, err error) error {
 	}
 	failed := withCode(failure.Code, fmt.Errorf("not verified: %w", everyReason{err, failure.Reasons}))
 	next := nextForFile(err)
-	if next == "" && errors.Is(err, mirror.ErrStale) {
+	if next == "" && errors.Is(err, freshness.ErrStale) {
 		next = "carry a newer parcel and import it; `redoubt mirror status` says how old everything is"
 	}
 	if next != "" {

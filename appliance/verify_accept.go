@@ -7,7 +7,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"redoubt.internal/appliance/verify"
-	"redoubt.internal/mirror"
+	"redoubt.internal/mirror/freshness"
 )
 
 // Accept is the file of `redoubt verify --accept`: who is accepted under which trusted root. Several roots may be given to one verification; each
@@ -63,12 +63,12 @@ func parseAccept(path string, data []byte) (out []verify.Identity, err error) {
 }
 
 // mirroredRoots are the trusted roots of mirrored repositories, from beside the mirror's signed state, which names the digest of each.
-func mirroredRoots(names []string, known *mirror.Freshness, dir string) (out []verify.Root, err error) {
+func mirroredRoots(names []string, known *freshness.State, dir string) (out []verify.Root, err error) {
 	if len(names) > 0 && known == nil {
 		return nil, fmt.Errorf("%w: --mirror-root needs --mirror-state", verify.ErrUsage)
 	}
 	for _, name := range names {
-		var held *mirror.TUFFreshness
+		var held *freshness.TUF
 		for i := range known.TUF {
 			if known.TUF[i].Name == name {
 				held = &known.TUF[i]

@@ -13,7 +13,7 @@ import (
 	"redoubt.internal/appliance/policy"
 	"redoubt.internal/appliance/verify"
 	"redoubt.internal/ca/denied"
-	"redoubt.internal/mirror"
+	"redoubt.internal/mirror/freshness"
 )
 
 // verifyRequest is one verification without a policy file.
@@ -26,7 +26,7 @@ type verifyRequest struct {
 	Subject          string // of the certificate of a Notation signature
 	WithoutLog       bool
 	MaxTrustAge      time.Duration
-	Upstream         *mirror.Freshness
+	Upstream         *freshness.State
 	Mirrored         []verify.Root     // trusted roots that were carried here
 	Accepted         []verify.Identity // who is accepted, each under one root, in place of Identity
 	Offline          *verify.Offline   // how it was proven that no socket is opened; nil where it was not

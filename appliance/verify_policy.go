@@ -9,11 +9,11 @@ import (
 	"redoubt.internal/appliance/inventory"
 	"redoubt.internal/appliance/policy"
 	"redoubt.internal/appliance/verify"
-	"redoubt.internal/mirror"
+	"redoubt.internal/mirror/freshness"
 )
 
 // verifyByPolicy is `redoubt verify --policy`.
-func verifyByPolicy(c *cli.Context, known *mirror.Freshness, knownIn string) error {
+func verifyByPolicy(c *cli.Context, known *freshness.State, knownIn string) error {
 	mirrored, err := mirroredRoots(c.StringSlice("mirror-root"), known, knownIn)
 	if err != nil {
 		return unverified(c, err)

@@ -17,6 +17,7 @@ import (
 	"redoubt.internal/ca/denied"
 	"redoubt.internal/ca/identity"
 	"redoubt.internal/ca/lint"
+	"redoubt.internal/ca/subject"
 	"redoubt.internal/log/audit"
 	"redoubt.internal/log/store"
 )
@@ -132,7 +133,7 @@ func NotationSubject(n pkix.Name) (der []byte, text string, err error) {
 	if der, err = asn1.Marshal(rdns); err != nil {
 		return nil, "", fmt.Errorf("%w: %w", ErrSubject, err)
 	}
-	if why := lint.NotationSubject(rdns); why != "" {
+	if why := subject.Check(rdns); why != "" {
 		return nil, "", fmt.Errorf("%w: %s", ErrSubject, why)
 	}
 	return der, rdns.String(), nil

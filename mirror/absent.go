@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"redoubt.internal/log/store"
+	"redoubt.internal/mirror/freshness"
 )
 
 // What is missing: logs that an imported trusted root has clients believe and that are not mirrored, shards that ended, and an exporter that is
@@ -163,5 +164,5 @@ func (a *Absence) err() error {
 	if a == nil || a.Exporter == nil || !a.Exporter.Silent || a.Exporter.Derived {
 		return nil
 	}
-	return fmt.Errorf("%w: nothing was heard of the exporter since %s, a parcel is expected every %v", ErrStale, a.Exporter.Last.Format(time.RFC3339), time.Duration(a.Exporter.Cadence)*time.Second)
+	return fmt.Errorf("%w: nothing was heard of the exporter since %s, a parcel is expected every %v", freshness.ErrStale, a.Exporter.Last.Format(time.RFC3339), time.Duration(a.Exporter.Cadence)*time.Second)
 }

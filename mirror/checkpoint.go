@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"redoubt.internal/mirror/freshness"
 	"redoubt.internal/mirror/parcel"
 	"redoubt.internal/mirror/tiles"
 )
@@ -52,7 +53,7 @@ type LogConfig struct {
 	NotBefore, NotAfter time.Time
 	Followed            string
 	// Stale says how old the last observed state may be.
-	Stale Thresholds
+	Stale freshness.Thresholds
 	// MaxAge is how old the last observed state may be before Status and Reconcile call the log stale; 0 sets no limit.
 	MaxAge time.Duration
 }
@@ -85,8 +86,8 @@ func knownLogs(configs []LogConfig) (map[string]*knownLog, error) {
 		if (len(c.Records) > 0 || len(c.Lookups) > 0 || !c.Select.Empty()) && c.Scope != parcel.ScopeSparse {
 			return nil, fmt.Errorf("%w: log %q: records are picked at scope %q, not %q", ErrConfig, c.Origin, parcel.ScopeSparse, c.Scope)
 		}
-		if err := c.Stale.check(); err != nil {
-			return nil, fmt.Errorf("log %q: %w", c.Origin, err)
+		if err := c.Stale.Check(); err != nil {
+			return nil, fmt.Errorf("%w: log %q: %w", ErrConfig, c.Origin, err)
 		}
 		selected, err := c.Select.check()
 		if err != nil {

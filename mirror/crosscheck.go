@@ -8,6 +8,7 @@ import (
 
 	"redoubt.internal/log/store"
 	"redoubt.internal/mirror/parcel"
+	"redoubt.internal/mirror/spool"
 	"redoubt.internal/mirror/tiles"
 )
 
@@ -15,16 +16,6 @@ import (
 // its path. Whoever shows one, in whatever bundle, lets us compare those hashes with all we have ever accepted: the log cannot show
 // one history to the signer of a bundle and another to the mirror without giving itself away where their paths meet. It is a
 // detector and proves no consistency: what is shown by nobody is compared with nothing.
-
-// Observation is a proof that somebody showed.
-type Observation struct {
-	Origin string
-	Note   []byte // the log's checkpoint
-	Index  uint64 // of the leaf, in the log's own tree
-	Leaf   tiles.Hash
-	Proof  []tiles.Hash
-	Source string // what showed it, such as a bundle's digest; at most 200 printable characters
-}
 
 // Confirmed says what an observation was compared with.
 type Confirmed struct {
@@ -36,7 +27,7 @@ type Confirmed struct {
 
 // Observe verifies an observation by the log's key and compares every subtree hash it fixes with those accepted before. What is new
 // is kept for ever. A contradiction freezes the log with evidence: a *ForkError. ErrBusy while an import runs.
-func (m *Mirror) Observe(ctx context.Context, o Observation) (Confirmed, error) {
+func (m *Mirror) Observe(ctx context.Context, o spool.Observation) (Confirmed, error) {
 	log := m.log(o.Origin)
 	if log == nil {
 		return Confirmed{}, fmt.Errorf("%w: %q", ErrUnknownOrigin, o.Origin)
@@ -97,7 +88,7 @@ func (l *knownLog) openAny(note []byte) (c Checkpoint, vkey string, err error) {
 }
 
 // compare compares an observation with the mirrored tree and with every hash accepted before, and keeps what is new.
-func (m *Mirror) compare(ctx context.Context, log *knownLog, h Head, c Checkpoint, by string, o Observation, nodes []tiles.NodeHash) (Confirmed, error) {
+func (m *Mirror) compare(ctx context.Context, log *knownLog, h Head, c Checkpoint, by string, o spool.Observation, nodes []tiles.NodeHash) (Confirmed, error) {
 	out := Confirmed{Nodes: len(nodes)}
 	shown := shownHead{c, o.Note, by}
 	if same, err := m.atSize(ctx, log, h, shown); err != nil {
@@ -233,7 +224,7 @@ const (
 func observationKey(id uint64) string { return fmt.Sprintf("%s%020d", keyObservation, id) }
 
 // keepObservation keeps the hashes that an observation was the first to show, and the observation.
-func (m *Mirror) keepObservation(o Observation, vkey string, fresh []tiles.NodeHash) error {
+func (m *Mirror) keepObservation(o spool.Observation, vkey string, fresh []tiles.NodeHash) error {
 	return full(m.c.DB.Update(func(tx store.Tx) error {
 		var n uint64
 		if _, err := get(tx, keyObserved, &n); err != nil {

@@ -16,6 +16,7 @@ import (
 
 	"redoubt.internal/mirror/generate"
 	"redoubt.internal/mirror/parcel"
+	"redoubt.internal/mirror/spool"
 	"redoubt.internal/mirror/tiles"
 )
 
@@ -39,7 +40,7 @@ func newHistory(size, forkAt uint64) history {
 }
 
 // shows is the proof of a leaf in the first size leaves, under a checkpoint the log's key signed.
-func (h history) shows(t *testing.T, index, size uint64) Observation {
+func (h history) shows(t *testing.T, index, size uint64) spool.Observation {
 	t.Helper()
 	tree := tiles.NewSparse(size, func(_ context.Context, n tiles.Node) (tiles.Hash, error) { return h.nodes[n], nil })
 	root, err1 := tree.RootAt(t.Context(), size)
@@ -48,7 +49,7 @@ func (h history) shows(t *testing.T, index, size uint64) Observation {
 	if err := errors.Join(err1, err2, err3); err != nil {
 		t.Fatal(err)
 	}
-	return Observation{Origin: "log.example", Note: signed, Index: index, Leaf: leaf, Proof: proof, Source: fmt.Sprintf("bundle %d of %d", index, size)}
+	return spool.Observation{Origin: "log.example", Note: signed, Index: index, Leaf: leaf, Proof: proof, Source: fmt.Sprintf("bundle %d of %d", index, size)}
 }
 
 // TestCrossCheck shows proofs of an honest and of a forked history to mirrors of the honest one, at every scope, before and after they
@@ -206,14 +207,14 @@ func TestObserveRefuses(t *testing.T) {
 	l.load(l.export(0))
 	before := l.fingerprint()
 	h := newHistory(1500, tiles.MaxSize)
-	for name, spoil := range map[string]func(*Observation){
-		"another leaf":    func(o *Observation) { o.Leaf[0] ^= 1 },
-		"another index":   func(o *Observation) { o.Index++ },
-		"a longer proof":  func(o *Observation) { o.Proof = append(o.Proof, tiles.Hash{}) },
-		"a shorter proof": func(o *Observation) { o.Proof = o.Proof[1:] },
-		"no note":         func(o *Observation) { o.Note = nil },
-		"another log":     func(o *Observation) { o.Origin = "other.example" },
-		"a changed note":  func(o *Observation) { o.Note[len("log.example\n")] ^= 1 },
+	for name, spoil := range map[string]func(*spool.Observation){
+		"another leaf":    func(o *spool.Observation) { o.Leaf[0] ^= 1 },
+		"another index":   func(o *spool.Observation) { o.Index++ },
+		"a longer proof":  func(o *spool.Observation) { o.Proof = append(o.Proof, tiles.Hash{}) },
+		"a shorter proof": func(o *spool.Observation) { o.Proof = o.Proof[1:] },
+		"no note":         func(o *spool.Observation) { o.Note = nil },
+		"another log":     func(o *spool.Observation) { o.Origin = "other.example" },
+		"a changed note":  func(o *spool.Observation) { o.Note[len("log.example\n")] ^= 1 },
 	} {
 		o := h.shows(t, 900, 1201)
 		spoil(&o)

@@ -10,6 +10,7 @@ import (
 
 	"redoubt.internal/log/store"
 	"redoubt.internal/mirror/parcel"
+	"redoubt.internal/mirror/spool"
 	"redoubt.internal/mirror/tiles"
 )
 
@@ -80,7 +81,7 @@ func claimKey(c EntryClaim) string {
 }
 
 // keepClaim remembers an entry that was shown under a checkpoint of the log; one that is known stays, but for the evidence against it.
-func (m *Mirror) keepClaim(o Observation, c Checkpoint, evidence string) error {
+func (m *Mirror) keepClaim(o spool.Observation, c Checkpoint, evidence string) error {
 	claim := EntryClaim{Origin: o.Origin, Index: o.Index, Leaf: o.Leaf, Size: c.Size, Root: c.Root, Source: oneLine(errors.New(o.Source)), Seen: m.c.Now().UTC(), Evidence: evidence}
 	if evidence != "" {
 		claim.Stands = ClaimContradicted

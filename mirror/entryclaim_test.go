@@ -6,6 +6,7 @@ import (
 
 	"redoubt.internal/log/store"
 	"redoubt.internal/mirror/parcel"
+	"redoubt.internal/mirror/spool"
 	"redoubt.internal/mirror/tiles"
 )
 
@@ -48,7 +49,7 @@ func TestClaims(t *testing.T) {
 	} {
 		t.Run(scope, func(t *testing.T) {
 			l := claimLab(t, scope)
-			for _, o := range []Observation{honest.shows(t, 5, 600), honest.shows(t, 300, 690), honest.shows(t, 301, 700), honest.shows(t, 690, 695), honest.shows(t, 900, 1000)} {
+			for _, o := range []spool.Observation{honest.shows(t, 5, 600), honest.shows(t, 300, 690), honest.shows(t, 301, 700), honest.shows(t, 690, 695), honest.shows(t, 900, 1000)} {
 				if _, err := l.in.Observe(t.Context(), o); err != nil {
 					t.Fatal(err)
 				}
@@ -148,7 +149,7 @@ func TestClaimsAreBounded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := l.in.keepClaim(Observation{Origin: "log.example", Index: 3, Source: "one more"}, Checkpoint{}, ""); err != nil {
+	if err := l.in.keepClaim(spool.Observation{Origin: "log.example", Index: 3, Source: "one more"}, Checkpoint{}, ""); err != nil {
 		t.Fatal(err)
 	}
 	n, found := 0, map[uint64]bool{}

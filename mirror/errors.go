@@ -7,6 +7,7 @@ import (
 	"syscall"
 
 	"redoubt.internal/log/store"
+	"redoubt.internal/mirror/freshness"
 	"redoubt.internal/mirror/parcel"
 	"redoubt.internal/mirror/tiles"
 )
@@ -36,8 +37,6 @@ var (
 	ErrFloor = errors.New("the log is known to be larger than this")
 	// ErrFull says that the disk or the quota is used up. Nothing was committed; make room and run again.
 	ErrFull = errors.New("the disk is full or the quota is used up")
-	// ErrStale says that the last known state of a log is older than its limit.
-	ErrStale = errors.New("the mirrored state is older than the policy allows")
 	// ErrClock says that the local clock cannot be right.
 	ErrClock = errors.New("the local clock is in doubt")
 	// ErrUnknownOrigin says that a log or its key is not configured here.
@@ -110,7 +109,7 @@ func ExitCode(err error) int {
 		{parcel.ErrForeignKey, 61}, {ErrAnnouncement, 61}, {ErrUnknownOrigin, 60}, {ErrFull, 42}, {store.ErrFull, 42}, {syscall.ENOSPC, 42}, {syscall.EDQUOT, 42},
 		{ErrProof, 31}, {ErrQuorum, 31}, {tiles.ErrProof, 31}, {tiles.ErrBundle, 31}, {ErrDamaged, 31},
 		{parcel.ErrMedium, 41}, {parcel.ErrVolume, 40}, {parcel.ErrManifest, 40}, {ErrStatement, 40}, {parcel.ErrTooNew, 40},
-		{ErrWatched, 33}, {ErrStale, 50}, {ErrClock, 51}, {ErrNothing, 10}, {ErrRemote, 3},
+		{ErrWatched, 33}, {freshness.ErrStale, 50}, {ErrClock, 51}, {ErrNothing, 10}, {ErrRemote, 3},
 	} {
 		if errors.Is(err, c.err) {
 			return c.code

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"redoubt.internal/mirror/freshness"
 	"redoubt.internal/mirror/generate"
 	"redoubt.internal/mirror/parcel"
 	"redoubt.internal/mirror/tiles"
@@ -22,8 +23,8 @@ func TestExitCodes(t *testing.T) {
 		{nil, 0}, {errors.New("anything"), 1}, {ErrRemote, 3}, {ErrNothing, 10}, {&GapError{First: 1, Last: 2}, 20}, {ErrReplay, 21},
 		{ErrForkedStream, 22}, {ErrWrongStream, 23}, {&ForkError{}, 30}, {&ForkError{Frozen: true}, 30}, {ErrProof, 31}, {tiles.ErrProof, 31},
 		{ErrDamaged, 31}, {&parcel.VolumeError{Err: errors.New("torn")}, 40}, {&parcel.VolumeError{Err: parcel.ErrMedium}, 41},
-		{ErrFull, 42}, {syscall.ENOSPC, 42}, {ErrStale, 50}, {ErrClock, 51}, {ErrUnknownOrigin, 60}, {parcel.ErrForeignKey, 61}, {ErrBusy, 75},
-		{errors.Join(ErrStale, &GapError{}, &ForkError{}), 30}, {errors.Join(ErrStale, &GapError{}), 20},
+		{ErrFull, 42}, {syscall.ENOSPC, 42}, {freshness.ErrStale, 50}, {ErrClock, 51}, {ErrUnknownOrigin, 60}, {parcel.ErrForeignKey, 61}, {ErrBusy, 75},
+		{errors.Join(freshness.ErrStale, &GapError{}, &ForkError{}), 30}, {errors.Join(freshness.ErrStale, &GapError{}), 20},
 	} {
 		if got := ExitCode(c.err); got != c.code {
 			t.Errorf("%v: %d instead of %d", c.err, got, c.code)

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"redoubt.internal/mirror/freshness"
 	"redoubt.internal/mirror/parcel"
 )
 
@@ -22,7 +23,7 @@ func labFreshnessKey(t testing.TB) string {
 // TestFreshness: what the mirror signs of itself is what it holds, under its own key alone, and a changed byte is refused.
 func TestFreshness(t *testing.T) {
 	c := tinyLog(t, 5)
-	c.Stale = Thresholds{Warn: time.Hour, DenyNew: 2 * time.Hour, DenyAll: 3 * time.Hour}
+	c.Stale = freshness.Thresholds{Warn: time.Hour, DenyNew: 2 * time.Hour, DenyAll: 3 * time.Hour}
 	l := newLab(t, c)
 	l.pull()
 	l.load(l.export(0))
@@ -32,7 +33,7 @@ func TestFreshness(t *testing.T) {
 		t.Fatal(err)
 	}
 	key := labFreshnessKey(t)
-	again, err := OpenFreshness(f.Note, key)
+	again, err := freshness.Open(f.Note, key)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -44,7 +45,7 @@ func TestFreshness(t *testing.T) {
 	if again.Sequence != 1 || got == nil || got.Size != 5 || got.Root != h.Root.String() || !got.Observed.Equal(h.Observed) || got.Exporter == "" || got.Limits.DenyNew != 7200 {
 		t.Fatalf("%+v", again)
 	}
-	if level, err := got.Judge(l.now, l.now, nil); level != Warn || err != nil {
+	if level, err := got.Judge(l.now, l.now, nil); level != freshness.Warn || err != nil {
 		t.Errorf("after 90 minutes: %s, %v", level, err)
 	}
 	if again.Find("other.example", "") != nil {
@@ -54,13 +55,13 @@ func TestFreshness(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := OpenFreshness(f.Note, stranger); !errors.Is(err, ErrProof) {
+	if _, err := freshness.Open(f.Note, stranger); !errors.Is(err, freshness.ErrState) {
 		t.Errorf("under another key: %v", err)
 	}
 	for i := range f.Note {
 		bad := append([]byte(nil), f.Note...)
 		bad[i] ^= 1
-		if _, err := OpenFreshness(bad, key); err == nil {
+		if _, err := freshness.Open(bad, key); err == nil {
 			t.Fatalf("byte %d flipped, and believed", i)
 		}
 	}
@@ -68,7 +69,7 @@ func TestFreshness(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := OpenFreshness(report.Note, key); !errors.Is(err, ErrProof) {
+	if _, err := freshness.Open(report.Note, key); !errors.Is(err, freshness.ErrState) {
 		t.Errorf("a reconcile report passes for a state: %v", err)
 	}
 }
@@ -77,43 +78,43 @@ func TestFreshness(t *testing.T) {
 func TestJudgeFreshness(t *testing.T) {
 	seen := time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
 	before, after := seen.Add(-time.Hour), seen.Add(time.Hour)
-	limits := Limits{Warn: 3600, DenyNew: 7200, DenyAll: 10800}
+	limits := freshness.Limits{Warn: 3600, DenyNew: 7200, DenyAll: 10800}
 	in, beyond := uint64(9), uint64(10)
 	for name, test := range map[string]struct {
 		age    time.Duration
 		signed time.Time
 		index  *uint64
 		frozen bool
-		level  Level
+		level  freshness.Level
 		ok     bool
 	}{
-		"fresh":                         {time.Hour, after, &beyond, false, Fresh, true},
-		"from the future":               {-time.Hour, after, nil, false, Fresh, true},
-		"warn":                          {time.Hour + 1, after, &beyond, false, Warn, true},
-		"old but signed before":         {2*time.Hour + 1, before, &in, false, DenyNew, true},
-		"signed as it was observed":     {2*time.Hour + 1, seen, &in, false, DenyNew, true},
-		"old and signed after":          {2*time.Hour + 1, after, &in, false, DenyNew, false},
-		"old and beyond the tree":       {2*time.Hour + 1, before, &beyond, false, DenyNew, false},
-		"too old for anything":          {3*time.Hour + 1, before, &in, false, DenyAll, false},
-		"frozen, signed before":         {0, before, &in, true, DenyNew, true},
-		"frozen, signed after":          {0, after, &in, true, DenyNew, false},
-		"frozen and too old":            {3*time.Hour + 1, before, &in, true, DenyAll, false},
-		"no proof, signed before":       {2*time.Hour + 1, before, nil, false, DenyNew, true},
-		"no threshold reached, no time": {0, time.Time{}, nil, false, Fresh, true},
+		"fresh":                         {time.Hour, after, &beyond, false, freshness.Fresh, true},
+		"from the future":               {-time.Hour, after, nil, false, freshness.Fresh, true},
+		"warn":                          {time.Hour + 1, after, &beyond, false, freshness.Warn, true},
+		"old but signed before":         {2*time.Hour + 1, before, &in, false, freshness.DenyNew, true},
+		"signed as it was observed":     {2*time.Hour + 1, seen, &in, false, freshness.DenyNew, true},
+		"old and signed after":          {2*time.Hour + 1, after, &in, false, freshness.DenyNew, false},
+		"old and beyond the tree":       {2*time.Hour + 1, before, &beyond, false, freshness.DenyNew, false},
+		"too old for anything":          {3*time.Hour + 1, before, &in, false, freshness.DenyAll, false},
+		"frozen, signed before":         {0, before, &in, true, freshness.DenyNew, true},
+		"frozen, signed after":          {0, after, &in, true, freshness.DenyNew, false},
+		"frozen and too old":            {3*time.Hour + 1, before, &in, true, freshness.DenyAll, false},
+		"no proof, signed before":       {2*time.Hour + 1, before, nil, false, freshness.DenyNew, true},
+		"no threshold reached, no time": {0, time.Time{}, nil, false, freshness.Fresh, true},
 	} {
-		l := LogFreshness{Origin: "log.example", Size: 10, Observed: seen, Frozen: test.frozen, Limits: limits}
+		l := freshness.Log{Origin: "log.example", Size: 10, Observed: seen, Frozen: test.frozen, Limits: limits}
 		level, err := l.Judge(seen.Add(test.age), test.signed, test.index)
-		if level != test.level || (err == nil) != test.ok || err != nil && !errors.Is(err, ErrStale) {
+		if level != test.level || (err == nil) != test.ok || err != nil && !errors.Is(err, freshness.ErrStale) {
 			t.Errorf("%s: %s, %v", name, level, err)
 		}
 		if err != nil && test.frozen && !strings.Contains(err.Error(), "two histories") {
 			t.Errorf("%s: the reason is not said: %v", name, err)
 		}
 	}
-	if (&LogFreshness{Observed: seen}).Limits != (Limits{}) {
+	if (&freshness.Log{Observed: seen}).Limits != (freshness.Limits{}) {
 		t.Fatal()
 	}
-	f := Freshness{Logs: []LogFreshness{
+	f := freshness.State{Logs: []freshness.Log{
 		{Origin: "rekor.example - 1", LogID: "aa", Observed: before}, {Origin: "rekor.example - 2", LogID: "aa", Observed: after},
 		{Origin: "other.example", LogID: "bb", Observed: seen}, {Origin: "ed.example", Observed: seen},
 	}}
@@ -134,23 +135,23 @@ func TestJudgeFreshness(t *testing.T) {
 // TestAwaitedIsSaid: a log that is configured with thresholds and was never imported stands in the claim and in the status as older than any.
 func TestAwaitedIsSaid(t *testing.T) {
 	c := tinyLog(t, 5)
-	c.Stale = Thresholds{DenyNew: time.Hour}
+	c.Stale = freshness.Thresholds{DenyNew: time.Hour}
 	l := newLab(t, c)
 	f, err := l.in.Freshness(context.Background())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if f, err = OpenFreshness(f.Note, labFreshnessKey(t)); err != nil {
+	if f, err = freshness.Open(f.Note, labFreshnessKey(t)); err != nil {
 		t.Fatal(err)
 	}
 	got := f.Find(c.Origin, "")
 	if got == nil || !got.Observed.IsZero() {
 		t.Fatalf("%+v", got)
 	}
-	if level, err := got.Judge(l.now, l.now, nil); level != DenyNew || !errors.Is(err, ErrStale) {
+	if level, err := got.Judge(l.now, l.now, nil); level != freshness.DenyNew || !errors.Is(err, freshness.ErrStale) {
 		t.Fatal(level, err)
 	}
-	if st, err := l.in.Status(context.Background()); err != nil || st.Logs[0].Level != DenyNew {
+	if st, err := l.in.Status(context.Background()); err != nil || st.Logs[0].Level != freshness.DenyNew {
 		t.Fatal(st.Logs, err)
 	}
 	if r, err := l.in.Reconcile(context.Background()); err != nil || ExitCode(r.Err()) != 50 || !strings.Contains(r.Err().Error(), "nothing of it was imported") {

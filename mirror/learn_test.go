@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"redoubt.internal/ca/trust"
+	"redoubt.internal/mirror/freshness"
 	"redoubt.internal/mirror/generate"
 	"redoubt.internal/mirror/parcel"
 )
@@ -285,7 +286,7 @@ func TestTrustGivesKeys(t *testing.T) {
 		"no such repository": func(c *Config) { c.Logs = []LogConfig{{Origin: "x", Trust: "none"}} },
 		"key and trust":      func(c *Config) { c.Logs[0].VKey = l.vkey },
 		"follow of nothing":  func(c *Config) { c.Follow = []Follow{{TUF: "none"}} },
-		"thresholds":         func(c *Config) { c.TUF[0].Stale = Thresholds{Warn: 2, DenyNew: 1} },
+		"thresholds":         func(c *Config) { c.TUF[0].Stale = freshness.Thresholds{Warn: 2, DenyNew: 1} },
 	} {
 		c := l.mc
 		c.Logs, c.TUF = append([]LogConfig{}, c.Logs...), append([]TUFConfig{}, c.TUF...)
@@ -300,15 +301,15 @@ func TestTrustGivesKeys(t *testing.T) {
 // TestThresholds: ages become levels, and levels deny.
 func TestThresholds(t *testing.T) {
 	day := 24 * time.Hour
-	th := Thresholds{Warn: 7 * day, DenyNew: 30 * day, DenyAll: 90 * day}
+	th := freshness.Thresholds{Warn: 7 * day, DenyNew: 30 * day, DenyAll: 90 * day}
 	at := state2At
-	for age, want := range map[time.Duration]Level{0: Fresh, 7 * day: Fresh, 8 * day: Warn, 31 * day: DenyNew, 91 * day: DenyAll} {
+	for age, want := range map[time.Duration]freshness.Level{0: freshness.Fresh, 7 * day: freshness.Fresh, 8 * day: freshness.Warn, 31 * day: freshness.DenyNew, 91 * day: freshness.DenyAll} {
 		l := th.Of(age)
 		if l != want {
 			t.Errorf("%v: %s", age, l)
 		}
 		old, newer := l.Allow(at.Add(-time.Hour), at), l.Allow(at.Add(time.Hour), at)
-		if (old != nil) != (want == DenyAll) || (newer != nil) != (want == DenyAll || want == DenyNew) {
+		if (old != nil) != (want == freshness.DenyAll) || (newer != nil) != (want == freshness.DenyAll || want == freshness.DenyNew) {
 			t.Errorf("%s: %v, %v", l, old, newer)
 		}
 		if newer != nil && ExitCode(newer) != 50 {
@@ -318,13 +319,13 @@ func TestThresholds(t *testing.T) {
 	l := tufLab(t)
 	l.mc.TUF[0].Stale = th
 	l.reopen()
-	if s, err := l.in.TUFStatuses(); err != nil || s[0].Level != DenyAll || !errors.Is(s[0].Err(), ErrStale) {
+	if s, err := l.in.TUFStatuses(); err != nil || s[0].Level != freshness.DenyAll || !errors.Is(s[0].Err(), freshness.ErrStale) {
 		t.Fatal(s, err) // nothing imported is the oldest state of all
 	}
 	l.state(t, 2)
 	l.pull()
 	l.load(l.export(0))
-	for days, want := range map[int]Level{1: Fresh, 10: Warn, 40: DenyNew, 100: DenyAll} {
+	for days, want := range map[int]freshness.Level{1: freshness.Fresh, 10: freshness.Warn, 40: freshness.DenyNew, 100: freshness.DenyAll} {
 		l.now = state2At.AddDate(0, 0, days)
 		s, err := l.in.TUFStatuses()
 		if err != nil || s[0].Level != want {

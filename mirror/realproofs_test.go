@@ -15,6 +15,7 @@ import (
 
 	"redoubt.internal/log/store"
 	"redoubt.internal/mirror/parcel"
+	"redoubt.internal/mirror/spool"
 	"redoubt.internal/mirror/tiles"
 )
 
@@ -23,7 +24,7 @@ import (
 func TestRealProofs(t *testing.T) {
 	data := publicData(t, ".")
 	keys := realKeys(t, filepath.Join(data, "roots"))
-	var all []Observation
+	var all []spool.Observation
 	logs := make(map[string]LogConfig)
 	for _, folder := range []string{"bundles", "entries"} {
 		err := filepath.WalkDir(filepath.Join(data, folder), func(name string, d fs.DirEntry, err error) error {
@@ -146,7 +147,7 @@ func signer(note []byte, keys [][]byte) string {
 }
 
 // realProofs reads the inclusion proofs of a Sigstore bundle or of Rekor v1 entries.
-func realProofs(b []byte) (out []Observation) {
+func realProofs(b []byte) (out []spool.Observation) {
 	var bundle struct {
 		VerificationMaterial struct {
 			TlogEntries []struct {
@@ -165,7 +166,7 @@ func realProofs(b []byte) (out []Observation) {
 		for _, e := range bundle.VerificationMaterial.TlogEntries {
 			index, err := strconv.ParseUint(e.InclusionProof.LogIndex, 10, 64)
 			if err == nil && e.InclusionProof.Checkpoint.Envelope != "" {
-				out = append(out, Observation{
+				out = append(out, spool.Observation{
 					Note: []byte(e.InclusionProof.Checkpoint.Envelope), Index: index, Leaf: tiles.LeafHash(e.CanonicalizedBody), Proof: hashes(e.InclusionProof.Hashes),
 				})
 			}
@@ -190,7 +191,7 @@ func realProofs(b []byte) (out []Observation) {
 					b, _ := hex.DecodeString(h)
 					raw = append(raw, b)
 				}
-				out = append(out, Observation{Note: []byte(p.Checkpoint), Index: p.LogIndex, Leaf: tiles.LeafHash(body), Proof: hashes(raw)})
+				out = append(out, spool.Observation{Note: []byte(p.Checkpoint), Index: p.LogIndex, Leaf: tiles.LeafHash(body), Proof: hashes(raw)})
 			}
 		}
 	}

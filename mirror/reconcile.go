@@ -12,26 +12,27 @@ import (
 	"github.com/cyberphone/json-canonicalization/go/src/webpki.org/jsoncanonicalizer"
 
 	"redoubt.internal/log/store"
+	"redoubt.internal/mirror/freshness"
 	"redoubt.internal/mirror/parcel"
 )
 
 // LogStatus says where one log stands. Its JSON form is stable.
 type LogStatus struct {
-	Origin   string    `json:"origin"`
-	Scope    string    `json:"scope"`
-	Size     uint64    `json:"size"`
-	Root     string    `json:"root,omitempty"`
-	Observed time.Time `json:"upstream_observed_at,omitzero"` // when the exporter says it last saw this head; unproven
-	Proven   time.Time `json:"observed_proven_by,omitzero"`   // a quorum of the log's witnesses saw it there then or later
-	Imported time.Time `json:"imported_at,omitzero"`
-	Scrubbed time.Time `json:"scrubbed_at,omitzero"` // everything that is stored of it was hashed at this time or later
-	Age      string    `json:"age,omitempty"`        // since Observed
-	Seconds  int64     `json:"age_seconds"`          // the same as a number, 0 before anything was imported
-	Lag      uint64    `json:"lag_entries"`          // entries that are known to exist upstream and are not here; 0 where nobody showed more
-	Upstream *Upstream `json:"upstream,omitempty"`   // what is known to exist, where that is more than is held
-	Stale    bool      `json:"stale"`
-	Level    Level     `json:"level"` // what the thresholds make of the age
-	Frozen   *Freeze   `json:"frozen,omitempty"`
+	Origin   string          `json:"origin"`
+	Scope    string          `json:"scope"`
+	Size     uint64          `json:"size"`
+	Root     string          `json:"root,omitempty"`
+	Observed time.Time       `json:"upstream_observed_at,omitzero"` // when the exporter says it last saw this head; unproven
+	Proven   time.Time       `json:"observed_proven_by,omitzero"`   // a quorum of the log's witnesses saw it there then or later
+	Imported time.Time       `json:"imported_at,omitzero"`
+	Scrubbed time.Time       `json:"scrubbed_at,omitzero"` // everything that is stored of it was hashed at this time or later
+	Age      string          `json:"age,omitempty"`        // since Observed
+	Seconds  int64           `json:"age_seconds"`          // the same as a number, 0 before anything was imported
+	Lag      uint64          `json:"lag_entries"`          // entries that are known to exist upstream and are not here; 0 where nobody showed more
+	Upstream *Upstream       `json:"upstream,omitempty"`   // what is known to exist, where that is more than is held
+	Stale    bool            `json:"stale"`
+	Level    freshness.Level `json:"level"` // what the thresholds make of the age
+	Frozen   *Freeze         `json:"frozen,omitempty"`
 }
 
 // Status says where the stream and its logs stand. Its JSON form is stable.
@@ -55,9 +56,9 @@ type Status struct {
 // err says how old a log is that is too old.
 func (l LogStatus) err() error {
 	if l.Observed.IsZero() {
-		return fmt.Errorf("log %q: %w: nothing of it was imported", l.Origin, ErrStale)
+		return fmt.Errorf("log %q: %w: nothing of it was imported", l.Origin, freshness.ErrStale)
 	}
-	return fmt.Errorf("log %q: %w: %s, age %s", l.Origin, ErrStale, l.Level, l.Age)
+	return fmt.Errorf("log %q: %w: %s, age %s", l.Origin, freshness.ErrStale, l.Level, l.Age)
 }
 
 // Range is a run of sequence numbers, both ends included.
@@ -112,9 +113,9 @@ func (m *Mirror) status(s *snapshot, incidents []Incident) Status {
 	}
 	slices.Sort(origins)
 	for _, origin := range origins {
-		l := LogStatus{Origin: origin, Scope: s.heads[origin].Scope, Level: Fresh}
+		l := LogStatus{Origin: origin, Scope: s.heads[origin].Scope, Level: freshness.Fresh}
 		var limit time.Duration
-		var thresholds Thresholds
+		var thresholds freshness.Thresholds
 		log := m.log(origin)
 		if log == nil {
 			log = m.logs[origin] // its key is not known yet
@@ -129,7 +130,7 @@ func (m *Mirror) status(s *snapshot, incidents []Incident) Status {
 			l.Stale, l.Level = limit > 0 && age > limit, thresholds.Of(age)
 		} else {
 			l.Stale = limit > 0
-			l.Level = thresholds.Of(never)
+			l.Level = thresholds.Of(freshness.Never)
 		}
 		if f, ok := s.frozen[origin]; ok {
 			l.Frozen = &f
@@ -216,7 +217,7 @@ func (r *ReconcileReport) Err() error {
 		if len(l.Problems) > 0 {
 			damaged = append(damaged, fmt.Errorf("log %q: %w: %s", l.Origin, ErrDamaged, strings.Join(l.Problems, "; ")))
 		}
-		if l.Stale || l.Level == DenyNew || l.Level == DenyAll {
+		if l.Stale || l.Level == freshness.DenyNew || l.Level == freshness.DenyAll {
 			stale = append(stale, l.err())
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"redoubt.internal/log/store"
+	"redoubt.internal/mirror/freshness"
 	"redoubt.internal/mirror/generate"
 	"redoubt.internal/mirror/tiles"
 )
@@ -71,7 +72,7 @@ func TestReconcileNamesForkAndGap(t *testing.T) {
 		t.Fatal(r.Err())
 	}
 	var gap *GapError
-	if !errors.As(r.Err(), &gap) || gap.First != 4 || gap.Last != 4 || !errors.Is(r.Err(), ErrStale) {
+	if !errors.As(r.Err(), &gap) || gap.First != 4 || gap.Last != 4 || !errors.Is(r.Err(), freshness.ErrStale) {
 		t.Fatal(r.Err())
 	}
 	vkey := mustKey(t, "inside", 9)

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"redoubt.internal/mirror/spool"
 	"redoubt.internal/mirror/tiles"
 )
 
@@ -44,13 +45,13 @@ func TestSpool(t *testing.T) {
 		t.Fatalf("no folder yet: %+v, %v", r, err)
 	}
 	for _, n := range [][2]uint64{{3, 700}, {3, 700}, {40, 512}, {699, 1300}} {
-		if err := Spool(dir, honest.shows(t, n[0], n[1])); err != nil {
+		if err := spool.Leave(dir, honest.shows(t, n[0], n[1])); err != nil {
 			t.Fatal(err)
 		}
 	}
 	other := honest.shows(t, 1, 9)
 	other.Origin = "elsewhere.example"
-	if err := Spool(dir, other); err != nil {
+	if err := spool.Leave(dir, other); err != nil {
 		t.Fatal(err)
 	}
 	if n := len(spoolFiles(t, dir)); n != 4 {
@@ -64,7 +65,7 @@ func TestSpool(t *testing.T) {
 		t.Fatalf("left in the spool: %q", names)
 	}
 	forked := newHistory(1500, 100).shows(t, 3, 700)
-	if err := Spool(dir, forked); err != nil {
+	if err := spool.Leave(dir, forked); err != nil {
 		t.Fatal(err)
 	}
 	r, err = l.in.ObserveSpool(ctx, dir)
@@ -80,7 +81,7 @@ func TestSpool(t *testing.T) {
 	if err != nil || !f.Logs[0].Frozen {
 		t.Errorf("verifications are not told of the fork: %+v, %v", f, err)
 	}
-	if err := Spool(dir, forked); err != nil {
+	if err := spool.Leave(dir, forked); err != nil {
 		t.Fatal(err)
 	}
 	if r, err = l.in.ObserveSpool(ctx, dir); err != nil || r.Taken != 1 {
@@ -94,7 +95,7 @@ func TestSpoolRefuses(t *testing.T) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	good, err := encodeSpooled(honest.shows(t, 3, 700))
+	good, err := spool.Encode(honest.shows(t, 3, 700))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -104,7 +105,7 @@ func TestSpoolRefuses(t *testing.T) {
 	}
 	put := func(name string, b []byte) {
 		if name == "" {
-			name = spoolName(b)
+			name = spool.NameOf(b)
 		}
 		if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
 			t.Fatal(err)
@@ -112,10 +113,10 @@ func TestSpoolRefuses(t *testing.T) {
 	}
 	wrongProof := honest.shows(t, 3, 700)
 	wrongProof.Proof[0][0] ^= 1
-	badProof, _ := encodeSpooled(wrongProof)
+	badProof, _ := spool.Encode(wrongProof)
 	wrongSig := honest.shows(t, 4, 700)
 	wrongSig.Note = bytes.Replace(wrongSig.Note, []byte("\n700\n"), []byte("\n701\n"), 1)
-	badSig, _ := encodeSpooled(wrongSig)
+	badSig, _ := spool.Encode(wrongSig)
 	put("", badProof)
 	put("", badSig)
 	put("", append([]byte(" "), good...))
@@ -123,10 +124,10 @@ func TestSpoolRefuses(t *testing.T) {
 	put("", bytes.Replace(good, []byte(`{"index":3`), []byte(`{"index":3,"index":3`), 1))
 	put("", []byte("{}"))
 	put("", nil)
-	put("", bytes.Repeat([]byte("a"), maxSpoolOne+1))
+	put("", bytes.Repeat([]byte("a"), spool.MaxBytes+1))
 	put(strings.Repeat("0", 64)+".json", good)
 	put("readme", good)
-	if err := os.Symlink(secret, filepath.Join(dir, spoolName(good))); err != nil {
+	if err := os.Symlink(secret, filepath.Join(dir, spool.NameOf(good))); err != nil {
 		t.Fatal(err)
 	}
 	put(".unfinished", good)
@@ -159,21 +160,21 @@ func TestSpoolIsBounded(t *testing.T) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for i := range maxSpooled {
+	for i := range spool.MaxFiles {
 		if err := os.WriteFile(filepath.Join(dir, "."+strings.Repeat("x", 1+i%200)+string(rune('a'+i/200))), nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := Spool(dir, honest.shows(t, 3, 700)); !errors.Is(err, ErrFull) {
+	if err := spool.Leave(dir, honest.shows(t, 3, 700)); !errors.Is(err, spool.ErrFull) {
 		t.Errorf("a full spool: %v", err)
 	}
 	big := honest.shows(t, 3, 700)
-	big.Note = bytes.Repeat([]byte("a"), maxSpoolOne)
-	if err := Spool(dir, big); !errors.Is(err, ErrSpool) {
+	big.Note = bytes.Repeat([]byte("a"), spool.MaxBytes)
+	if err := spool.Leave(dir, big); !errors.Is(err, spool.ErrMalformed) {
 		t.Errorf("a proof that is too long: %v", err)
 	}
 	free := filepath.Join(l.dir, "free")
-	if err := Spool(free, honest.shows(t, 3, 700)); err != nil {
+	if err := spool.Leave(free, honest.shows(t, 3, 700)); err != nil {
 		t.Fatal(err)
 	}
 	unlock, err := lockDir(l.in.root)
@@ -190,21 +191,21 @@ func TestSpoolIsBounded(t *testing.T) {
 }
 
 func FuzzParseSpooled(f *testing.F) {
-	b, err := encodeSpooled(Observation{Origin: "log.example", Note: []byte("log.example\n1\nAAAA\n\n— x y\n"), Proof: []tiles.Hash{{1}}, Source: "bundle"})
+	b, err := spool.Encode(spool.Observation{Origin: "log.example", Note: []byte("log.example\n1\nAAAA\n\n— x y\n"), Proof: []tiles.Hash{{1}}, Source: "bundle"})
 	if err != nil {
 		f.Fatal(err)
 	}
 	f.Add(b)
 	f.Add([]byte(`{"index":0,"leaf":"","note":"","origin":"","proof":[],"source":""}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		o, err := parseSpooled(b)
+		o, err := spool.Parse(b)
 		if err != nil {
-			if !errors.Is(err, ErrSpool) {
+			if !errors.Is(err, spool.ErrMalformed) {
 				t.Fatalf("an error of another kind: %v", err)
 			}
 			return
 		}
-		if again, err := encodeSpooled(o); err != nil || !bytes.Equal(again, b) {
+		if again, err := spool.Encode(o); err != nil || !bytes.Equal(again, b) {
 			t.Fatalf("two spellings: %q, %q", b, again)
 		}
 	})

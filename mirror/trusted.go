@@ -14,6 +14,7 @@ import (
 	rootv1 "github.com/sigstore/protobuf-specs/gen/pb-go/trustroot/v1"
 	"google.golang.org/protobuf/encoding/protojson"
 
+	"redoubt.internal/mirror/freshness"
 	"redoubt.internal/mirror/parcel"
 )
 
@@ -193,7 +194,7 @@ type Follow struct {
 	Except []string
 	// MaxAge and Stale are those of the logs.
 	MaxAge time.Duration
-	Stale  Thresholds
+	Stale  freshness.Thresholds
 }
 
 // followed are the logs of a trusted root that a rule takes.

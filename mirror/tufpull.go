@@ -14,6 +14,7 @@ import (
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
 	"redoubt.internal/log/store"
+	"redoubt.internal/mirror/freshness"
 	"redoubt.internal/mirror/parcel"
 )
 
@@ -224,7 +225,7 @@ func (x tufExport) left() error {
 	var errs []error
 	for _, s := range x.steps {
 		if s.Left != "" {
-			errs = append(errs, fmt.Errorf("TUF repository %q: %w: %s; pull again", s.Name, ErrStale, s.Left))
+			errs = append(errs, fmt.Errorf("TUF repository %q: %w: %s; pull again", s.Name, freshness.ErrStale, s.Left))
 		}
 	}
 	return errors.Join(errs...)

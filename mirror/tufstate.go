@@ -14,6 +14,7 @@ import (
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
 	"redoubt.internal/log/store"
+	"redoubt.internal/mirror/freshness"
 	"redoubt.internal/mirror/parcel"
 )
 
@@ -44,7 +45,7 @@ type TUFConfig struct {
 	// are shipped for the name.
 	Floors *parcel.Versions
 	// Stale says how old the last observed state may be.
-	Stale Thresholds
+	Stale freshness.Thresholds
 	// Source is where the exporter reads the repository: an http or https URL, or a directory. Exporter only.
 	Source string
 }
@@ -75,8 +76,8 @@ func knownTUF(configs []TUFConfig) (map[string]*tufRepo, error) {
 		if !parcel.IsStream(c.Name) || out[c.Name] != nil {
 			return nil, fmt.Errorf("%w: TUF repository %.80q; each needs a name of its own of a-z, 0-9, dot and hyphen", ErrConfig, c.Name)
 		}
-		if err := c.Stale.check(); err != nil {
-			return nil, fmt.Errorf("TUF repository %q: %w", c.Name, err)
+		if err := c.Stale.Check(); err != nil {
+			return nil, fmt.Errorf("%w: TUF repository %q: %w", ErrConfig, c.Name, err)
 		}
 		if err := checkTUFJSON(c.Root, tufAsk{role: metadata.ROOT}.limit()); err != nil {
 			return nil, fmt.Errorf("%w: TUF repository %q: its pinned root: %v", ErrConfig, c.Name, err)

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"redoubt.internal/mirror/freshness"
 	"redoubt.internal/mirror/parcel"
 )
 
@@ -23,26 +24,26 @@ type TUFStatus struct {
 	Expiring string          `json:"expiring,omitempty"`
 	Age      string          `json:"age,omitempty"`      // since Observed
 	StaleBy  string          `json:"stale_by,omitempty"` // since Expires, when that is past
-	Level    Level           `json:"level"`              // what the thresholds make of the age; deny-all before anything was imported
+	Level    freshness.Level `json:"level"`              // what the thresholds make of the age; deny-all before anything was imported
 	Changed  *TrustChange    `json:"last_change,omitempty"`
 }
 
 // Err is ErrStale where the thresholds deny something.
 func (s TUFStatus) Err() error {
-	if s.Level != DenyNew && s.Level != DenyAll {
+	if s.Level != freshness.DenyNew && s.Level != freshness.DenyAll {
 		return nil
 	}
 	if s.Observed.IsZero() {
-		return fmt.Errorf("TUF repository %q: %w: nothing of it was imported", s.Name, ErrStale)
+		return fmt.Errorf("TUF repository %q: %w: nothing of it was imported", s.Name, freshness.ErrStale)
 	}
-	return fmt.Errorf("TUF repository %q: %w: %s, age %s", s.Name, ErrStale, s.Level, s.Age)
+	return fmt.Errorf("TUF repository %q: %w: %s, age %s", s.Name, freshness.ErrStale, s.Level, s.Age)
 }
 
 func (h TUFHead) status(r *tufRepo, now time.Time) TUFStatus {
 	age := now.Sub(h.Observed)
 	s := TUFStatus{
 		Name: h.Name, Versions: h.Versions, Observed: h.Observed.UTC(), AsOf: h.AsOf.UTC(), Imported: h.Imported.UTC(), Expires: h.Expires.UTC(),
-		Expiring: h.Expiring, Age: age.Truncate(time.Second).String(), Level: Fresh,
+		Expiring: h.Expiring, Age: age.Truncate(time.Second).String(), Level: freshness.Fresh,
 	}
 	if by := h.StaleBy(now); by > 0 {
 		s.StaleBy = by.Truncate(time.Second).String()
@@ -73,9 +74,9 @@ func (m *Mirror) TUFStatuses() ([]TUFStatus, error) {
 	for _, name := range slices.Sorted(maps.Keys(names)) {
 		h, ok := heads[name]
 		if !ok {
-			s := TUFStatus{Name: name, Level: Fresh}
-			if m.tuf[name].Stale != (Thresholds{}) {
-				s.Level = DenyAll
+			s := TUFStatus{Name: name, Level: freshness.Fresh}
+			if m.tuf[name].Stale != (freshness.Thresholds{}) {
+				s.Level = freshness.DenyAll
 			}
 			out = append(out, s)
 			continue

@@ -16,6 +16,7 @@ import (
 	"github.com/theupdateframework/go-tuf/v2/metadata/trustedmetadata"
 
 	"redoubt.internal/log/strictjson"
+	"redoubt.internal/mirror/freshness"
 	"redoubt.internal/mirror/parcel"
 )
 
@@ -127,7 +128,7 @@ func (r *tufRepo) advances(from, to parcel.Versions) error {
 func (r *tufRepo) blame(what string, err error) error {
 	var expired *metadata.ErrExpiredMetadata
 	if errors.As(err, &expired) {
-		return fmt.Errorf("TUF repository %q: %s: %w: %v", r.Name, what, ErrStale, err)
+		return fmt.Errorf("TUF repository %q: %s: %w: %v", r.Name, what, freshness.ErrStale, err)
 	}
 	return fmt.Errorf("TUF repository %q: %s: %w: %v", r.Name, what, ErrProof, err)
 }

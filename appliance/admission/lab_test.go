@@ -21,7 +21,7 @@ import (
 
 	"redoubt.internal/appliance/policy"
 	"redoubt.internal/appliance/verify/verifytest"
-	"redoubt.internal/mirror"
+	"redoubt.internal/mirror/freshness"
 	"redoubt.internal/mirror/images"
 )
 
@@ -246,7 +246,7 @@ func (l *lab) allowed(a answer) {
 }
 
 // loadRules reads the policy in a file.
-func loadRules(file string, upstream *mirror.Freshness, now func() time.Time) (*Rules, error) {
+func loadRules(file string, upstream *freshness.State, now func() time.Time) (*Rules, error) {
 	text, err := policy.ReadFile(file)
 	if err != nil {
 		return nil, err

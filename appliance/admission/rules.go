@@ -14,8 +14,9 @@ import (
 
 	"redoubt.internal/appliance/policy"
 	"redoubt.internal/appliance/verify"
-	"redoubt.internal/mirror"
+	"redoubt.internal/mirror/freshness"
 	"redoubt.internal/mirror/images"
+	"redoubt.internal/mirror/spool"
 )
 
 // Rules are policy and trust: what decides, from what lies on this machine.
@@ -35,7 +36,7 @@ type Rules struct {
 
 // ParseRules reads the text of a policy, and what it trusts, which stands beside file. roots replace the files of their names; what a file holds is as
 // old as the file.
-func ParseRules(text []byte, file string, roots []verify.Root, upstream *mirror.Freshness, now func() time.Time) (*Rules, error) {
+func ParseRules(text []byte, file string, roots []verify.Root, upstream *freshness.State, now func() time.Time) (*Rules, error) {
 	parse := func(c policy.Config) (*policy.Policy, error) {
 		p, err := policy.Parse(text, filepath.Dir(file), c)
 		if err != nil {
@@ -65,17 +66,17 @@ func ParseRules(text []byte, file string, roots []verify.Root, upstream *mirror.
 }
 
 // anyAge is what a mirror knows without the limits on its age. A log that showed two histories is no matter of age, and stays frozen.
-func anyAge(known *mirror.Freshness) *mirror.Freshness {
+func anyAge(known *freshness.State) *freshness.State {
 	if known == nil {
 		return nil
 	}
 	out := *known
 	out.Logs, out.TUF = slices.Clone(known.Logs), slices.Clone(known.TUF)
 	for i := range out.Logs {
-		out.Logs[i].Limits = mirror.Limits{}
+		out.Logs[i].Limits = freshness.Limits{}
 	}
 	for i := range out.TUF {
-		out.TUF[i].Limits = mirror.Limits{}
+		out.TUF[i].Limits = freshness.Limits{}
 	}
 	return &out
 }
@@ -138,12 +139,12 @@ func gather(ctx context.Context, source *images.Source, ref images.Reference) (p
 }
 
 // leave leaves log proofs to the mirror, as `redoubt verify --observe` does. The verdict stands whether or not that works.
-func (g *Gate) leave(ctx context.Context, observed []mirror.Observation) {
+func (g *Gate) leave(ctx context.Context, observed []spool.Observation) {
 	if g.c.Spool == "" {
 		return
 	}
 	for _, o := range observed {
-		if err := mirror.Spool(g.c.Spool, o); err != nil {
+		if err := spool.Leave(g.c.Spool, o); err != nil {
 			g.metrics.bundles.WithLabelValues("failed").Inc()
 			g.c.Logger.WarnContext(ctx, "a log proof could not be left to the mirror", "folder", g.c.Spool, "error", err)
 			continue

@@ -22,7 +22,7 @@ import (
 
 	"redoubt.internal/appliance/admission"
 	"redoubt.internal/ca/frontend"
-	"redoubt.internal/mirror"
+	"redoubt.internal/mirror/freshness"
 	"redoubt.internal/mirror/images"
 )
 
@@ -31,7 +31,7 @@ import (
 type clocked struct {
 	gate          *admission.Gate
 	certificates  *admission.Certificates
-	rules         func(*mirror.Freshness) *admission.Rules
+	rules         func(*freshness.State) *admission.Rules
 	tlsAt, ruleAt atomic.Int64 // nanoseconds ahead
 	web           *http.Server
 	address       string
@@ -55,7 +55,7 @@ func newClocked(t *testing.T, g *gated, ahead time.Duration) *clocked {
 	t.Cleanup(func() { log.Close() })
 	config := admission.Config{Registries: []images.Access{{Host: g.registry}}, Logger: slog.New(slog.NewTextHandler(log, nil)), Timeout: 5 * time.Second, Dir: t.TempDir(), Now: c.ruleNow, OwnName: "redoubt-admission", OwnNamespace: "redoubt-admission"}
 	policy := filepath.Join(g.dir, "gate", "policy.yaml")
-	c.rules = func(known *mirror.Freshness) *admission.Rules {
+	c.rules = func(known *freshness.State) *admission.Rules {
 		t.Helper()
 		rules, err := admission.ParseRules(must(os.ReadFile(policy)), policy, nil, known, c.ruleNow)
 		if err != nil {
@@ -327,11 +327,11 @@ func logByClock(t *testing.T, g *gated, c *clocked, web string) {
 		t.Fatal(err)
 	}
 	fresh := g.signed(t, "app/web", "log")
-	known := func(age time.Duration) *mirror.Freshness {
-		var f mirror.Freshness
+	known := func(age time.Duration) *freshness.State {
+		var f freshness.State
 		f.Time, f.Note = c.ruleNow(), []byte(age.String())
 		for _, l := range root.Logs {
-			f.Logs = append(f.Logs, mirror.LogFreshness{Origin: strings.TrimPrefix(l.URL, "https://"), LogID: fmt.Sprintf("%x", l.ID.Key), Size: 1000, Observed: c.ruleNow().Add(-age), Limits: mirror.Limits{Warn: 3600, DenyNew: 7200, DenyAll: 7200}})
+			f.Logs = append(f.Logs, freshness.Log{Origin: strings.TrimPrefix(l.URL, "https://"), LogID: fmt.Sprintf("%x", l.ID.Key), Size: 1000, Observed: c.ruleNow().Add(-age), Limits: freshness.Limits{Warn: 3600, DenyNew: 7200, DenyAll: 7200}})
 		}
 		return &f
 	}

@@ -27,7 +27,8 @@ import (
 	"redoubt.internal/appliance/verify"
 	"redoubt.internal/ca/denied"
 	"redoubt.internal/log/strictyaml"
-	"redoubt.internal/mirror"
+	"redoubt.internal/mirror/freshness"
+	"redoubt.internal/mirror/spool"
 )
 
 // ErrFile says that a policy cannot be used: it is not written as it has to be, or a file that it names is not there.
@@ -49,7 +50,7 @@ type Config struct {
 	// Roots replace the files of the trusted roots of their names: what a mirror or a trust pack holds in memory.
 	Roots []verify.Root
 	// Upstream is what a mirror says it knows of the logs, as in verify.Config.
-	Upstream *mirror.Freshness
+	Upstream *freshness.State
 	// AnyAge leaves the age of roots out of account: what such a policy allows and another does not, that refuses for the age alone.
 	AnyAge bool
 	// EveryReason finds every reason against evidence that does not verify, for people; see verify.Config.
@@ -140,7 +141,7 @@ type Decision struct {
 	Results  []*verify.Result `json:"results"`           // what counted
 	Offline  *verify.Offline  `json:"offline,omitempty"` // only with --prove-offline
 
-	observed []mirror.Observation
+	observed []spool.Observation
 	verified []*verify.Result
 }
 
@@ -151,7 +152,7 @@ type Refused struct {
 }
 
 // Observations are the log proofs of all evidence that verified, whether or not it counted, for a mirror to compare with what it knows.
-func (d Decision) Observations() []mirror.Observation { return d.observed }
+func (d Decision) Observations() []spool.Observation { return d.observed }
 
 // Verified is all evidence that verified, whether or not the rule asks for it.
 func (d Decision) Verified() []*verify.Result { return d.verified }

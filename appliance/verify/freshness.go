@@ -8,20 +8,21 @@ import (
 
 	protorekor "github.com/sigstore/protobuf-specs/gen/pb-go/rekor/v1"
 
-	"redoubt.internal/mirror"
+	"redoubt.internal/mirror/freshness"
+	"redoubt.internal/mirror/spool"
 	"redoubt.internal/mirror/tiles"
 )
 
 // Upstream is how fresh the verifier's knowledge of a log is, and whose word that is. It is there whenever a mirror's state was given: a log
 // the mirror does not carry is shown as one.
 type Upstream struct {
-	Observed *time.Time   `json:"upstream_observed_at"` // when the log was last seen outside; null: the mirror does not carry it
-	By       string       `json:"observed_by,omitempty"`
-	Claimed  string       `json:"claimed_by"` // key of the mirror that says so
-	Size     uint64       `json:"mirrored_size,omitempty"`
-	Age      string       `json:"age,omitempty"`
-	Level    mirror.Level `json:"level,omitempty"` // what the operator's thresholds make of the age
-	Frozen   bool         `json:"frozen,omitempty"`
+	Observed *time.Time      `json:"upstream_observed_at"` // when the log was last seen outside; null: the mirror does not carry it
+	By       string          `json:"observed_by,omitempty"`
+	Claimed  string          `json:"claimed_by"` // key of the mirror that says so
+	Size     uint64          `json:"mirrored_size,omitempty"`
+	Age      string          `json:"age,omitempty"`
+	Level    freshness.Level `json:"level,omitempty"` // what the operator's thresholds make of the age
+	Frozen   bool            `json:"frozen,omitempty"`
 }
 
 // judgeUpstream adds to each proven entry what the mirror says of its log, and applies the thresholds. The latest of the signed times counts:
@@ -94,7 +95,7 @@ func (r *Result) Warnings() (out []string) {
 			out = append(out, what+" is not mirrored here: how fresh it is, nobody says")
 		case u.Frozen:
 			out = append(out, what+" is frozen: it showed two histories")
-		case u.Level != mirror.Fresh:
+		case u.Level != freshness.Fresh:
 			out = append(out, fmt.Sprintf("%s was last observed at %s, %s ago", what, u.Observed.Format(time.RFC3339), u.Age))
 		}
 	}
@@ -116,7 +117,7 @@ func (p LogProof) name() string {
 }
 
 // Observations are the log proofs of the bundle, for a mirror to compare with what it knows (mirror.Mirror.Observe).
-func (r *Result) Observations() []mirror.Observation { return slices.Clone(r.report.observed) }
+func (r *Result) Observations() []spool.Observation { return slices.Clone(r.report.observed) }
 
 // observe keeps what the verified proofs of a bundle fix. An entry with a promise alone fixes nothing, nor does one whose proof was not
 // asked for.
@@ -134,14 +135,14 @@ func (r *report) observe(b *decoded) {
 }
 
 // observation reads the proof of an entry; ok is false where it is none that can have been verified.
-func observation(e *protorekor.TransparencyLogEntry) (o mirror.Observation, ok bool) {
+func observation(e *protorekor.TransparencyLogEntry) (o spool.Observation, ok bool) {
 	proof := e.GetInclusionProof()
 	note := proof.GetCheckpoint().GetEnvelope()
 	origin, _, _, err := parseCheckpoint(note)
 	if err != nil {
 		return o, false
 	}
-	o = mirror.Observation{Origin: origin, Note: []byte(note), Index: uint64(proof.GetLogIndex()), Leaf: tiles.LeafHash(e.GetCanonicalizedBody())}
+	o = spool.Observation{Origin: origin, Note: []byte(note), Index: uint64(proof.GetLogIndex()), Leaf: tiles.LeafHash(e.GetCanonicalizedBody())}
 	for _, h := range proof.GetHashes() {
 		if len(h) != tiles.HashSize {
 			return o, false

@@ -11,11 +11,12 @@ import (
 
 	"redoubt.internal/appliance/verify/verifytest"
 	"redoubt.internal/mirror"
+	"redoubt.internal/mirror/freshness"
 	"redoubt.internal/mirror/tiles"
 )
 
 // verifyWith verifies a sample with what a mirror knows, at a time.
-func (s sample) verifyWith(t testing.TB, known *mirror.Freshness, now time.Time) (*Result, error) {
+func (s sample) verifyWith(t testing.TB, known *freshness.State, now time.Time) (*Result, error) {
 	t.Helper()
 	v, err := New(Config{Roots: []Root{{Name: "root", JSON: s.root}}, Upstream: known, Now: func() time.Time { return now }})
 	if err != nil {
@@ -25,10 +26,10 @@ func (s sample) verifyWith(t testing.TB, known *mirror.Freshness, now time.Time)
 }
 
 // knows is the state of a mirror that saw every log of a result at a time, each one entry past the proof.
-func knows(r *Result, observed time.Time, limits mirror.Limits) *mirror.Freshness {
-	f := &mirror.Freshness{By: "mirror.inside+00000000"}
+func knows(r *Result, observed time.Time, limits freshness.Limits) *freshness.State {
+	f := &freshness.State{By: "mirror.inside+00000000"}
 	for _, p := range r.Log() {
-		l := mirror.LogFreshness{Origin: p.Origin, LogID: p.LogID, Size: p.TreeSize + 1, Observed: observed, Exporter: "exporter.outside+11111111", Limits: limits}
+		l := freshness.Log{Origin: p.Origin, LogID: p.LogID, Size: p.TreeSize + 1, Observed: observed, Exporter: "exporter.outside+11111111", Limits: limits}
 		if p.Origin == "" {
 			l.Origin = p.BaseURL
 		}
@@ -40,7 +41,7 @@ func knows(r *Result, observed time.Time, limits mirror.Limits) *mirror.Freshnes
 // TestUpstreamOfRealBundles: every real bundle is shown with when its log was last observed, and is refused by a state too old for it.
 func TestUpstreamOfRealBundles(t *testing.T) {
 	samples, _ := realSamples(t, dataDir(t))
-	limits := mirror.Limits{Warn: 3600, DenyNew: 86400, DenyAll: 7 * 86400}
+	limits := freshness.Limits{Warn: 3600, DenyNew: 86400, DenyAll: 7 * 86400}
 	entries, refused := 0, 0
 	for _, s := range samples {
 		plain, err := s.verify(t)
@@ -58,12 +59,12 @@ func TestUpstreamOfRealBundles(t *testing.T) {
 		for _, test := range []struct {
 			observed time.Time
 			age      time.Duration
-			level    mirror.Level
+			level    freshness.Level
 			ok       bool
 		}{
-			{later, time.Minute, mirror.Fresh, true},
-			{later, 2 * time.Hour, mirror.Warn, true},
-			{later, 48 * time.Hour, mirror.DenyNew, true},
+			{later, time.Minute, freshness.Fresh, true},
+			{later, 2 * time.Hour, freshness.Warn, true},
+			{later, 48 * time.Hour, freshness.DenyNew, true},
 			{signed.Add(-time.Minute), 48 * time.Hour, "", signed.IsZero()},
 			{later, 8 * 24 * time.Hour, "", false},
 		} {
@@ -72,14 +73,14 @@ func TestUpstreamOfRealBundles(t *testing.T) {
 			}
 			known := knows(plain, test.observed, limits)
 			r, err := s.verifyWith(t, known, test.observed.Add(test.age))
-			if signed.IsZero() && test.level == mirror.DenyNew { // no signed time: it may be from today
+			if signed.IsZero() && test.level == freshness.DenyNew { // no signed time: it may be from today
 				test.ok = false
 			}
 			if (err == nil) != test.ok {
 				t.Fatalf("%s, observed %s, %s ago: %v", s.name, test.observed, test.age, err)
 			}
 			if err != nil {
-				if ExitCode(err) != 21 || !errors.Is(err, mirror.ErrStale) || !strings.Contains(err.Error(), test.observed.UTC().Format(time.RFC3339)) {
+				if ExitCode(err) != 21 || !errors.Is(err, freshness.ErrStale) || !strings.Contains(err.Error(), test.observed.UTC().Format(time.RFC3339)) {
 					t.Fatalf("%s: exit %d: %v", s.name, ExitCode(err), err)
 				}
 				continue
@@ -91,7 +92,7 @@ func TestUpstreamOfRealBundles(t *testing.T) {
 					t.Fatalf("%s: %+v", s.name, u)
 				}
 			}
-			if (len(r.Warnings()) > 0) != (test.level != mirror.Fresh) {
+			if (len(r.Warnings()) > 0) != (test.level != freshness.Fresh) {
 				t.Fatalf("%s: at level %s it warns %q", s.name, test.level, r.Warnings())
 			}
 			raw, err := json.Marshal(r)
@@ -140,11 +141,11 @@ func TestUpstreamUnknown(t *testing.T) {
 		t.Fatal(err)
 	}
 	now := time.Date(2040, 1, 1, 0, 0, 0, 0, time.UTC)
-	got, err := s.verifyWith(t, &mirror.Freshness{By: "m"}, now)
+	got, err := s.verifyWith(t, &freshness.State{By: "m"}, now)
 	if err != nil || got.Log()[0].Upstream == nil || got.Log()[0].Upstream.Observed != nil || len(got.Warnings()) != 1 {
 		t.Fatalf("%v, %+v", err, got)
 	}
-	known := knows(r, now.Add(-48*time.Hour), mirror.Limits{DenyNew: 3600})
+	known := knows(r, now.Add(-48*time.Hour), freshness.Limits{DenyNew: 3600})
 	if _, err := s.verifyWith(t, known, now); err != nil {
 		t.Fatalf("signed before and within the tree: %v", err)
 	}
@@ -152,17 +153,17 @@ func TestUpstreamUnknown(t *testing.T) {
 	if _, err := s.verifyWith(t, known, now); ExitCode(err) != 21 || !strings.Contains(fmt.Sprint(err), "newer than") {
 		t.Fatalf("beyond the tree: %v", err)
 	}
-	known = knows(r, now.Add(time.Minute), mirror.Limits{DenyNew: 3600})
+	known = knows(r, now.Add(time.Minute), freshness.Limits{DenyNew: 3600})
 	known.Logs[0].Frozen = true
 	got, err = s.verifyWith(t, known, now)
 	if err != nil || !strings.Contains(strings.Join(got.Warnings(), ""), "two histories") {
 		t.Fatalf("of a frozen log, from before: %v", err)
 	}
 	sum := got.report.Root.SHA256
-	known.TUF = []mirror.TUFFreshness{{Name: "other", Observed: now.Add(-time.Hour), Targets: []string{"00"}, Limits: mirror.Limits{DenyAll: 1}},
-		{Name: "ours", Observed: now.Add(-time.Hour), Targets: []string{sum}, Limits: mirror.Limits{Warn: 60, DenyAll: 86400}}}
+	known.TUF = []freshness.TUF{{Name: "other", Observed: now.Add(-time.Hour), Targets: []string{"00"}, Limits: freshness.Limits{DenyAll: 1}},
+		{Name: "ours", Observed: now.Add(-time.Hour), Targets: []string{sum}, Limits: freshness.Limits{Warn: 60, DenyAll: 86400}}}
 	got, err = s.verifyWith(t, known, now)
-	if err != nil || got.report.Root.Upstream == nil || got.report.Root.Upstream.Level != mirror.Warn {
+	if err != nil || got.report.Root.Upstream == nil || got.report.Root.Upstream.Level != freshness.Warn {
 		t.Fatalf("the root's repository: %v", err)
 	}
 	if _, err = s.verifyWith(t, known, now.Add(48*time.Hour)); ExitCode(err) != 21 || !strings.Contains(fmt.Sprint(err), `"ours"`) {
@@ -180,12 +181,12 @@ func TestClockPutBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	signed := r.Times()[0].Time
-	known := knows(r, signed.Add(-48*time.Hour), mirror.Limits{DenyNew: 3600})
+	known := knows(r, signed.Add(-48*time.Hour), freshness.Limits{DenyNew: 3600})
 	long := time.Date(2001, 1, 1, 0, 0, 0, 0, time.UTC)
 	if _, err := s.verifyWith(t, known, long); ExitCode(err) != 21 {
 		t.Fatalf("the bundle's own time: %v", err)
 	}
-	known = knows(r, signed.Add(time.Hour), mirror.Limits{DenyAll: 3600})
+	known = knows(r, signed.Add(time.Hour), freshness.Limits{DenyAll: 3600})
 	if _, err := s.verifyWith(t, known, long); err != nil {
 		t.Fatal(err)
 	}
@@ -193,11 +194,11 @@ func TestClockPutBack(t *testing.T) {
 	if _, err := s.verifyWith(t, known, long); ExitCode(err) != 21 || !strings.Contains(fmt.Sprint(err), "nothing is accepted") {
 		t.Fatalf("the mirror's own time: %v", err)
 	}
-	known = knows(r, time.Time{}, mirror.Limits{DenyAll: 3600})
+	known = knows(r, time.Time{}, freshness.Limits{DenyAll: 3600})
 	if _, err := s.verifyWith(t, known, signed); ExitCode(err) != 21 || !strings.Contains(fmt.Sprint(err), "nothing of it was imported") {
 		t.Fatalf("a log that never came: %v", err)
 	}
-	known = knows(r, time.Time{}, mirror.Limits{Warn: 3600})
+	known = knows(r, time.Time{}, freshness.Limits{Warn: 3600})
 	if r, err := s.verifyWith(t, known, signed); err != nil || len(r.Warnings()) != 1 {
 		t.Fatalf("a log that never came and whose age denies nothing: %v", err)
 	}

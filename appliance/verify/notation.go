@@ -19,7 +19,7 @@ import (
 	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
 
 	"redoubt.internal/ca/denied"
-	"redoubt.internal/ca/lint"
+	"redoubt.internal/ca/subject"
 	"redoubt.internal/log/strictjson"
 )
 
@@ -302,7 +302,7 @@ func (n *notarized) notOfProfile() string {
 			return "it is a keyless signer's"
 		}
 	}
-	if why := lint.NotationSubject(n.subject); why != "" {
+	if why := subject.Check(n.subject); why != "" {
 		return "its subject: " + why
 	}
 	return ""

@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"redoubt.internal/appliance/verify/verifytest"
-	"redoubt.internal/mirror"
+	"redoubt.internal/mirror/freshness"
 )
 
 // TestWarnings: each state of a log that a person should read about, and none that is as it should be.
@@ -20,8 +20,8 @@ func TestWarnings(t *testing.T) {
 		upstream *Upstream
 		want     int
 	}{
-		"not asked": {nil, 0}, "fresh": {&Upstream{Observed: &seen, Level: mirror.Fresh}, 0}, "old": {&Upstream{Observed: &seen, Level: mirror.Warn}, 1},
-		"not mirrored": {&Upstream{Level: mirror.Fresh}, 1}, "frozen": {&Upstream{Observed: &seen, Level: mirror.Fresh, Frozen: true}, 1},
+		"not asked": {nil, 0}, "fresh": {&Upstream{Observed: &seen, Level: freshness.Fresh}, 0}, "old": {&Upstream{Observed: &seen, Level: freshness.Warn}, 1},
+		"not mirrored": {&Upstream{Level: freshness.Fresh}, 1}, "frozen": {&Upstream{Observed: &seen, Level: freshness.Fresh, Frozen: true}, 1},
 	} {
 		r := Result{report{Log: logProofs{Proven: []LogProof{{Upstream: c.upstream}}}}}
 		root := Result{report{Root: rootReport{Upstream: c.upstream}}}

@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"redoubt.internal/appliance/verify/verifytest"
-	"redoubt.internal/mirror"
+	"redoubt.internal/mirror/freshness"
 )
 
 // TestEveryReasonOfAPart: each part of a bundle is judged for itself, whatever is wrong with another.
@@ -133,9 +133,9 @@ func TestEveryReasonOfAStaleLog(t *testing.T) {
 		t.Fatal(err)
 	}
 	now := d.Now.Add(48 * time.Hour)
-	known := knows(r, d.Now.Add(-time.Hour), mirror.Limits{DenyNew: 60, DenyAll: 120})
+	known := knows(r, d.Now.Add(-time.Hour), freshness.Limits{DenyNew: 60, DenyAll: 120})
 	s.policy.Identities[0].SAN = "nobody@corp.internal"
-	for upstream, want := range map[*mirror.Freshness][]string{known: {"identity", "stale"}, nil: {"identity"}} {
+	for upstream, want := range map[*freshness.State][]string{known: {"identity", "stale"}, nil: {"identity"}} {
 		v, err := New(Config{Roots: []Root{{Name: "root", JSON: s.root}}, EveryReason: true, Upstream: upstream, Now: func() time.Time { return now }})
 		if err != nil {
 			t.Fatal(err)

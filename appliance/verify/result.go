@@ -14,7 +14,7 @@ import (
 	"github.com/sigstore/sigstore-go/pkg/fulcio/certificate"
 	sgverify "github.com/sigstore/sigstore-go/pkg/verify"
 
-	"redoubt.internal/mirror"
+	"redoubt.internal/mirror/spool"
 )
 
 // SchemaID names the schema of Result and Failure in JSON. Within it, fields
@@ -99,7 +99,7 @@ type report struct {
 	Offline      *Offline       `json:"offline,omitempty"` // only with --prove-offline
 
 	payload  []byte
-	observed []mirror.Observation
+	observed []spool.Observation
 }
 
 type rootReport struct {

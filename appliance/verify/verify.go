@@ -31,7 +31,7 @@ import (
 
 	sgverify "github.com/sigstore/sigstore-go/pkg/verify"
 
-	"redoubt.internal/mirror"
+	"redoubt.internal/mirror/freshness"
 )
 
 // Config holds what a Verifier trusts.
@@ -40,7 +40,7 @@ type Config struct {
 	Roots []Root
 	// Upstream is what a mirror says it knows of the logs: with it every entry's log is shown with when it was last observed, and one that is
 	// older than its thresholds allow refuses the bundle. Nil knows nothing. The caller has checked its signature (mirror.OpenFreshness).
-	Upstream *mirror.Freshness
+	Upstream *freshness.State
 	// EveryReason looks for every reason of a refusal and not the first alone, which costs about a second verification of what fails; see Reasons.
 	EveryReason bool
 	// Offline is told in every Result as it is: the caller's proof that this process opens no socket. Nil tells nothing.
@@ -63,7 +63,7 @@ type Root struct {
 // Verifier verifies bundles. It is immutable and safe for concurrent use.
 type Verifier struct {
 	roots       []trustedRoot
-	upstream    *mirror.Freshness
+	upstream    *freshness.State
 	everyReason bool
 	offline     *Offline
 	now         func() time.Time

@@ -1,10 +1,21 @@
-package mirror
+// Package freshness is what a mirror says of itself to whoever verifies beside it: how far it knows each log, and how old that is.
+//
+// It guarantees that a claim read by Open is the one that the mirror signed, and that age is judged in one way everywhere. It holds no mirror:
+// a verifier takes this package and nothing else of one. Start at State and at Judge.
+package freshness
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"time"
 )
+
+// ErrStale says that the last known state of a log is older than its limit.
+var ErrStale = errors.New("the mirrored state is older than the policy allows")
+
+// ErrState says that a claim is none of a mirror, or not signed by the one that was asked for.
+var ErrState = errors.New("this is no state that the mirror signed")
 
 // Thresholds say what the age of the last observed state of a log or repository does. Zero sets no limit. There is no switch that
 // makes an old state young.
@@ -28,8 +39,8 @@ const (
 // Levels are all of them, ascending.
 var Levels = []Level{Fresh, Warn, DenyNew, DenyAll}
 
-// never is the age of what was never observed.
-const never = time.Duration(math.MaxInt64)
+// Never is the age of what was never observed.
+const Never = time.Duration(math.MaxInt64)
 
 // Of judges an age.
 func (t Thresholds) Of(age time.Duration) Level {
@@ -44,11 +55,12 @@ func (t Thresholds) Of(age time.Duration) Level {
 	return Fresh
 }
 
-func (t Thresholds) check() error {
+// Check refuses thresholds that do not ascend.
+func (t Thresholds) Check() error {
 	last := time.Duration(0)
 	for _, d := range []time.Duration{t.Warn, t.DenyNew, t.DenyAll} {
 		if d < 0 || d > 0 && d < last {
-			return fmt.Errorf("%w: thresholds %v, %v, %v; warn, deny-new and deny-all ascend", ErrConfig, t.Warn, t.DenyNew, t.DenyAll)
+			return fmt.Errorf("thresholds %v, %v, %v; warn, deny-new and deny-all ascend", t.Warn, t.DenyNew, t.DenyAll)
 		}
 		last = max(last, d)
 	}
