@@ -15,10 +15,11 @@ import (
 
 // Others' gates, unmodified.
 const (
-	containersImage = "containers-image-v5.42.0"
-	policyTester    = "policy-tester-v0.13.1"
-	kyvernoTypes    = "kyverno-types-v1.19.1"
-	gateCRDs        = "gate-crds-2" // the definitions by which API servers check their objects
+	containersImage  = "containers-image-v5.42.0"
+	policyTester     = "policy-tester-v0.13.1"
+	kyvernoTypes     = "kyverno-types-v1.19.1"
+	gateCRDs         = "gate-crds-2" // the definitions by which API servers check their objects
+	gatekeeperRatify = "gatekeeper-ratify-v1.4.6"
 )
 
 // others is a site whose images other programs' gates decide about.
@@ -26,7 +27,7 @@ type others struct {
 	*lab
 	*session
 	signed, unsigned, foreign string // images: by us, by nobody, by somebody else
-	keyed                     string // by our key
+	keyed, otherKey           string // by our key, by another
 	attested                  string // by us, with an attestation and no signature
 	elsewhere                 string // signed by us under a deny rule
 }
@@ -68,6 +69,7 @@ func TestOthersGates(t *testing.T) {
 	t.Run("published definitions", o.published)
 	t.Run("kyverno's types", o.kyverno)
 	t.Run("gatekeeper", o.gatekeeper)
+	t.Run("gatekeeper with ratify", o.ratify)
 }
 
 func (o *others) image(t *testing.T, name string) string { return pushImage(t, o.registry, name) }
@@ -85,8 +87,10 @@ func (o *others) sign(t *testing.T) {
 	o.foreign, o.elsewhere = by(o.image(t, "app/foreign"), "mallory@corp.internal"), by(o.image(t, "withdrawn/app"), identity)
 	o.attested = o.image(t, "attested/app")
 	o.run(t, cosign, join([]string{"attest", "-y", "--allow-http-registry"}, o.legacyServices(), []string{"--predicate", o.write(t, "predicate.json", `{"tests":"green"}`), "--type", attestedType, "--identity-token", o.token(t), o.attested})...)
-	o.keyed = o.image(t, "vendor/app")
-	o.run(t, cosign, "sign", "-y", "--allow-http-registry", "--key", "cosign.key", "--rekor-url", o.urls.Rekor, o.keyed)
+	o.keyed, o.otherKey = o.image(t, "vendor/app"), o.image(t, "vendor/other")
+	o.run(t, cosign, "generate-key-pair", "--output-key-prefix", "other")
+	o.signByKeys(t, o.keyed, "cosign.key")
+	o.signByKeys(t, o.otherKey, "other.key")
 	root, err := os.ReadFile(o.in("trusted_root.json"))
 	if err != nil {
 		t.Fatal(err)
@@ -95,6 +99,12 @@ func (o *others) sign(t *testing.T) {
 	o.write(t, "policy.yaml", fmt.Sprintf(othersPolicy, identity, o.urls.OIDC, o.registry))
 	o.write(t, "keys.yaml", fmt.Sprintf(keysPolicy, o.registry))
 	o.write(t, "attested.yaml", fmt.Sprintf(othersPolicy+attestedRule, identity, o.urls.OIDC, o.registry, attestedType))
+}
+
+func (o *others) signByKeys(t *testing.T, image string, keys ...string) {
+	for _, key := range keys {
+		o.run(t, client(t, cosign2), "sign", "-y", "--allow-http-registry", "--key", key, "--rekor-url", o.urls.Rekor, image)
+	}
 }
 
 // manifests writes a form and returns its folder. Nothing in it may lead outside.
@@ -121,7 +131,15 @@ func (o *others) manifests(t *testing.T, form, policy string, flags ...string) s
 }
 
 func (o *others) containersPolicy(t *testing.T) {
-	gate, dir := client(t, containersImage), o.manifests(t, "containers-policy.json", "policy.yaml")
+	dir := o.manifests(t, "containers-policy.json", "policy.yaml")
+	o.node(t, dir)
+	// Without where signatures are looked for, none is found.
+	o.refuse(t, []string{"no signature exists"}, client(t, containersImage), filepath.Join(dir, "policy.json"), t.TempDir(), o.signed)
+}
+
+// node decides as a node does by the policy.json and the registries.d of a folder.
+func (o *others) node(t *testing.T, dir string) {
+	gate := client(t, containersImage)
 	decide := func(image string) []string {
 		return []string{filepath.Join(dir, "policy.json"), filepath.Join(dir, "registries.d"), image}
 	}
@@ -131,14 +149,13 @@ func (o *others) containersPolicy(t *testing.T) {
 	for _, c := range []struct{ image, reason string }{
 		{o.unsigned, "no signature exists"},
 		{o.foreign, "Required email"},
+		{o.otherKey, "publicKey in Rekor SET does not match"},
 		{o.elsewhere, "rejected by policy"},
 		{o.image(t, "vendor/unsigned"), "no signature exists"},
 		{o.image(t, "none/app"), "rejected by policy"},
 	} {
 		o.refuse(t, []string{c.reason}, gate, decide(c.image)...)
 	}
-	// Without where signatures are looked for, none is found.
-	o.refuse(t, []string{"no signature exists"}, gate, filepath.Join(dir, "policy.json"), t.TempDir(), o.signed)
 }
 
 // policyController asks the tester, by every ClusterImagePolicy for itself, as it knows one at a time. It begins by fetching the public trust, unless told where
@@ -250,4 +267,33 @@ func (o *others) gatekeeper(t *testing.T) {
 	}
 	blind := strings.Replace(template.Spec.Targets[0].Rego, "not verified[image]", "verified[image]", 1)
 	o.refuse(t, []string{"FAIL"}, opa, append(args, o.write(t, "template.rego", blind))...)
+}
+
+// ratify has Gatekeeper ask Ratify about pods, over a registry without TLS.
+func (o *others) ratify(t *testing.T) {
+	gate, dir := client(t, gatekeeperRatify), o.manifests(t, "gatekeeper-ratify", "keys.yaml")
+	bend := func(file, old, text string) {
+		t.Helper()
+		data, err := os.ReadFile(filepath.Join(dir, file))
+		if err != nil || !strings.Contains(string(data), old) {
+			t.Fatal(file, err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, file), []byte(strings.Replace(string(data), old, text, 1)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	bend("store-store-oras.yaml", "cosignEnabled: true", "cosignEnabled: true\n    useHttp: true")
+	o.run(t, gate, dir, o.keyed)
+	// Of several signatures the last decides, and another's can but take away.
+	oursLast, othersLast := o.image(t, "vendor/ours-last"), o.image(t, "vendor/others-last")
+	o.signByKeys(t, oursLast, "other.key", "cosign.key")
+	o.signByKeys(t, othersLast, "cosign.key", "other.key")
+	o.run(t, gate, dir, oursLast)
+	for _, image := range []string{o.image(t, "vendor/unsigned"), o.otherKey, othersLast, o.signed, o.elsewhere, o.image(t, "none/app")} {
+		o.refuse(t, []string{"denied: nobody whom the policy names signed " + image}, gate, dir, image)
+	}
+	bend("store-store-oras.yaml", "cosignEnabled: true", "cosignEnabled: false")
+	o.refuse(t, []string{"denied: nobody whom the policy names signed " + o.keyed}, gate, dir, o.keyed)
+	bend("redoubtverification-redoubt.yaml", "enforcementAction: deny", "enforcementAction: warn")
+	o.run(t, gate, dir, o.keyed)
 }

@@ -44,7 +44,7 @@ type ratifyKey struct {
 	Provider string `yaml:"provider"`
 }
 
-// ratifyPolicy is the spec of Policy: every signature that is found must hold, and there must be one.
+// ratifyPolicy is the spec of Policy: every tag of signatures that is found must hold, and there must be one.
 type ratifyPolicy struct {
 	Type       string `yaml:"type"`
 	Parameters struct {
@@ -171,7 +171,7 @@ func gatekeeperRatify(w *writing) ([]File, error) {
 	constraint := gatekeeperConstraint{Action: "deny"}
 	constraint.Match.Kinds = []gatekeeperKinds{{[]string{""}, []string{"Pod"}}}
 	w.note("%s: Gatekeeper's webhook lets in what it cannot ask about unless its failurePolicy is Fail; its Provider, ratify-provider, comes with Ratify and has the certificate of its service", w.form)
-	w.note("%s reads cosign's tags .sig alone, and refuses an image as soon as one signature of it is another's", w.form)
+	w.note("%s reads cosign's tags .sig alone, and of several signatures of an image the last decides: one that somebody else signed afterwards is refused", w.form)
 	return append(files, document("store-oras", ratifyGroup, "Store", store), document("verifier-cosign", ratifyGroup, "Verifier", verifier),
 		document("ratify-policy", ratifyGroup, "Policy", all), document("redoubtverification", "templates.gatekeeper.sh/v1", "ConstraintTemplate", template),
 		document("redoubt", "constraints.gatekeeper.sh/v1beta1", "RedoubtVerification", constraint)), nil
