@@ -40,18 +40,27 @@ func TestManagedKey(t *testing.T) {
 	if san, _ := res.Signer(); san != "" || res.report.Signer.Kind != "key" || res.report.Signer.Key == "" {
 		t.Errorf("signer %+v", res.report.Signer)
 	}
+	stamped := func(after time.Duration) func(*sample) {
+		return func(s *sample) {
+			other := p
+			other.Stamps = []any{map[string]any{"signedTimestamp": b64(d.Token(p.Signature, d.Now.Add(after), true))}}
+			s.bundle, s.policy.WithoutLog = keySample(d, other).bundle, true
+		}
+	}
 	for name, c := range map[string]struct {
 		spoil func(*sample)
 		want  int
 	}{
-		"key ended a second earlier":    {func(s *sample) { s.policy.Key.NotAfter = d.Now.Add(59 * time.Second) }, 24},
-		"key starts a second too late":  {func(s *sample) { s.policy.Key.NotBefore = d.Now.Add(61 * time.Second) }, 24},
-		"other key":                     {func(s *sample) { s.policy.Key = &Key{Public: &verifytest.ECKey(t).PublicKey} }, 12},
-		"other artifact":                {func(s *sample) { s.artifact = []byte("artefact") }, 12},
-		"identity asked":                {func(s *sample) { s.policy = Policy{Identities: []Identity{{SAN: "a", Issuer: "b"}}} }, 10},
-		"certificate where a key stood": {func(s *sample) { s.bundle = sampleOf(d, p).bundle }, 10},
-		"identity and key":              {func(s *sample) { s.policy.Identities = []Identity{{SAN: "a", Issuer: "b"}} }, 2},
-		"neither":                       {func(s *sample) { s.policy = Policy{} }, 2},
+		"key ended a second earlier":       {func(s *sample) { s.policy.Key.NotAfter = d.Now.Add(59 * time.Second) }, 24},
+		"key starts a second too late":     {func(s *sample) { s.policy.Key.NotBefore = d.Now.Add(61 * time.Second) }, 24},
+		"other key":                        {func(s *sample) { s.policy.Key = &Key{Public: &verifytest.ECKey(t).PublicKey} }, 12},
+		"other artifact":                   {func(s *sample) { s.artifact = []byte("artefact") }, 12},
+		"identity asked":                   {func(s *sample) { s.policy = Policy{Identities: []Identity{{SAN: "a", Issuer: "b"}}} }, 10},
+		"certificate where a key stood":    {func(s *sample) { s.bundle = sampleOf(d, p).bundle }, 10},
+		"timestamp at the key's end":       {stamped(time.Minute), 0},
+		"timestamp a second after its end": {stamped(61 * time.Second), 24},
+		"identity and key":                 {func(s *sample) { s.policy.Identities = []Identity{{SAN: "a", Issuer: "b"}} }, 2},
+		"neither":                          {func(s *sample) { s.policy = Policy{} }, 2},
 	} {
 		t.Run(name, func(t *testing.T) {
 			key := *s.policy.Key
