@@ -139,7 +139,7 @@ func explainLog(err error, material root.TrustedMaterial, r *trustedRoot, b *dec
 		if at.Before(l.ValidityPeriodStart) || !l.ValidityPeriodEnd.IsZero() && at.After(l.ValidityPeriodEnd) {
 			return fmt.Errorf("%w: logged %s, outside the validity of the log's key: %w", ErrTime, at.Format(time.RFC3339), err)
 		}
-		if b.content.Certificate() == nil && !b.content.ValidAtTime(at, material) {
+		if !b.content.ValidAtTime(at, material) { // a certificate is, here
 			return fmt.Errorf("%w: logged %s, outside the validity of the signer's key: %w", ErrTime, at.Format(time.RFC3339), err)
 		}
 	}

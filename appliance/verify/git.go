@@ -170,10 +170,14 @@ func (s cms) bundle() ([]byte, error) {
 	mediaType := mediaTypes[1]
 	if len(s.entry) > 0 {
 		e, known := &protorekor.TransparencyLogEntry{}, &protorekor.TransparencyLogEntry{}
-		if err := proto.Unmarshal(s.entry, e); err != nil {
-			return nil, fmt.Errorf("log entry: %w", err)
+		err := proto.Unmarshal(s.entry, e)
+		if err == nil {
+			err = proto.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(s.entry, known)
 		}
-		if err := (proto.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(s.entry, known); err != nil || !proto.Equal(e, known) {
+		switch {
+		case err != nil:
+			return nil, fmt.Errorf("log entry: %w", err)
+		case !proto.Equal(e, known):
 			return nil, errors.New("log entry with unknown fields")
 		}
 		if len(e.GetCanonicalizedBody()) == 0 { // gitsign leaves out what stands elsewhere
@@ -181,7 +185,7 @@ func (s cms) bundle() ([]byte, error) {
 				return nil, err
 			}
 		}
-		if len(e.GetInclusionPromise().GetSignedEntryTimestamp()) > 0 && e.GetInclusionProof() == nil {
+		if e.GetInclusionProof() == nil { // then the form demands a promise
 			mediaType = mediaTypes[0]
 		}
 		material.TlogEntries = []*protorekor.TransparencyLogEntry{e}

@@ -86,7 +86,8 @@ func TestRealCommit(t *testing.T) {
 		"more after the armor": {"commit", changed("-----END SIGNED MESSAGE-----\n", "-----END SIGNED MESSAGE-----\n more\n"), realSigner, ErrMalformed},
 		"signed online":        {"commit", readCommit(t, "online.commit"), realSigner, ErrLogProof},
 		"no headers":           {"commit", []byte("tree"), realSigner, ErrMalformed},
-		"too large":            {"commit", make([]byte, maxGitObject+1), realSigner, ErrMalformed},
+		"as large as may be":   {"tag", make([]byte, maxGitObject), realSigner, ErrNoSignature},
+		"too large":            {"tag", make([]byte, maxGitObject+1), realSigner, ErrMalformed},
 	} {
 		if _, err := v.Verify(t.Context(), gitRequest(c.kind, c.body, c.id)); !errors.Is(err, c.want) {
 			t.Errorf("%s: %v, want %v", name, err, c.want)

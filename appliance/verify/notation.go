@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/notaryproject/notation-core-go/signature"
@@ -39,7 +40,6 @@ const (
 
 const (
 	maxEnvelope       = 1 << 20 // bytes
-	maxEnvelopeCerts  = 8
 	notationPayload   = "application/vnd.cncf.notary.payload.v1+json"
 	maxNotationTarget = 256 << 10 // bytes of the payload
 )
@@ -140,14 +140,9 @@ func readNotation(in Envelope) (*notarized, error) {
 		}
 		return bad(err)
 	}
-	chain := n.content.SignerInfo.CertificateChain
-	if len(chain) > maxEnvelopeCerts {
-		return bad(fmt.Errorf("%d certificates, at most %d", len(chain), maxEnvelopeCerts))
-	}
-	n.leaf = chain[0]
-	rest, err := asn1.Unmarshal(n.leaf.RawSubject, &n.subject)
-	if err != nil || len(rest) > 0 {
-		return bad(errors.New("the subject is not DER"))
+	n.leaf = n.content.SignerInfo.CertificateChain[0]
+	if _, err := asn1.Unmarshal(n.leaf.RawSubject, &n.subject); err != nil {
+		return bad(fmt.Errorf("the subject: %w", err))
 	}
 	if token := n.content.SignerInfo.UnsignedAttributes.TimestampSignature; len(token) > 0 {
 		n.stamp, err = wrapToken(func(b *cryptobyte.Builder) { b.AddBytes(token) })
@@ -298,7 +293,7 @@ func (n *notarized) notOfProfile() string {
 		switch id := e.Id.String(); {
 		case id == "2.5.29.17":
 			return "it bears an alternative name"
-		case id == "1.3.6.1.4.1.11129.2.4.2", id == "1.3.6.1.4.1.11129.2.4.3", len(e.Id) > 8 && e.Id[:8].Equal(asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 57264, 1}):
+		case id == "1.3.6.1.4.1.11129.2.4.2", id == "1.3.6.1.4.1.11129.2.4.3", strings.HasPrefix(id, "1.3.6.1.4.1.57264.1."):
 			return "it is a keyless signer's"
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/asn1"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -39,7 +40,27 @@ func TestNotation(t *testing.T) {
 			if err != nil || !bytes.Contains(text, []byte(`"kind":"notation"`)) {
 				t.Errorf("%s %v", text, err)
 			}
+			if media == MediaTypeJWS { // as long as may be
+				long := n.make(d)
+				if _, err := judgeNotation(t, d, media, append(long, bytes.Repeat([]byte(" "), maxEnvelope-len(long))...), nil); err != nil {
+					t.Error(err)
+				}
+			}
 		}
+	}
+}
+
+// TestNotationOfARoot: an authority may be a root itself, and add an extension of its own.
+func TestNotationOfARoot(t *testing.T) {
+	d := verifytest.New(t, "corp.internal")
+	root := &x509.Certificate{Subject: pkix.Name{CommonName: "root"}, NotBefore: d.Now.AddDate(-1, 0, 0), NotAfter: d.Now.AddDate(9, 0, 0), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
+	d.CAChain = []*x509.Certificate{verifytest.MakeCert(t, root, root, d.CAKey.Public(), d.CAKey)}
+	d.Material.CAs = []trust.Authority{{Chain: d.CAChain}}
+	n := notationBy(d, named(d, func(c *x509.Certificate) {
+		c.ExtraExtensions = []pkix.Extension{{Id: asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 32473, 1, 2, 3}, Value: []byte{5, 0}}}
+	}))
+	if _, err := judgeNotation(t, d, n.media, n.make(d), nil); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -85,17 +106,20 @@ func TestNotationRefused(t *testing.T) {
 		"keyless certificate":                  {by(d, keyless), nil, 11, "alternative name"},
 		"keyless certificate with a subject":   {by(d, mixed), nil, 11, "alternative name"},
 		"keyless certificate without its name": {by(d, d.Issue(d.Now.Add(-time.Minute), func(c *x509.Certificate) { c.Subject, c.EmailAddresses = good.Cert.Subject, nil })), nil, 11, "keyless"},
-		"another image":                        {with(func(n *notation) { n.target = targetOf(strings.Replace(manifest, "5e", "6e", 1)) }), nil, 12, "not over"},
-		"digest of another kind":               {with(func(n *notation) { n.target = targetOf("sha512:" + strings.Repeat("5e", 64)) }), nil, 12, "not over"},
-		"payload of no artifact":               {with(func(n *notation) { n.target = `{"targetArtifact":{}}` }), nil, 26, "names no artifact"},
-		"payload with more":                    {with(func(n *notation) { n.target = strings.Replace(n.target, `{"t`, `{"x":1,"t`, 1) }), nil, 26, "x"},
-		"no timestamp":                         {with(func(n *notation) { n.stamped = time.Time{} }), nil, 24, "no timestamp"},
-		"no timestamp, certificate ended":      {with(func(n *notation) { n.stamped = time.Time{} }), request(func(c *Config, _ *Request) { c.Now = func() time.Time { return d.Now.AddDate(1, 0, 0) } }), 24, "no timestamp"},
-		"timestamp of another authority":       {with(func(n *notation) { n.tsa = foreign }), nil, 24, "does not name"},
-		"timestamp before the certificate":     {with(func(n *notation) { n.stamped = d.Now.Add(-2 * time.Hour) }), nil, 24, "valid from"},
-		"timestamp after the certificate":      {with(func(n *notation) { n.stamped = d.Now.AddDate(0, 0, 91) }), nil, 24, "valid from"},
-		"expired by its signer":                {with(func(n *notation) { n.expiry = d.Now.Add(time.Minute) }), nil, 24, "let the signature expire"},
-		"a signing authority's word":           {with(func(n *notation) { n.scheme = signature.SigningSchemeX509SigningAuthority }), nil, 24, "own word"},
+		"certificate with an issuer of tokens": {by(d, named(d, func(c *x509.Certificate) {
+			c.ExtraExtensions = []pkix.Extension{{Id: asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 57264, 1, 1}, Value: []byte(d.Issuer)}}
+		})), nil, 11, "keyless"},
+		"another image":                    {with(func(n *notation) { n.target = targetOf(strings.Replace(manifest, "5e", "6e", 1)) }), nil, 12, "not over"},
+		"digest of another kind":           {with(func(n *notation) { n.target = targetOf("sha512:" + strings.Repeat("5e", 64)) }), nil, 12, "not over"},
+		"payload of no artifact":           {with(func(n *notation) { n.target = `{"targetArtifact":{}}` }), nil, 26, "names no artifact"},
+		"payload with more":                {with(func(n *notation) { n.target = strings.Replace(n.target, `{"t`, `{"x":1,"t`, 1) }), nil, 26, "x"},
+		"no timestamp":                     {with(func(n *notation) { n.stamped = time.Time{} }), nil, 24, "no timestamp"},
+		"no timestamp, certificate ended":  {with(func(n *notation) { n.stamped = time.Time{} }), request(func(c *Config, _ *Request) { c.Now = func() time.Time { return d.Now.AddDate(1, 0, 0) } }), 24, "no timestamp"},
+		"timestamp of another authority":   {with(func(n *notation) { n.tsa = foreign }), nil, 24, "does not name"},
+		"timestamp before the certificate": {with(func(n *notation) { n.stamped = d.Now.Add(-2 * time.Hour) }), nil, 24, "valid from"},
+		"timestamp after the certificate":  {with(func(n *notation) { n.stamped = d.Now.AddDate(0, 0, 91) }), nil, 24, "valid from"},
+		"expired by its signer":            {with(func(n *notation) { n.expiry = d.Now.Add(time.Minute) }), nil, 24, "let the signature expire"},
+		"a signing authority's word":       {with(func(n *notation) { n.scheme = signature.SigningSchemeX509SigningAuthority }), nil, 24, "own word"},
 		"critical attribute": {with(func(n *notation) {
 			n.extended = []signature.Attribute{{Key: "com.example.must", Critical: true, Value: "x"}}
 		}), nil, 26, "com.example.must"},
@@ -133,6 +157,46 @@ func TestNotationRefused(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestNotationRoots: each root judges for itself. The first that vouches does for Verify, each for VerifyAll; of refusals the one that got furthest
+// is given, the first of those that got as far.
+func TestNotationRoots(t *testing.T) {
+	d, foreign := verifytest.New(t, "corp.internal"), verifytest.New(t, "elsewhere.example")
+	n := notationBy(d, named(d, nil))
+	envelope := n.make(d)
+	under := func(c *Config, roots ...string) {
+		c.Roots = nil
+		for _, name := range roots {
+			of := map[byte]*verifytest.Deployment{'o': d, 'f': foreign}[name[0]]
+			c.Roots = append(c.Roots, Root{Name: name, JSON: of.Root()})
+		}
+	}
+	for roots, want := range map[[2]string]string{{"own 1", "own 2"}: "own 1", {"foreign", "own"}: "own", {"own", "foreign"}: "own"} {
+		var asked Request
+		var config Config
+		res, err := judgeNotation(t, d, n.media, envelope, func(c *Config, r *Request) { under(c, roots[:]...); asked, config = *r, *c })
+		if err != nil || res.Root() != want {
+			t.Fatalf("%v: %v", roots, err)
+		}
+		v, err := New(config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if all, err := v.VerifyAll(t.Context(), asked); err != nil || len(all) != strings.Count(fmt.Sprint(roots), "own") {
+			t.Errorf("%v: %d results, %v", roots, len(all), err)
+		}
+	}
+	stranger, err := ParseSubject("C=DE, ST=Berlin, O=Corp, CN=other")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for roots, want := range map[[2]string]string{{"own", "foreign"}: "under root own: identity or issuer not accepted", {"foreign", "own"}: "under root own: identity or issuer not accepted", {"own 1", "own 2"}: "under root own 1: identity or issuer not accepted"} {
+		_, err := judgeNotation(t, d, n.media, envelope, func(c *Config, r *Request) { under(c, roots[:]...); r.Policy.Subjects = []Subject{stranger} })
+		if ExitCode(err) != 11 || !strings.Contains(err.Error(), want) || len(Reasons(err)) != 2 {
+			t.Errorf("%v: %v", roots, err)
+		}
 	}
 }
 

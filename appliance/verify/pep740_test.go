@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/sigstore/sigstore-go/pkg/fulcio/certificate"
+
+	"redoubt.internal/appliance/verify/verifytest"
 )
 
 // TestPEP740 verifies the real attestation objects of the Python Package Index that are at hand, and refuses each with something changed.
@@ -57,6 +59,23 @@ func TestPEP740(t *testing.T) {
 	}
 }
 
+// TestNotPEP740: a bundle may have a member of that name, for it may be written by the names of its fields in protobuf.
+func TestNotPEP740(t *testing.T) {
+	d := verifytest.New(t, "corp.internal")
+	s := sampleOf(d, d.SignMessage(2, "artifact"))
+	for _, name := range []string{"verificationMaterial verification_material", "mediaType media_type", "messageSignature message_signature"} {
+		was, is, _ := strings.Cut(name, " ")
+		s.bundle = bytes.Replace(s.bundle, []byte(`"`+was+`"`), []byte(`"`+is+`"`), 1)
+	}
+	if _, err := s.verify(t); err != nil || !bytes.Contains(s.bundle, []byte("message_signature")) {
+		t.Error(err)
+	}
+	s.bundle = []byte(`["verification_material"]`)
+	if _, err := s.verify(t); ExitCode(err) != 26 {
+		t.Error(err)
+	}
+}
+
 func spoilPEP740(t *testing.T, s sample) {
 	t.Helper()
 	var whole map[string]any
@@ -94,6 +113,10 @@ func spoilPEP740(t *testing.T, s sample) {
 		other = "B"
 	}
 	refused("another signature", 12, with(envelope, "signature", sig[:20]+other+sig[21:]))
+	for member, in := range map[string]map[string]any{"certificate": material, "statement": envelope} {
+		text := in[member].(string)
+		refused("broken lines in its "+member, 26, with(in, member, text[:76]+"\n"+text[76:]))
+	}
 	refused("a version to come", 26, with(whole, "version", 2))
 	refused("a member more", 26, with(envelope, "payload", sig))
 	refused("no entry", 26, with(material, "transparency_entries", []any{}))
