@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	_ "embed" // the schema of a verdict
 	"errors"
 	"fmt"
@@ -135,7 +136,7 @@ func unverified(c *cli.Context, err error) error {
 		}
 	}
 	failed := withCode(failure.Code, fmt.Errorf("not verified: %w", everyReason{err, failure.Reasons}))
-	next := nextForFile(err)
+	next := cmp.Or(nextForFile(err), nextForCopy(c.Args().First(), err))
 	if next == "" && errors.Is(err, freshness.ErrStale) {
 		next = "carry a newer parcel and import it; `redoubt mirror status` says how old everything is"
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -186,7 +187,27 @@ func gatherImage(c *cli.Context, scheme, rest, name string) (g policy.Gathered, 
 	if err != nil {
 		return g, err
 	}
-	return withBundle(c.Context, c.String("bundle"), source, ref, name)
+	if g, err = withBundle(c.Context, c.String("bundle"), source, ref, name); err != nil {
+		return g, err
+	}
+	switch err := source.Intact(c.Context, g.Artifact.Digest); {
+	case errors.Is(err, images.ErrAltered):
+		return g, fmt.Errorf("%w: %w", verify.ErrSignature, err)
+	case err != nil:
+		return g, fmt.Errorf("%w: %w", localFile{"artifact"}, err)
+	}
+	return g, nil
+}
+
+// nextForCopy is what to do when nothing vouches for the image of a layout or an archive.
+func nextForCopy(operand string, err error) string {
+	if !strings.HasPrefix(operand, "oci-layout:") && !strings.HasPrefix(operand, "docker-archive:") || errors.Is(err, images.ErrAltered) {
+		return ""
+	}
+	if !errors.Is(err, verify.ErrNoSignature) && !errors.Is(err, verify.ErrSignature) {
+		return ""
+	}
+	return "most copies leave signatures behind, which --bundle adds; where the digest is not the registry's either, the copy was converted and has to be made anew: " + images.Whole
 }
 
 // pickImage is the image of a layout that is meant.

@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"archive/tar"
 	"bytes"
 	"crypto/rand"
 	"crypto/sha256"
@@ -16,8 +17,7 @@ import (
 // pushImage pushes a small image nobody has seen before and returns its reference by digest.
 func pushImage(t *testing.T, registry, name string) string {
 	t.Helper()
-	layer := make([]byte, 512)
-	rand.Read(layer)
+	layer := tarOf(t, "app", rand.Text())
 	config := []byte(`{"architecture":"amd64","os":"linux","config":{},"rootfs":{"type":"layers","diff_ids":["` + digest(layer) + `"]}}`)
 	for _, blob := range [][]byte{layer, config} {
 		url := fmt.Sprintf("http://%s/v2/%s/blobs/uploads/?digest=%s", registry, name, digest(blob))
@@ -40,6 +40,23 @@ func pushImage(t *testing.T, registry, name string) string {
 	url := fmt.Sprintf("http://%s/v2/%s/manifests/%s", registry, name, digest(manifest))
 	send(t, http.MethodPut, url, "application/vnd.oci.image.manifest.v1+json", manifest)
 	return fmt.Sprintf("%s/%s@%s", registry, name, digest(manifest))
+}
+
+// tarOf is a tar of one file.
+func tarOf(t *testing.T, name, content string) []byte {
+	t.Helper()
+	var out bytes.Buffer
+	w := tar.NewWriter(&out)
+	if err := w.WriteHeader(&tar.Header{Name: name, Size: int64(len(content)), Mode: 0o644, Typeflag: tar.TypeReg}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Write([]byte(content)); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return out.Bytes()
 }
 
 func digest(content []byte) string {

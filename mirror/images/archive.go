@@ -8,7 +8,11 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"strings"
 )
+
+// Whole is how an image is written to a file with the manifest that the registry has.
+const Whole = "`skopeo copy --preserve-digests docker://IMAGE oci-archive:FILE`, `docker save` of an image in containerd's store, or `cosign save --dir DIR IMAGE`, which takes its signatures along"
 
 // maxMembers is the most files of an archive.
 const maxMembers = 100_000
@@ -20,10 +24,16 @@ func OpenArchive(file string) (*Source, []Reference, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("opening the archive: %w", err)
 	}
-	members, err := listMembers(f)
+	members, link, err := listMembers(f)
 	if err == nil && members["index.json"] == nil {
-		err = fmt.Errorf("%w: it holds no OCI layout (index.json); Docker before 25 saved images without their manifests, and signatures are over these: "+
-			"`skopeo copy docker-archive:%s oci:DIR` makes a layout", ErrAnswer, path.Base(file))
+		err = fmt.Errorf("%w: it holds no OCI layout (index.json), but an image without its manifest, as `docker save` before Docker 25, `podman save` and `skopeo copy docker-archive:` "+
+			"write it: signatures are over the manifest, and it cannot be had back. Write it anew: %s", ErrAnswer, Whole)
+	}
+	if err == nil && link != "" {
+		err = fmt.Errorf("%w: %.200q is no file: readers differ in what they make of it", ErrAnswer, link)
+	}
+	if err == nil {
+		err = onlyLayout(members)
 	}
 	if err != nil {
 		f.Close()
@@ -41,34 +51,52 @@ func OpenArchive(file string) (*Source, []Reference, error) {
 // member is where a file of an archive lies.
 type member struct{ at, size int64 }
 
-// listMembers finds the regular files of a tar. A name that stands twice is an error: readers differ in which they take.
-func listMembers(f *os.File) (map[string]*member, error) {
-	members := map[string]*member{}
+// listMembers finds the regular files of a tar, and names one that is neither file nor folder. A name that stands twice is an error: readers differ in
+// which they take.
+func listMembers(f *os.File) (members map[string]*member, link string, err error) {
+	members = map[string]*member{}
 	r := tar.NewReader(f)
 	for {
 		h, err := r.Next()
 		if errors.Is(err, io.EOF) {
-			return members, nil
+			return members, link, nil
 		}
 		if err != nil {
-			return nil, fmt.Errorf("%w: a tar, uncompressed, is needed: %v", ErrAnswer, err)
+			return nil, "", fmt.Errorf("%w: a tar, uncompressed, is needed: %v", ErrAnswer, err)
+		}
+		if h.Typeflag == tar.TypeDir {
+			continue
 		}
 		if h.Typeflag != tar.TypeReg {
+			link = h.Name
 			continue
 		}
 		at, err := f.Seek(0, io.SeekCurrent)
 		if err != nil {
-			return nil, err
+			return nil, "", err
 		}
 		name := path.Clean(h.Name)
 		switch {
 		case members[name] != nil:
-			return nil, fmt.Errorf("%w: %.200q stands twice", ErrAnswer, name)
+			return nil, "", fmt.Errorf("%w: %.200q stands twice", ErrAnswer, name)
 		case len(members) == maxMembers:
-			return nil, fmt.Errorf("%w: more than %d files", ErrLimit, maxMembers)
+			return nil, "", fmt.Errorf("%w: more than %d files", ErrLimit, maxMembers)
 		case h.PAXRecords["GNU.sparse.major"] != "" || h.PAXRecords["GNU.sparse.map"] != "":
-			return nil, fmt.Errorf("%w: %.200q is sparse", ErrAnswer, name)
+			return nil, "", fmt.Errorf("%w: %.200q is sparse", ErrAnswer, name)
 		}
 		members[name] = &member{at, h.Size}
 	}
+}
+
+// onlyLayout refuses files beside a layout where there is no manifest.json: Docker before 25 would load those, in its oldest form, and not the layout.
+func onlyLayout(members map[string]*member) error {
+	if members["manifest.json"] != nil {
+		return nil
+	}
+	for name := range members {
+		if sum, ok := strings.CutPrefix(name, "blobs/sha256/"); name != "index.json" && name != "oci-layout" && !(ok && isHex(sum)) {
+			return fmt.Errorf("%w: %.200q stands beside the layout", ErrAnswer, name)
+		}
+	}
+	return nil
 }

@@ -90,3 +90,20 @@ func FuzzReference(f *testing.F) {
 		}
 	})
 }
+
+// FuzzDockerList: Docker's list of an archive ends in an error of this package, or names a config for every image.
+func FuzzDockerList(f *testing.F) {
+	f.Add([]byte(`[{"Config":"blobs/sha256/00","RepoTags":["a:1"],"Layers":["blobs/sha256/01"],"LayerSources":{"sha256:01":{"size":1}}}]`))
+	f.Add([]byte(`null`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		list, err := readDockerList(b)
+		if err != nil && !errors.Is(err, ErrAnswer) {
+			t.Fatal(err)
+		}
+		for _, i := range list {
+			if len(i) == 0 {
+				t.Fatal("an image of nothing")
+			}
+		}
+	})
+}

@@ -6,7 +6,7 @@
 //   - Only the hosts that were named are spoken to, by https, whatever a registry redirects to or names as its token server.
 //   - Every list, file and recursion is bounded (the constants below); beyond a bound is an error that names it, never a part of the answer.
 //   - Nothing is believed: no signature is verified here, and an entry that is named wrongly picks one that nobody needs.
-//   - Layers of images are not read.
+//   - Layers of images are not read, but by Source.Intact, which reads all that is there.
 //
 // What it does not: find what vouches for an image without the registry's help. A registry can withhold.
 //

@@ -61,7 +61,7 @@ func readLayout(at string, open func(string) (io.ReadCloser, error), close func(
 		close()
 		return nil, nil, fmt.Errorf("reading the layout in %s: %w", at, answered(err))
 	}
-	return &Source{manifest: l.manifest, blob: l.blob, referrers: func(_ context.Context, _ Reference, digest string) ([]v1.Descriptor, string, error) {
+	return &Source{layout: l, manifest: l.manifest, blob: l.blob, referrers: func(_ context.Context, _ Reference, digest string) ([]v1.Descriptor, string, error) {
 		return l.subj[digest], "", nil
 	}, close: close}, all, nil
 }

@@ -24,7 +24,9 @@ type Source struct {
 	names func(ctx context.Context, repository string) ([]string, error)
 	// hosts are those that are asked; none for a layout.
 	hosts []string
-	close func() error
+	// layout is where files stand, nil for a registry.
+	layout *layout
+	close  func() error
 }
 
 // Close ends access to a layout.
