@@ -3,6 +3,7 @@ package verify
 import (
 	"bytes"
 	"context"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
@@ -257,6 +258,33 @@ func TestEd25519(t *testing.T) {
 	s.digest = fmt.Sprintf("sha256:%x", sha256.Sum256(p.Artifact))
 	if _, err := s.verify(t); ExitCode(err) != 12 {
 		t.Errorf("by digest: %v", err)
+	}
+}
+
+// TestWholeMessage: an artifact is held in memory for an Ed25519 signature over a message alone.
+func TestWholeMessage(t *testing.T) {
+	d := verifytest.New(t, "corp.internal")
+	ed, _, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	attested := d.Attest("artifact", verifytest.CustomPredicate).Tree()
+	set(attested, nil, "verificationMaterial", "certificate")
+	set(attested, map[string]any{"hint": "h"}, "verificationMaterial", "publicKey")
+	message := keySample(d, d.SignMessage(1, "artifact")).bundle
+	for name, c := range map[string]struct {
+		bundle []byte
+		key    crypto.PublicKey
+		want   bool
+	}{"Ed25519": {message, ed, true}, "ECDSA": {message, verifytest.ECKey(t).Public(), false}, "Ed25519, an attestation": {verifytest.Encode(t, attested), ed, false}} {
+		b, err := decode(c.bundle)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := policy{Policy: Policy{Key: &Key{Public: c.key}}}
+		if err := p.checkKind(b); err != nil || b.wholeMessage != c.want {
+			t.Errorf("%s: %v, %v", name, b.wholeMessage, err)
+		}
 	}
 }
 

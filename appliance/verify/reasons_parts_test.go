@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"redoubt.internal/appliance/verify/verifytest"
+	"redoubt.internal/ca/denied"
 	"redoubt.internal/mirror/freshness"
 )
 
@@ -52,6 +53,35 @@ func TestEveryReasonOfAPart(t *testing.T) {
 			s.root, s.policy.Identities = d.Root(), stranger
 			return s
 		}, []string{"identity", "log_proof"}},
+		"no certificate log and the artifact": {func(d *verifytest.Deployment) sample {
+			s := sampleOf(d, d.SignMessage(2, "artifact"))
+			d.Material.CTLogs[0].Key = &verifytest.ECKey(d.T).PublicKey
+			s.root, s.artifact = d.Root(), []byte("another")
+			return s
+		}, []string{"log_proof", "signature"}},
+		"a root that names no log, and the artifact": {func(d *verifytest.Deployment) sample {
+			s := sampleOf(d, d.SignMessage(2, "artifact"))
+			root := parseTree(d.T, s.root)
+			delete(root, "tlogs")
+			delete(root, "ctlogs")
+			s.root, s.artifact = verifytest.Encode(d.T, root), []byte("another")
+			s.policy.Identities = []Identity{{Root: "root", SAN: d.Identity, Issuer: d.Issuer, WithoutLog: true}}
+			return s
+		}, []string{"signature"}},
+		"an old root and the artifact": {func(d *verifytest.Deployment) sample {
+			s := sampleOf(d, d.SignMessage(1, "artifact"))
+			s.policy.MaxTrustAge, s.artifact = time.Hour, []byte("another")
+			return s
+		}, []string{"signature", "stale"}},
+		"who was denied before the log's time, and the artifact": {func(d *verifytest.Deployment) sample {
+			s := sampleOf(d, d.SignMessage(1, "artifact"))
+			list, err := denied.New("corp.internal").With(denied.Entry{Issuer: d.Issuer, Identity: d.Identity, Reason: "left", Until: d.Now.Add(-time.Hour)}, 0)
+			if err != nil {
+				d.T.Fatal(err)
+			}
+			s.policy.Denied, s.artifact = list, []byte("another")
+			return s
+		}, []string{"signature"}},
 		"no log and identity": {func(d *verifytest.Deployment) sample {
 			s := sampleOf(d, d.SignMessage(2, "artifact"))
 			s.policy.Identities = stranger

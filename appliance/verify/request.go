@@ -1,12 +1,12 @@
 package verify
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	_ "crypto/sha256" // SHA-256 for crypto.Hash
 	_ "crypto/sha512" // SHA-384, SHA-512
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -84,10 +84,9 @@ func readArtifact(ctx context.Context, in Artifact, b *decoded) (artifact, error
 		sums, hashes[i] = append(sums, h), h
 	}
 	reader := io.Reader(contextReader{ctx, in.Reader})
-	var whole *sliceWriter
+	var whole bytes.Buffer
 	if b.wholeMessage {
-		whole = &sliceWriter{}
-		sums = append(sums, whole)
+		sums = append(sums, &whole)
 		reader = io.LimitReader(reader, maxInMemory+1)
 	}
 	buffer := copyBuffers.Get().(*[32 << 10]byte)
@@ -96,12 +95,10 @@ func readArtifact(ctx context.Context, in Artifact, b *decoded) (artifact, error
 	if err != nil {
 		return artifact{}, fmt.Errorf("%w: %w", ErrLocal, err)
 	}
-	if whole != nil {
-		if n > maxInMemory {
-			return artifact{}, fmt.Errorf("%w: larger than %d bytes, the most for an Ed25519 signature", ErrLocal, maxInMemory)
-		}
-		a.whole = whole.data
+	if b.wholeMessage && n > maxInMemory {
+		return artifact{}, fmt.Errorf("%w: larger than %d bytes, the most for an Ed25519 signature", ErrLocal, maxInMemory)
 	}
+	a.whole = whole.Bytes()
 	for i, name := range names {
 		a.digests[name] = hashes[i].Sum(nil)
 	}
@@ -176,14 +173,4 @@ func (c contextReader) Read(p []byte) (int, error) {
 		return 0, err
 	}
 	return c.r.Read(p)
-}
-
-type sliceWriter struct{ data []byte }
-
-func (w *sliceWriter) Write(p []byte) (int, error) {
-	if len(w.data)+len(p) > maxInMemory+1 {
-		return 0, errors.New("artifact too large")
-	}
-	w.data = append(w.data, p...)
-	return len(p), nil
 }

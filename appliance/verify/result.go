@@ -48,9 +48,8 @@ func (r *Result) Extensions() map[string]string { return maps.Clone(r.report.Sig
 // ExtensionNames are the names under which Extensions may have something.
 func ExtensionNames() (names []string) {
 	for f := range reflect.TypeFor[certificate.Extensions]().Fields() {
-		if name, _, _ := strings.Cut(f.Tag.Get("json"), ","); f.Type.Kind() == reflect.String && name != "" {
-			names = append(names, name)
-		}
+		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+		names = append(names, name)
 	}
 	return names
 }
