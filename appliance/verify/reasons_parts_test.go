@@ -185,6 +185,7 @@ func TestSubjects(t *testing.T) {
 		subjects, digest, want string // want is the digest in the verdict, empty for a refusal
 	}{
 		"by sha512 alone":                          {`{"digest":{"sha512":"` + s512 + `"}}`, "", "sha512:" + s512},
+		"by both":                                  {`{"digest":{"sha256":"` + s256 + `","sha512":"` + s512 + `"}}`, "", "sha512:" + s512},
 		"by sha512, given as such":                 {`{"digest":{"sha512":"` + s512 + `"}}`, "sha512:" + s512, "sha512:" + s512},
 		"by sha512, given by sha256":               {`{"digest":{"sha512":"` + s512 + `"}}`, "sha256:" + s256, ""},
 		"the second of two":                        {`{"digest":{"sha256":"` + other + `"}},{"digest":{"sha256":"` + s256 + `"}}`, "", "sha256:" + s256},
@@ -209,6 +210,9 @@ func TestSubjects(t *testing.T) {
 				t.Errorf("it says of the bytes that they were seen: %t", res.report.Artifact.Bytes)
 			case err != nil && NewFailure(err).Verified:
 				t.Error("a failure that is verified")
+			}
+			if _, err := s.every(t); err != nil && c.digest == "" && NewFailure(err).Artifact.String() != "sha256:"+s256 {
+				t.Errorf("the refusal is of %v", NewFailure(err).Artifact)
 			}
 		})
 	}

@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -115,9 +116,9 @@ func (a *artifact) choose(b *decoded) error {
 	}
 	for _, s := range b.subjects {
 		match, clash := "", ""
-		for name, digest := range a.digests {
+		for _, name := range slices.Sorted(maps.Keys(a.digests)) {
 			switch want, ok := s[name]; {
-			case ok && strings.EqualFold(want, hex.EncodeToString(digest)):
+			case ok && strings.EqualFold(want, hex.EncodeToString(a.digests[name])):
 				match = name
 			case ok:
 				clash = name
@@ -143,12 +144,12 @@ func (a artifact) option() sgverify.ArtifactPolicyOption {
 	return sgverify.WithArtifactDigest(a.use, a.digests[a.use])
 }
 
-// hashNames lists the hashes the signature or the subjects use, SHA-256 in any case.
+// hashNames lists the hash the signature uses, or those of the subjects and SHA-256, by which a refusal names the artifact.
 func (b *decoded) hashNames() []string {
 	if b.message != "" {
 		return []string{b.message}
 	}
-	names := []string{}
+	names := []string{"sha256"}
 	for _, s := range b.subjects {
 		for name := range s {
 			if _, ok := hashNames[name]; ok && !slices.Contains(names, name) {
@@ -156,10 +157,6 @@ func (b *decoded) hashNames() []string {
 			}
 		}
 	}
-	if len(names) == 0 {
-		names = append(names, "sha256")
-	}
-	slices.Sort(names)
 	return names
 }
 
