@@ -1,6 +1,7 @@
 package verify
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"strings"
 	"testing"
@@ -30,6 +31,28 @@ func TestSays(t *testing.T) {
 		c.edit(&p)
 		if _, err := sampleOf(d, p).verify(t); ExitCode(err) != c.code || c.want != "" && !strings.Contains(fmt.Sprint(err), c.want) {
 			t.Errorf("%s: %v, want %q", name, err, c.want)
+		}
+	}
+}
+
+// TestVerdictOfAKind: the verdict over an attestation says its type and bears the statement as it was signed; that over a message has none.
+func TestVerdictOfAKind(t *testing.T) {
+	d := verifytest.New(t, "corp.internal")
+	statement := fmt.Appendf(nil, `{"_type":"https://in-toto.io/Statement/v1","predicateType":"https://example.com/x", "predicate":{},"subject":[{"digest":{"sha256":"%x"}}]}`, sha256.Sum256([]byte("artifact")))
+	for kind, c := range map[string]struct {
+		parts           verifytest.Parts
+		statement, said string
+	}{
+		"attestation": {d.AttestPayload("artifact", statement), string(statement), `"signature":{"kind":"attestation","statementType":"https://in-toto.io/Statement/v1","predicateType":"https://example.com/x","subjects":1}`},
+		"message":     {d.SignMessage(2, "artifact"), "", `"signature":{"kind":"message"}`},
+	} {
+		r, err := sampleOf(d, c.parts).verify(t)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := r.MarshalJSON()
+		if err != nil || string(r.Statement()) != c.statement || !strings.Contains(string(text), c.said) {
+			t.Errorf("%s: %s, %s, %v", kind, r.Statement(), text, err)
 		}
 	}
 }
