@@ -211,7 +211,10 @@ func newReport(r rootReport, b *decoded, a artifact, p *policy, v *sgverify.Veri
 		s := v.Signature.Certificate
 		from, to := c.NotBefore.UTC(), c.NotAfter.UTC()
 		out.Signer = signerReport{Kind: "certificate", Identity: s.SubjectAlternativeName, Issuer: s.Issuer, Certificate: hexSum(c.Raw), NotBefore: &from, NotAfter: &to, Extensions: extensions(s.Extensions)}
-		out.Checked = append(out.Checked, "certificate path", "certificate transparency", "identity")
+		out.Checked = append(out.Checked, "certificate path", "identity")
+		if !p.unstamped {
+			out.Checked = append(out.Checked, "certificate transparency")
+		}
 	} else {
 		out.Signer = signerReport{Kind: "key", Key: hexSum(p.keySPKI)}
 	}

@@ -35,24 +35,60 @@ func TestSays(t *testing.T) {
 	}
 }
 
-// TestVerdictOfAKind: the verdict over an attestation says its type and bears the statement as it was signed; that over a message has none.
+// TestVerdictOfAKind: the verdict over an attestation says its type and bears the statement as it was signed, that over a message has none; and each
+// says who vouches for the time.
 func TestVerdictOfAKind(t *testing.T) {
 	d := verifytest.New(t, "corp.internal")
 	statement := fmt.Appendf(nil, `{"_type":"https://in-toto.io/Statement/v1","predicateType":"https://example.com/x", "predicate":{},"subject":[{"digest":{"sha256":"%x"}}]}`, sha256.Sum256([]byte("artifact")))
 	for kind, c := range map[string]struct {
-		parts           verifytest.Parts
-		statement, said string
+		parts                     verifytest.Parts
+		statement, said, timeFrom string
 	}{
-		"attestation": {d.AttestPayload("artifact", statement), string(statement), `"signature":{"kind":"attestation","statementType":"https://in-toto.io/Statement/v1","predicateType":"https://example.com/x","subjects":1}`},
-		"message":     {d.SignMessage(2, "artifact"), "", `"signature":{"kind":"message"}`},
+		"attestation": {d.AttestPayload("artifact", statement), string(statement), `"signature":{"kind":"attestation","statementType":"https://in-toto.io/Statement/v1","predicateType":"https://example.com/x","subjects":1}`, "timestampAuthority"},
+		"message":     {d.SignMessage(1, "artifact"), "", `"signature":{"kind":"message"}`, "log"},
 	} {
 		r, err := sampleOf(d, c.parts).verify(t)
 		if err != nil {
 			t.Fatal(err)
 		}
 		text, err := r.MarshalJSON()
-		if err != nil || string(r.Statement()) != c.statement || !strings.Contains(string(text), c.said) {
+		if err != nil || string(r.Statement()) != c.statement || !strings.Contains(string(text), c.said) || len(r.Times()) != 1 || r.Times()[0].Source != c.timeFrom {
 			t.Errorf("%s: %s, %s, %v", kind, r.Statement(), text, err)
+		}
+	}
+}
+
+// TestChecked: a verdict lists what was checked, and nothing that was not.
+func TestChecked(t *testing.T) {
+	d := verifytest.New(t, "corp.internal")
+	logged := sampleOf(d, d.SignMessage(2, "artifact"))
+	unlogged := logged
+	unlogged.policy.WithoutLog = true
+	root := parseTree(t, logged.root)
+	delete(root, "tlogs")
+	delete(root, "ctlogs")
+	logless := logged
+	logless.root = verifytest.Encode(t, root)
+	logless.policy.Identities = []Identity{{Root: "root", SAN: d.Identity, Issuer: d.Issuer, WithoutLog: true}}
+	key := keySample(d, d.SignMessage(1, "artifact"))
+	bare := key
+	bare.policy.WithoutLog = true
+	for _, c := range []struct {
+		sample
+		want string
+	}{
+		{logged, "signature, artifact, certificate path, identity, certificate transparency, log entry, signed time"},
+		{unlogged, "signature, artifact, certificate path, identity, certificate transparency, signed time"},
+		{logless, "signature, artifact, certificate path, identity, signed time"},
+		{key, "signature, artifact, log entry, signed time"},
+		{bare, "signature, artifact"},
+	} {
+		r, err := c.verify(t)
+		if err != nil {
+			t.Fatalf("%s: %v", c.want, err)
+		}
+		if got := strings.Join(r.report.Checked, ", "); got != c.want {
+			t.Errorf("%s, want %s", got, c.want)
 		}
 	}
 }
