@@ -20,6 +20,7 @@ const (
 	kyvernoTypes     = "kyverno-types-v1.19.1"
 	gateCRDs         = "gate-crds-2" // the definitions by which API servers check their objects
 	gatekeeperRatify = "gatekeeper-ratify-v1.4.6"
+	openshiftNodes   = "openshift-nodes-4.19" // what the operator of nodes makes of the objects
 )
 
 // others is a site whose images other programs' gates decide about.
@@ -65,6 +66,7 @@ func TestOthersGates(t *testing.T) {
 	o := &others{lab: l, session: l.session(t, l.legacyEnv()...)}
 	o.sign(t)
 	t.Run("containers-policy.json", o.containersPolicy)
+	t.Run("openshift", o.openshift)
 	t.Run("policy-controller", o.policyController)
 	t.Run("published definitions", o.published)
 	t.Run("kyverno's types", o.kyverno)
@@ -135,6 +137,25 @@ func (o *others) containersPolicy(t *testing.T) {
 	o.node(t, dir)
 	// Without where signatures are looked for, none is found.
 	o.refuse(t, []string{"no signature exists"}, client(t, containersImage), filepath.Join(dir, "policy.json"), t.TempDir(), o.signed)
+}
+
+// openshift has OpenShift's own operator lay onto a node what it makes of the objects.
+func (o *others) openshift(t *testing.T) {
+	operator, etc := client(t, openshiftNodes), o.path("etc-containers")
+	lay := []string{filepath.Join(operator, "templates"), etc}
+	files, err := filepath.Glob(filepath.Join(o.manifests(t, "openshift", "policy.yaml", "--allow-registry", "quay.corp.internal/openshift"), "*.yaml"))
+	if err != nil || len(files) != 3 {
+		t.Fatal(files, err)
+	}
+	o.run(t, filepath.Join(operator, "openshift"), join(lay, files)...)
+	o.node(t, etc)
+	image := slices.IndexFunc(files, func(f string) bool { return strings.HasSuffix(f, "image-cluster.yaml") })
+	text, err := os.ReadFile(files[image])
+	if err != nil {
+		t.Fatal(err)
+	}
+	files[image] = o.write(t, "image-cluster.yaml", strings.Replace(string(text), o.registry+"/app", o.registry+"/other", 1))
+	o.refuse(t, []string{"is not nested inside allowedRegistries"}, filepath.Join(operator, "openshift"), join(lay, files)...)
 }
 
 // node decides as a node does by the policy.json and the registries.d of a folder.
