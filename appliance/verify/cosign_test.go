@@ -63,7 +63,7 @@ func judged(t testing.TB, o original) (c *cosign3, why string) {
 	tree := parseTree(t, o.source())
 	switch {
 	case o.apart != nil && tree["base64Signature"] == nil:
-		return nil, "it takes no log entry from a file, and no other proof of it without asking the log"
+		return nil, "cosign reads no log entry from a file, it asks the log for one"
 	case o.apart != nil: // its older form goes with trust in files
 		c.args = []string{"verify-blob", "--offline"}
 		c.env = append(c.env, olderTrust(t, s.root, file)...)
