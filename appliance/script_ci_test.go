@@ -16,7 +16,7 @@ import (
 var ciBlock = regexp.MustCompile("(?ms)^```(yaml|groovy|hcl)\n(?:#|//) (\\w+): [^\n]*\n(.*?)^```$")
 
 // ciShell is where the shell of an example stands in its document; none has any else.
-var ciShell = map[string][]any{"gitlab": {"sign", "script"}, "tekton": {"spec", "steps", 0, "script"}, "github": {"jobs", "sign", "steps", 1, "run"}, "argo": {"spec", "templates", 0, "script", "source"}, "chains": nil,
+var ciShell = map[string][]any{"gitlab": {"sign", "script"}, "tekton": {"spec", "steps", 0, "script"}, "github": {"jobs", "sign", "steps", 1, "run"}, "argo": {"spec", "templates", 0, "script", "source"}, "chains": nil, "keyless": nil,
 	"circleci": {"jobs", "sign", "steps", 1, "run", "command"}, "cloudbuild": {"steps", 0, "args", 1}, "spinnaker": {"spec", "template", "spec", "containers", 0, "args", 0}}
 
 // ciHeredoc are what the shell stands between in examples that are no YAML, by their language.

@@ -2,7 +2,12 @@ module redoubt.internal/ci/chains
 
 go 1.26.0
 
-require github.com/tektoncd/chains v0.22.0
+require (
+	github.com/sigstore/cosign/v2 v2.5.0
+	github.com/sigstore/rekor v1.3.9
+	github.com/sigstore/sigstore v1.9.1
+	github.com/tektoncd/chains v0.22.0
+)
 
 require (
 	cloud.google.com/go/compute/metadata v0.6.0 // indirect
@@ -125,11 +130,8 @@ require (
 	github.com/secure-systems-lab/go-securesystemslib v0.9.0 // indirect
 	github.com/segmentio/ksuid v1.0.4 // indirect
 	github.com/shibumi/go-pathspec v1.3.0 // indirect
-	github.com/sigstore/cosign/v2 v2.5.0 // indirect
 	github.com/sigstore/fulcio v1.6.6 // indirect
 	github.com/sigstore/protobuf-specs v0.4.1 // indirect
-	github.com/sigstore/rekor v1.3.9 // indirect
-	github.com/sigstore/sigstore v1.9.1 // indirect
 	github.com/sigstore/sigstore-go v0.7.1 // indirect
 	github.com/sigstore/timestamp-authority v1.2.5 // indirect
 	github.com/sirupsen/logrus v1.9.3 // indirect

@@ -6,6 +6,9 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
+	"io"
+	"maps"
+	"net/http"
 	"os"
 	"os/exec"
 	"regexp"
@@ -15,17 +18,17 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-const chainsSign = "chains-sign-v0.22.0"
+const chainsSign = "chains-sign-v0.22.0-2"
 
-// chainsBlock is the configuration of Tekton Chains that docs/ci.md shows.
-var chainsBlock = regexp.MustCompile("(?s)```yaml\n# chains: [^\n]*\n(.*?)```")
+// chainsBlock is a configuration of Tekton Chains that docs/ci.md shows.
+var chainsBlock = regexp.MustCompile("(?s)```yaml\n# (chains|keyless): [^\n]*\n(.*?)```")
 
 // TestChains: Tekton Chains' own code, configured as the documentation says, signs the provenance of a file and of an image with a key; both verify by that
-// key and by a policy, and not by another key, of another artifact or of another builder. Its keyless way leaves no time that anybody signed.
+// key and by a policy, and not by another key, of another artifact or of another builder. So does what it signs keyless, with its entry of the log.
 func TestChains(t *testing.T) {
 	l := newLab(t, nil)
 	s := l.session(t)
-	data := chainsConfig(t)
+	data := chainsConfig(t, "chains")
 	s.run(t, client(t, cosign3), "generate-key-pair")
 	s.write(t, "cosign.password", "")
 	s.run(t, client(t, cosign3), "generate-key-pair", "--output-key-prefix", "other")
@@ -56,37 +59,85 @@ rules: [{name: built, artifacts: ['*.tgz'], images: ['localhost:*/built/*'], att
 	t.Run("keyless", func(t *testing.T) { s.chainsKeyless(t, data, file) })
 }
 
-// chainsImage signs the provenance of an image, which Chains puts under cosign's tag .att, as cosign attach does.
+// chainsImage signs the provenance of images, which Chains puts under cosign's tag .att, as cosign attach does. One of them it logs: cosign, which asks the
+// log where nothing beside the image says so, finds that entry and none of the other's.
 func (s *session) chainsImage(t *testing.T, data map[string]string) {
-	image := pushImage(t, s.lab.registry, "built/app")
-	_, digest, _ := strings.Cut(image, "@sha256:")
-	s.write(t, "image.json", string(s.chains(t, data, digest).Envelope))
-	verify := []string{"verify", "oci://" + image, "--policy", "policy.yaml"}
-	s.refuse(t, []string{"0 of 1 needed"}, s.lab.binary, verify...)
-	s.run(t, client(t, cosign2), "attach", "attestation", "--allow-http-registry", "--attestation", "image.json", image)
-	s.run(t, s.lab.binary, verify...)
+	logged := maps.Clone(data)
+	logged["transparency.enabled"], logged["transparency.url"] = "true", s.lab.urls.Rekor
+	for name, data := range map[string]map[string]string{"app": data, "logged": logged} {
+		image := pushImage(t, s.lab.registry, "built/"+name)
+		_, digest, _ := strings.Cut(image, "@sha256:")
+		s.write(t, "image.json", string(s.chains(t, data, digest).Envelope))
+		verify := []string{"verify", "oci://" + image, "--policy", "policy.yaml"}
+		s.refuse(t, []string{"0 of 1 needed"}, s.lab.binary, verify...)
+		s.run(t, client(t, cosign2), "attach", "attestation", "--allow-http-registry", "--attestation", "image.json", image)
+		s.run(t, s.lab.binary, verify...)
+		asking := []string{"SIGSTORE_REKOR_PUBLIC_KEY=" + s.lab.in("rekor.pub"), client(t, cosign2), "verify-attestation", "--allow-http-registry", "--key", "cosign.pub", "--rekor-url", s.lab.urls.Rekor, "--type", "slsaprovenance1", image}
+		if name == "logged" {
+			s.run(t, "env", asking...)
+		} else {
+			s.refuse(t, []string{"tlog", "transparency log"}, "env", asking...)
+		}
+	}
 }
 
-// chainsKeyless has Chains get a certificate here.
+// chainsKeyless has Chains get a certificate here, and log what it signs.
 func (s *session) chainsKeyless(t *testing.T, data map[string]string, file string) {
 	l := s.lab
-	keyless := map[string]string{"signers.x509.fulcio.enabled": "true", "signers.x509.fulcio.address": l.urls.Fulcio, "signers.x509.fulcio.issuer": l.urls.OIDC, "signers.x509.tuf.mirror.url": l.urls.TUF,
-		"signers.x509.identity.token.file": s.write(t, "token", l.token(t))}
-	for name, value := range data {
+	keyless := chainsConfig(t, "keyless")
+	for name, value := range map[string]string{"transparency.url": l.urls.Rekor, "signers.x509.fulcio.address": l.urls.Fulcio, "signers.x509.fulcio.issuer": l.urls.OIDC,
+		"signers.x509.tuf.mirror.url": l.urls.TUF, "signers.x509.identity.token.file": s.write(t, "token", l.token(t))} {
+		if keyless[name] == "" {
+			t.Errorf("docs/ci.md says nothing of %s", name)
+		}
 		keyless[name] = value
 	}
-	got := s.chains(t, keyless, fmt.Sprintf("%x", sha256.Sum256([]byte("what a task has built\n"))))
-	s.write(t, "keyless.json", string(got.Envelope))
-	s.write(t, "keyless.pem", got.Certificate)
-	verify := join([]string{"verify", file, "--signature", "keyless.json", "--certificate", "keyless.pem", "--trusted-root", l.in("trusted_root.json"), "--type", "slsaprovenance1"}, l.who())
-	s.refuse(t, []string{"bad log proof"}, l.binary, verify...)
-	s.refuse(t, []string{"time invalid"}, l.binary, append(verify, "--without-log")...)
+	for name, value := range data {
+		if keyless[name] == "" {
+			keyless[name] = value
+		}
+	}
+	signed := func(name, content string) []string {
+		got := s.chains(t, keyless, fmt.Sprintf("%x", sha256.Sum256([]byte(content))))
+		answer, err := http.Get(got.Transparency)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer answer.Body.Close()
+		entry, err := io.ReadAll(answer.Body)
+		if err != nil || answer.StatusCode != http.StatusOK {
+			t.Fatal(answer.Status, err)
+		}
+		return []string{"--signature", s.write(t, name+".json", string(got.Envelope)), "--certificate", s.write(t, name+".pem", got.Certificate), "--log-entry", s.write(t, name+".entry.json", string(entry))}
+	}
+	ours, theirs := signed("ours", "what a task has built\n"), signed("theirs", "what no task has built\n")
+	by := join([]string{"--trusted-root", l.in("trusted_root.json"), "--type", "slsaprovenance1", "--prove-offline"}, l.who())
+	if said := s.run(t, l.binary, join([]string{"verify", file}, ours, by)...); !strings.Contains(said, "intoto 0.0.1") {
+		t.Errorf("logged as something else:\n%s", said)
+	}
+	s.write(t, "keyless.yaml", fmt.Sprintf(`version: redoubt.policy/v1
+roots: {own: {file: %s}}
+signers: {chains: [{root: own, identity: %q, issuer: %q}]}
+rules: [{name: built, artifacts: ['*.tgz'], attestations: [{type: slsa-provenance, by: [chains], slsa: {level: 2, builders: [{id: %q, level: 2}]}}]}]
+`, l.in("trusted_root.json"), identity, l.urls.OIDC, data["builder.id"]))
+	s.run(t, l.binary, join([]string{"verify", file, "--policy", "keyless.yaml"}, ours)...)
+	for reason, args := range map[string][]string{
+		"signature or digest mismatch":    join([]string{"verify", "other.tgz"}, ours, by),
+		"it is of another envelope":       join([]string{"verify", file}, ours[:4], theirs[4:], by),
+		"bad log proof":                   join([]string{"verify", file}, ours[:4], by),
+		"time invalid":                    join([]string{"verify", file}, ours[:4], by, []string{"--without-log"}),
+		"identity or issuer not accepted": join([]string{"verify", file}, ours, by[:5], []string{"--certificate-identity", "mallory@corp.internal", "--certificate-oidc-issuer", l.urls.OIDC}),
+	} {
+		s.refuse(t, []string{reason}, l.binary, args...)
+	}
 }
 
 type chainsSigned struct {
 	Envelope    json.RawMessage `json:"envelope"`
 	Certificate string          `json:"certificate"`
 	Config      json.RawMessage `json:"config"`
+	// Transparency is the address of the log entry.
+	Transparency string `json:"transparency"`
 }
 
 // chains has Chains' code sign provenance of that SHA-256, and wants it to have understood every setting.
@@ -116,21 +167,23 @@ func (s *session) chains(t *testing.T, data map[string]string, digest string) (o
 	return out
 }
 
-// chainsConfig is the data of the ConfigMap in the documentation.
-func chainsConfig(t *testing.T) map[string]string {
+// chainsConfig is the data of a ConfigMap in the documentation.
+func chainsConfig(t *testing.T, name string) map[string]string {
 	t.Helper()
 	document, err := os.ReadFile("../../docs/ci.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	match := chainsBlock.FindSubmatch(document)
-	if match == nil {
-		t.Fatal("docs/ci.md shows no configuration of Chains")
+	var block []byte
+	for _, match := range chainsBlock.FindAllSubmatch(document, -1) {
+		if string(match[1]) == name {
+			block = match[2]
+		}
 	}
 	var config struct {
 		Data map[string]string `yaml:"data"`
 	}
-	if err := yaml.Unmarshal(match[1], &config); err != nil || len(config.Data) < 5 {
+	if err := yaml.Unmarshal(block, &config); err != nil || len(config.Data) < 5 {
 		t.Fatalf("%v: %v", err, config)
 	}
 	return config.Data

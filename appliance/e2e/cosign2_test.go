@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"strings"
 	"testing"
 )
 
@@ -100,8 +101,15 @@ func cosign2Attest(t *testing.T, l *lab, cosign string) {
 	ours := []string{"verify", "--trusted-root", l.in("trusted_root.json"), "oci://" + image}
 	s.run(t, l.binary, join(ours, []string{"--type", "custom"}, l.who())...)
 	s.refuse(t, nil, l.binary, join(ours, l.who())...)
-	t.Run("the form before dsse is refused with the ones that are taken", func(t *testing.T) {
-		s.refuse(t, []string{"use hashedrekord 0.0.1, dsse 0.0.1"}, cosign, join(attest, []string{l.token(t), "--rekor-entry-type", "intoto", image})...)
+	t.Run("as the form before dsse", func(t *testing.T) {
+		image := pushImage(t, l.registry, "cosign2/intoto")
+		s.run(t, cosign, join(attest, []string{l.token(t), "--rekor-entry-type", "intoto", image})...)
+		s.run(t, cosign, join([]string{"verify-attestation", "--allow-http-registry", "--type", "custom"}, l.who(), []string{image})...)
+		ours := []string{"verify", "--trusted-root", l.in("trusted_root.json"), "--type", "custom", "oci://" + image}
+		if said := s.run(t, l.binary, join(ours, l.who())...); !strings.Contains(said, "intoto 0.0.1") {
+			t.Errorf("logged as something else:\n%s", said)
+		}
+		s.refuse(t, []string{"identity or issuer not accepted"}, l.binary, join(ours, []string{"--certificate-identity", "mallory@corp.internal", "--certificate-oidc-issuer", l.urls.OIDC})...)
 	})
 }
 

@@ -89,7 +89,7 @@ func verifyAlone(b *decoded, e *protorekor.TransparencyLogEntry, material root.T
 	if err != nil {
 		return err
 	}
-	_, err = sgverify.VerifyTlogEntry(entity, material, 1, true)
+	_, err = sgverify.VerifyTlogEntry(&decoded{Bundle: entity, content: b.content}, material, 1, true)
 	return err
 }
 

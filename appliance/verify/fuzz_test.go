@@ -25,7 +25,7 @@ import (
 // and a yes says what the seed it came from said.
 func FuzzVerifyBundle(f *testing.F) {
 	d := verifytest.New(f, "corp.internal")
-	seeds := []sample{sampleOf(d, d.SignMessage(1, "artifact")), sampleOf(d, d.SignMessage(2, "artifact")), sampleOf(d, d.Attest("artifact", verifytest.CustomPredicate)), keySample(d, d.SignMessage(1, "artifact"))}
+	seeds := []sample{sampleOf(d, d.SignMessage(1, "artifact")), sampleOf(d, d.SignMessage(2, "artifact")), sampleOf(d, d.Attest("artifact", verifytest.CustomPredicate)), keySample(d, d.SignMessage(1, "artifact")), sampleOf(d, chained(d, false, nil))}
 	v, err := New(Config{Roots: []Root{{Name: "root", JSON: d.Root()}}})
 	if err != nil {
 		f.Fatal(err)

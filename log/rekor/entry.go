@@ -11,7 +11,8 @@ import (
 	"github.com/sigstore/rekor/pkg/types"
 	dsse "github.com/sigstore/rekor/pkg/types/dsse/v0.0.1"
 	hashedrekord "github.com/sigstore/rekor/pkg/types/hashedrekord/v0.0.1"
-	intoto "github.com/sigstore/rekor/pkg/types/intoto/v0.0.2"
+	intoto1 "github.com/sigstore/rekor/pkg/types/intoto/v0.0.1"
+	intoto2 "github.com/sigstore/rekor/pkg/types/intoto/v0.0.2"
 	rekord "github.com/sigstore/rekor/pkg/types/rekord/v0.0.1"
 
 	"redoubt.internal/log/strictjson"
@@ -54,12 +55,14 @@ func proposedV1(ctx context.Context, o map[string]any) (e *Entry, err error) {
 		e, err = parseHashedrekord(ctx, spec)
 	case "dsse 0.0.1":
 		e, err = parseDSSE(ctx, version, spec)
+	case "intoto 0.0.1":
+		e, err = parseIntoto1(ctx, version, spec)
 	case "intoto 0.0.2":
-		e, err = parseIntoto(ctx, version, spec)
+		e, err = parseIntoto2(ctx, version, spec)
 	case "rekord 0.0.1":
 		e, err = parseRekord(ctx, version, spec)
 	default:
-		return nil, fmt.Errorf("%w: entries of kind %.40q version %.20q are not taken: use hashedrekord 0.0.1, dsse 0.0.1, intoto 0.0.2 or rekord 0.0.1",
+		return nil, fmt.Errorf("%w: entries of kind %.40q version %.20q are not taken: use hashedrekord 0.0.1, dsse 0.0.1, intoto 0.0.1 or 0.0.2, or rekord 0.0.1",
 			ErrEntry, kind, version)
 	}
 	if err != nil {
@@ -125,13 +128,9 @@ func parseDSSE(ctx context.Context, version string, spec map[string]any) (*Entry
 	if err := atMost("spec.proposedContent.verifiers", content["verifiers"]); err != nil {
 		return nil, err
 	}
-	text, _ := content["envelope"].(string)
-	if text == "" {
-		return nil, errors.New("spec.proposedContent.envelope is missing")
-	}
-	envelope, err := strictjson.Object([]byte(text))
+	envelope, err := envelopeIn("spec.proposedContent", content)
 	if err != nil {
-		return nil, fmt.Errorf("spec.proposedContent.envelope: %w", err)
+		return nil, err
 	}
 	if err := atMost("signatures of the envelope", envelope["signatures"]); err != nil {
 		return nil, err
@@ -143,7 +142,45 @@ func parseDSSE(ctx context.Context, version string, spec map[string]any) (*Entry
 	return finish(ctx, &v)
 }
 
-func parseIntoto(ctx context.Context, version string, spec map[string]any) (*Entry, error) {
+// envelopeIn reads the DSSE envelope that content has as a text.
+func envelopeIn(name string, content map[string]any) (map[string]any, error) {
+	text, _ := content["envelope"].(string)
+	if text == "" {
+		return nil, fmt.Errorf("%s.envelope is missing", name)
+	}
+	envelope, err := strictjson.Object([]byte(text))
+	if err != nil {
+		return nil, fmt.Errorf("%s.envelope: %w", name, err)
+	}
+	return envelope, nil
+}
+
+// parseIntoto1 reads what Tekton Chains logs: an entry of the digest of the envelope's text, with one key. A signature beside the first would not have
+// been verified.
+func parseIntoto1(ctx context.Context, version string, spec map[string]any) (*Entry, error) {
+	content, _ := spec["content"].(map[string]any)
+	envelope, err := envelopeIn("spec.content", content)
+	if err != nil {
+		return nil, err
+	}
+	if err := strictjson.Only(envelope, "payload", "payloadType", "signatures"); err != nil {
+		return nil, fmt.Errorf("spec.content.envelope: %w", err)
+	}
+	if list, _ := envelope["signatures"].([]any); len(list) != 1 {
+		return nil, fmt.Errorf("spec.content.envelope: %d signatures, an entry of this version has one", len(list))
+	}
+	var v intoto1.V001Entry
+	if err := v.Unmarshal(&models.Intoto{APIVersion: &version, Spec: spec}); err != nil {
+		return nil, err
+	}
+	e, err := finish(ctx, &v)
+	if err == nil {
+		_, e.Attestation = v.AttestationKeyValue()
+	}
+	return e, err
+}
+
+func parseIntoto2(ctx context.Context, version string, spec map[string]any) (*Entry, error) {
 	content, _ := spec["content"].(map[string]any)
 	envelope, _ := content["envelope"].(map[string]any)
 	if err := atMost("spec.content.envelope.signatures", envelope["signatures"]); err != nil {
@@ -154,7 +191,7 @@ func parseIntoto(ctx context.Context, version string, spec map[string]any) (*Ent
 	if value, _ := hash["value"].(string); len(value) != 64 || strings.Trim(value, "0123456789abcdefABCDEF") != "" {
 		return nil, errors.New("spec.content.hash.value: 64 hexadecimal digits are required")
 	}
-	var v intoto.V002Entry
+	var v intoto2.V002Entry
 	if err := v.Unmarshal(&models.Intoto{APIVersion: &version, Spec: spec}); err != nil {
 		return nil, err
 	}

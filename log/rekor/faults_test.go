@@ -113,7 +113,7 @@ func TestEveryFieldOfEveryKind(t *testing.T) {
 	}
 }
 
-// TestEnvelopeFaults walks the fields inside the envelope string of a dsse entry.
+// TestEnvelopeFaults walks the fields inside the envelope string of a dsse entry and of one of intoto 0.0.1, which has one signature and nothing beside it.
 func TestEnvelopeFaults(t *testing.T) {
 	r := newRig(t)
 	key := generate(t)
@@ -125,8 +125,11 @@ func TestEnvelopeFaults(t *testing.T) {
 		e := object{"kind": "dsse", "apiVersion": "0.0.1", "spec": object{"proposedContent": object{
 			"envelope": string(text), "verifiers": []string{b64(pemKey(key.Public()))},
 		}}}
-		if a := r.post("/api/v1/log/entries", encode(e)); a.code != 400 {
-			t.Errorf("%s: %d %s", fault, a.code, a.body)
+		old := object{"kind": "intoto", "apiVersion": "0.0.1", "spec": object{"content": object{"envelope": string(text)}, "publicKey": b64(pemKey(key.Public()))}}
+		for _, e := range []object{e, old} {
+			if a := r.post("/api/v1/log/entries", encode(e)); a.code != 400 {
+				t.Errorf("%s: %d %s", fault, a.code, a.body)
+			}
 		}
 	}
 	if n := r.merkle.Head().Size; n != 0 {
@@ -186,6 +189,9 @@ func TestWeakKeysV1(t *testing.T) {
 			"intoto RSA 1024":               intoto(weak, pemKey(weak.Public()), st),
 			"intoto P-224":                  intoto(p224, pemKey(p224.Public()), st),
 			"intoto off curve":              intoto(good, off, st),
+			"intoto 0.0.1 RSA 1024":         intoto1(weak, pemKey(weak.Public()), st),
+			"intoto 0.0.1 P-224":            intoto1(p224, pemKey(p224.Public()), st),
+			"intoto 0.0.1 off curve":        intoto1(good, off, st),
 			"rekord RSA 1024":               rekord(weak, pemKey(weak.Public()), "x"),
 			"rekord P-224":                  rekord(p224, pemKey(p224.Public()), "x"),
 			"rekord off curve":              rekord(good, off, "x"),
@@ -246,8 +252,9 @@ func TestNothingIsFetched(t *testing.T) {
 			e["spec"].(object)["signature"].(object)["url"] = at
 			return e
 		},
-		"dsse":   func() object { e := dsse(key, k, st); e["spec"].(object)["url"] = at; return e },
-		"intoto": func() object { e := intoto(key, k, st); e["spec"].(object)["content"].(object)["url"] = at; return e },
+		"intoto 0.0.1": func() object { e := intoto1(key, k, st); e["spec"].(object)["url"] = at; return e },
+		"dsse":         func() object { e := dsse(key, k, st); e["spec"].(object)["url"] = at; return e },
+		"intoto":       func() object { e := intoto(key, k, st); e["spec"].(object)["content"].(object)["url"] = at; return e },
 	} {
 		if a := r.post("/api/v1/log/entries", encode(change())); a.code != 400 || !bytes.Contains(a.body, []byte("nothing is fetched")) {
 			t.Errorf("%s: %d %s", name, a.code, a.body)
@@ -282,11 +289,13 @@ func TestBadInputV1(t *testing.T) {
 		"bare kind":       strings.Replace(text, `"hashedrekord"`, `"ProposedEntry"`, 1),
 		"unknown version": strings.Replace(text, `"0.0.1"`, `"0.0.9"`, 1),
 		"v2 in v1":        strings.Replace(text, `"0.0.1"`, `"0.0.2"`, 1),
-		"old intoto":      strings.Replace(string(encode(intoto(key, k, st))), `"0.0.2"`, `"0.0.1"`, 1),
+		"0.0.2 as 0.0.1":  strings.Replace(string(encode(intoto(key, k, st))), `"0.0.2"`, `"0.0.1"`, 1),
 		"deep":            `{"kind":"hashedrekord","apiVersion":"0.0.1","spec":` + strings.Repeat(`{"a":`, 10000),
 		"another key":     string(encode(hashedrekord(key, pemKey(other.Public()), "x"))),
 		"dsse another":    string(encode(dsse(key, pemKey(other.Public()), st))),
 		"intoto another":  string(encode(intoto(key, pemKey(other.Public()), st))),
+		"0.0.1 another":   string(encode(intoto1(key, pemKey(other.Public()), st))),
+		"0.0.1 of hashes": `{"kind":"intoto","apiVersion":"0.0.1","spec":{"content":{"hash":{"algorithm":"sha256","value":"` + strings.Repeat("a", 64) + `"},"payloadHash":{"algorithm":"sha256","value":"` + strings.Repeat("a", 64) + `"}},"publicKey":"` + b64(k) + `"}}`,
 		"rekord another":  string(encode(rekord(key, pemKey(other.Public()), "x"))),
 		"17 signatures": string(encode(object{"kind": "dsse", "apiVersion": "0.0.1", "spec": object{"proposedContent": object{
 			"envelope": string(encode(manySigs)), "verifiers": []string{b64(k)}}}})),

@@ -3,6 +3,7 @@ package rekor_test
 import (
 	"bytes"
 	"context"
+	"crypto"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -80,7 +81,10 @@ func FuzzDSSE(f *testing.F) {
 
 func FuzzIntoto(f *testing.F) {
 	key := generate(f)
-	fuzzParse(f, parseV1, encode(intoto(key, pemKey(key.Public()), statement(strings.Repeat("1", 64)))))
+	for _, make := range []func(crypto.Signer, []byte, []byte) object{intoto, intoto1} {
+		f.Add(encode(make(key, pemCert(certify(f, key.Public(), "a@b.example")), statement(strings.Repeat("1", 64)))))
+	}
+	fuzzParse(f, parseV1, encode(intoto1(key, pemKey(key.Public()), []byte(`{"subject":null,"predicate":{"materials":[{}]}}`))))
 }
 
 func FuzzRekord(f *testing.F) {

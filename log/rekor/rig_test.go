@@ -274,6 +274,13 @@ func intoto(key crypto.Signer, verifier, payload []byte) object {
 	}}}
 }
 
+// intoto1 is the v1 entry Tekton Chains makes, and cosign when it is told to.
+func intoto1(key crypto.Signer, verifier, payload []byte) object {
+	return object{"kind": "intoto", "apiVersion": "0.0.1", "spec": object{
+		"content": object{"envelope": string(encode(envelope(key, payload)))}, "publicKey": b64(verifier),
+	}}
+}
+
 // rekord is the v1 entry rekor-cli makes of a file with an X.509 signature.
 func rekord(key crypto.Signer, verifier []byte, artifact string) object {
 	digest := sha256.Sum256([]byte(artifact))

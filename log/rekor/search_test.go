@@ -44,16 +44,17 @@ func TestSearch(t *testing.T) {
 	keyed := add(hashedrekord(alice, pemKey(alice.Public()), "two"))
 	att := add(dsse(alice, aliceCert, statement(one)))
 	old := add(intoto(alice, aliceCert, statement(one)))
+	older := add(intoto1(alice, aliceCert, statement(one)))
 	file := add(rekord(bob, pemKey(bob.Public()), "three"))
 	// A v2 entry is found by the v1 search.
 	if a := r.post("/api/v2/log/entries", encode(requestV2(bob, certV2(bobDER), "four"))); a.code != 201 {
 		t.Fatalf("%d %s", a.code, a.body)
 	}
-	v2, _ := r.one(r.get("/api/v1/log/entries?logIndex=6"))
+	v2, _ := r.one(r.get("/api/v1/log/entries?logIndex=7"))
 	if a := r.post("/api/v2/log/entries", encode(requestV2(bob, keyV2(bob.Public()), "five"))); a.code != 201 {
 		t.Fatalf("%d %s", a.code, a.body)
 	}
-	v2key, _ := r.one(r.get("/api/v1/log/entries?logIndex=7"))
+	v2key, _ := r.one(r.get("/api/v1/log/entries?logIndex=8"))
 
 	x509Key := func(pem []byte) object { return object{"format": "x509", "content": b64(pem)} }
 	for name, c := range map[string]struct {
@@ -64,26 +65,26 @@ func TestSearch(t *testing.T) {
 		"hash unprefixed":      {object{"hash": strings.ToUpper(h("one"))}, []string{blobA, blobB}},
 		"hash of a v2 entry":   {object{"hash": "sha256:" + h("four")}, []string{v2}},
 		"hash of a rekord":     {object{"hash": h("three")}, []string{file}},
-		"subject digest":       {object{"hash": "sha256:" + one}, []string{att, old}},
-		"material digest":      {object{"hash": "sha1:3333333333333333333333333333333333333333"}, []string{att, old}},
-		"payload hash":         {object{"hash": h(string(statement(one)))}, []string{att, old}},
+		"subject digest":       {object{"hash": "sha256:" + one}, []string{att, old, older}},
+		"material digest":      {object{"hash": "sha1:3333333333333333333333333333333333333333"}, []string{att, old, older}},
+		"payload hash":         {object{"hash": h(string(statement(one)))}, []string{att, old, older}},
 		"absent hash":          {object{"hash": strings.Repeat("0", 64)}, nil},
-		"email":                {object{"email": "alice@corp.example"}, []string{blobA, att, old}},
-		"email in other case":  {object{"email": "ALICE@CORP.EXAMPLE"}, []string{blobA, att, old}},
+		"email":                {object{"email": "alice@corp.example"}, []string{blobA, att, old, older}},
+		"email in other case":  {object{"email": "ALICE@CORP.EXAMPLE"}, []string{blobA, att, old, older}},
 		"subject":              {object{"subject": "https://ci.corp.example/build@refs"}, []string{blobB, v2}},
-		"certificate":          {object{"publicKey": x509Key(aliceCert)}, []string{blobA, att, old}},
+		"certificate":          {object{"publicKey": x509Key(aliceCert)}, []string{blobA, att, old, older}},
 		"certificate of v2":    {object{"publicKey": x509Key(pemCert(bobDER))}, []string{blobB, v2}},
 		"key":                  {object{"publicKey": x509Key(pemKey(alice.Public()))}, []string{keyed}},
 		"key of v2":            {object{"publicKey": x509Key(pemKey(bob.Public()))}, []string{file, v2key}},
-		"or is the default":    {object{"email": "alice@corp.example", "hash": h("two")}, []string{blobA, keyed, att, old}},
-		"or":                   {object{"email": "alice@corp.example", "hash": h("two"), "operator": "or"}, []string{blobA, keyed, att, old}},
+		"or is the default":    {object{"email": "alice@corp.example", "hash": h("two")}, []string{blobA, keyed, att, old, older}},
+		"or":                   {object{"email": "alice@corp.example", "hash": h("two"), "operator": "or"}, []string{blobA, keyed, att, old, older}},
 		"and":                  {object{"email": "alice@corp.example", "hash": h("one"), "operator": "and"}, []string{blobA}},
 		"and without a match":  {object{"email": "alice@corp.example", "hash": h("two"), "operator": "and"}, nil},
-		"and of equal terms":   {object{"email": "alice@corp.example", "subject": "alice@corp.example", "operator": "and"}, []string{blobA, att, old}},
+		"and of equal terms":   {object{"email": "alice@corp.example", "subject": "alice@corp.example", "operator": "and"}, []string{blobA, att, old, older}},
 		"nothing asked":        {object{}, nil},
 		"empty terms":          {object{"email": "", "hash": "", "subject": "", "operator": ""}, nil},
 		"null terms":           {object{"email": nil, "hash": nil, "publicKey": nil}, nil},
-		"hash as rekor stores": {object{"hash": "sha256:" + h(string(aliceCert))}, []string{att, old}},
+		"hash as rekor stores": {object{"hash": "sha256:" + h(string(aliceCert))}, []string{att, old, older}},
 	} {
 		got := r.search(c.q)
 		slices.Sort(c.want)
@@ -127,6 +128,9 @@ func TestRetrieve(t *testing.T) {
 	d := dsse(key, pemKey(key.Public()), statement(strings.Repeat("4", 64)))
 	in := intoto(key, pemKey(key.Public()), statement(strings.Repeat("4", 64)))
 	dsseID, _ := r.one(r.post("/api/v1/log/entries", encode(d)))
+	in1 := intoto1(key, pemKey(key.Public()), statement(strings.Repeat("5", 64)))
+	intotoID, _ := r.one(r.post("/api/v1/log/entries", encode(in1)))
+	d5 := dsse(key, pemKey(key.Public()), statement(strings.Repeat("5", 64)))
 	absent := strings.Repeat("a", 64)
 	missing := hashedrekord(key, pemKey(key.Public()), "never logged")
 	for name, c := range map[string]struct {
@@ -137,6 +141,7 @@ func TestRetrieve(t *testing.T) {
 		"by index":               {object{"logIndexes": []int{3, 1, 99}}, []string{ids[3], ids[1]}},
 		"by content":             {object{"entries": []object{entries[1], missing}}, []string{ids[1]}},
 		"dsse and intoto":        {object{"entries": []object{d, in}}, []string{dsseID}}, // what cosign v2 asks to verify an attestation online
+		"dsse and intoto 0.0.1":  {object{"entries": []object{d5, in1}}, []string{intotoID}},
 		"absent":                 {object{"entryUUIDs": []string{absent}}, nil},
 		"of another tree":        {object{"entryUUIDs": []string{"0000000000000001" + ids[0][16:]}}, nil},
 		"mixed":                  {object{"entryUUIDs": []string{ids[0]}, "logIndexes": []int{1}, "entries": []object{entries[2]}}, []string{ids[0], ids[2], ids[1]}},

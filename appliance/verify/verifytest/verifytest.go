@@ -301,6 +301,7 @@ type Parts struct {
 	Signature []byte
 	Message   bool // else an attestation
 	Statement []byte
+	KeyID     string // of an attestation
 	Entries   []any
 	Stamps    []any
 	MediaType string
@@ -365,7 +366,11 @@ func (p Parts) Tree() map[string]any {
 		digest := sha256.Sum256(p.Artifact)
 		b["messageSignature"] = map[string]any{"messageDigest": map[string]any{"algorithm": "SHA2_256", "digest": base64.StdEncoding.EncodeToString(digest[:])}, "signature": base64.StdEncoding.EncodeToString(p.Signature)}
 	} else {
-		b["dsseEnvelope"] = map[string]any{"payload": base64.StdEncoding.EncodeToString(p.Statement), "payloadType": "application/vnd.in-toto+json", "signatures": []any{map[string]any{"sig": base64.StdEncoding.EncodeToString(p.Signature)}}}
+		signature := map[string]any{"sig": base64.StdEncoding.EncodeToString(p.Signature)}
+		if p.KeyID != "" {
+			signature["keyid"] = p.KeyID
+		}
+		b["dsseEnvelope"] = map[string]any{"payload": base64.StdEncoding.EncodeToString(p.Statement), "payloadType": "application/vnd.in-toto+json", "signatures": []any{signature}}
 	}
 	return b
 }
