@@ -93,10 +93,16 @@ func TestRealCommit(t *testing.T) {
 			t.Errorf("%s: %v, want %v", name, err, c.want)
 		}
 	}
-	withBundle := gitRequest("commit", body, realSigner)
-	withBundle.Bundle = []byte("{}")
-	if _, err := v.Verify(t.Context(), withBundle); !errors.Is(err, ErrUsage) {
-		t.Errorf("with a bundle: %v", err)
+	for name, add := range map[string]func(*Request){
+		"a bundle": func(q *Request) { q.Bundle = []byte("{}") },
+		"bytes":    func(q *Request) { q.Artifact.Reader = strings.NewReader("x") },
+		"a digest": func(q *Request) { q.Artifact.Digest = manifest },
+	} {
+		q := gitRequest("commit", body, realSigner)
+		add(&q)
+		if _, err := v.Verify(t.Context(), q); !errors.Is(err, ErrUsage) {
+			t.Errorf("with %s: %v", name, err)
+		}
 	}
 	key := Request{Artifact: Artifact{Git: &GitObject{Kind: "commit", Body: body}}, Policy: Policy{Key: &Key{Public: verifytest.ECKey(t).Public()}}}
 	if _, err := v.Verify(t.Context(), key); !errors.Is(err, ErrNoSignature) {

@@ -227,21 +227,10 @@ func newReport(r rootReport, b *decoded, a artifact, p *policy, v *sgverify.Veri
 	return out
 }
 
-// extensions flattens Fulcio's certificate extensions to their JSON names.
-func extensions(v any) map[string]string {
-	raw, err := json.Marshal(v)
-	if err != nil {
-		return nil
-	}
-	all := map[string]any{}
-	if json.Unmarshal(raw, &all) != nil {
-		return nil
-	}
+// extensions flattens Fulcio's certificate extensions that are texts to their JSON names.
+func extensions(e certificate.Extensions) map[string]string {
 	out := map[string]string{}
-	for k, v := range all {
-		if s, ok := v.(string); ok && s != "" {
-			out[k] = s
-		}
-	}
+	raw, _ := json.Marshal(e)
+	_ = json.Unmarshal(raw, &out) // what is no text is left out
 	return out
 }

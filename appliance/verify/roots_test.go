@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"redoubt.internal/appliance/verify/verifytest"
 )
 
 // githubRelease is a real attestation of a release on GitHub, signed by GitHub's own authority and stamped by its own, that stands in no log: from
@@ -89,4 +91,25 @@ func TestSeveralRoots(t *testing.T) {
 		t.Errorf("only %d public-good bundles of GitHub workflows were verified", tried)
 	}
 	t.Logf("%d public-good bundles of GitHub workflows and one of GitHub's own root", tried)
+}
+
+// TestFurthest: of the refusals under several roots the one that got furthest is given, the first of those that got as far.
+func TestFurthest(t *testing.T) {
+	d, foreign := verifytest.New(t, "corp.internal"), verifytest.New(t, "elsewhere.example")
+	s := sampleOf(d, d.SignMessage(2, "artifact"))
+	s.policy.Identities[0].SAN = "nobody@corp.internal"
+	own := func(name string) Root { return Root{Name: name, JSON: d.Root()} }
+	other := Root{Name: "other", JSON: foreign.Root()}
+	for want, roots := range map[string][]Root{"under root first": {own("first"), other}, "under root last": {other, own("last")}, "under root one": {own("one"), own("two")}} {
+		v, err := New(Config{Roots: roots})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := v.Verify(t.Context(), s.request()); ExitCode(err) != 11 || !strings.HasPrefix(err.Error(), want) || len(Reasons(err)) != 2 {
+			t.Errorf("%v, want it %s", err, want)
+		}
+	}
+	if !Further(ErrIdentity, ErrUntrusted) || Further(ErrUntrusted, ErrIdentity) || Further(ErrIdentity, ErrIdentity) {
+		t.Error("who got further")
+	}
 }

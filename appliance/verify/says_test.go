@@ -36,7 +36,7 @@ func TestSays(t *testing.T) {
 }
 
 // TestVerdictOfAKind: the verdict over an attestation says its type and bears the statement as it was signed, that over a message has none; and each
-// says who vouches for the time.
+// says who vouches for the time and for the signer.
 func TestVerdictOfAKind(t *testing.T) {
 	d := verifytest.New(t, "corp.internal")
 	statement := fmt.Appendf(nil, `{"_type":"https://in-toto.io/Statement/v1","predicateType":"https://example.com/x", "predicate":{},"subject":[{"digest":{"sha256":"%x"}}]}`, sha256.Sum256([]byte("artifact")))
@@ -52,7 +52,7 @@ func TestVerdictOfAKind(t *testing.T) {
 			t.Fatal(err)
 		}
 		text, err := r.MarshalJSON()
-		if err != nil || string(r.Statement()) != c.statement || !strings.Contains(string(text), c.said) || len(r.Times()) != 1 || r.Times()[0].Source != c.timeFrom {
+		if err != nil || string(r.Statement()) != c.statement || !strings.Contains(string(text), c.said) || len(r.Times()) != 1 || r.Times()[0].Source != c.timeFrom || r.Extensions()["issuer"] != d.Issuer {
 			t.Errorf("%s: %s, %s, %v", kind, r.Statement(), text, err)
 		}
 	}
