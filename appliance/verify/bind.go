@@ -201,16 +201,16 @@ func parseCheckpoint(envelope string) (origin string, size uint64, hash []byte, 
 // bear no weight here.
 func checkNoteName(envelope, origin string, logID []byte) error {
 	name, _, _ := strings.Cut(origin, " - ")
-	_, lines, ok := strings.Cut(envelope, "\n\n")
-	if !ok || len(logID) < 4 {
-		return errors.New("no signature")
+	_, lines, _ := strings.Cut(envelope, "\n\n")
+	if len(logID) < 4 {
+		return errors.New("no id of a log")
 	}
 	found := false
 	for line := range strings.Lines(lines) {
 		line, ended := strings.CutSuffix(line, "\n")
 		rest, dash := strings.CutPrefix(line, "\u2014 ")
 		i := strings.LastIndexByte(rest, ' ')
-		if !ended || !dash || i < 0 {
+		if !ended || !dash || i < 1 {
 			return errors.New("malformed signature line")
 		}
 		sig, err := base64.StdEncoding.Strict().DecodeString(rest[i+1:])

@@ -39,7 +39,8 @@ func TestNoteName(t *testing.T) {
 		"text\n" + own: false, "text\n\n": false, "text": false, "text\n\n" + line("witness", 9, 9, 9, 9): false,
 		"text\n\n" + line("rekor.y", id[:4]...): false, "text\n\n" + own + line("rekor.y", id[:4]...): false, "text\n\n" + line("", id[:4]...): false,
 		"text\n\n" + strings.TrimSuffix(own, "\n"): false, "text\n\n" + own + "\n": false, "text\n\n" + strings.TrimPrefix(own, "\u2014 "): false,
-		"text\n\n" + own + "\u2014 \n": false, "text\n\n" + own + "\u2014 witness\n": false, "text\n\n" + own + "\u2014 witness !!!!\n": false,
+		"text\n\n" + own + line("", 9, 9, 9, 9): false,
+		"text\n\n" + own + "\u2014 \n":          false, "text\n\n" + own + "\u2014 witness\n": false, "text\n\n" + own + "\u2014 witness !!!!\n": false,
 		"text\n\n" + own + "\u2014 witness " + base64.StdEncoding.EncodeToString(id[:4]) + "\n": false, "text\n\n" + own + "witness AQIDBAk=\n": false,
 		"text\n\n" + strings.Replace(own, "=\n", "=\r\n", 1): false, "text\n\n" + own + "\u2014 witness " + stray("CQkJCQk=") + "\n": false,
 	} {
@@ -50,7 +51,7 @@ func TestNoteName(t *testing.T) {
 	if checkNoteName("text\n\n"+own, "rekor.x", id[:4]) != nil {
 		t.Error("a log id as long as a key's hint is refused")
 	}
-	if checkNoteName("text\n\n"+line("rekor.x", 1, 2, 3), "rekor.x", id[:3]) == nil {
+	if checkNoteName("text\n\n"+line("rekor.x", 1, 2, 3), "rekor.x", id[:3:3]) == nil {
 		t.Error("a log id too short to tell keys apart is taken")
 	}
 }
