@@ -18,6 +18,7 @@ const (
 	containersImage  = "containers-image-v5.42.0"
 	policyTester     = "policy-tester-v0.13.1"
 	kyvernoTypes     = "kyverno-types-v1.19.1"
+	kyvernoEngine    = "kyverno-engine-v1.19.1"
 	gateCRDs         = "gate-crds-2" // the definitions by which API servers check their objects
 	gatekeeperRatify = "gatekeeper-ratify-v1.4.6"
 	openshiftNodes   = "openshift-nodes-4.19" // what the operator of nodes makes of the objects
@@ -47,7 +48,7 @@ rules:
 
 // attestedRule is said to gates that look at attestations.
 const (
-	attestedRule = `- {name: attested, images: ["%[3]s/attested/*"], attestations: [{type: "%[4]s", by: [us]}]}
+	attestedRule = `- {name: attested, images: ["%[3]s/attested/**"], attestations: [{type: "%[4]s", by: [us]}]}
 `
 	attestedType = "https://corp.internal/tests/v1"
 )
@@ -72,6 +73,28 @@ func TestOthersGates(t *testing.T) {
 	t.Run("kyverno's types", o.kyverno)
 	t.Run("gatekeeper", o.gatekeeper)
 	t.Run("gatekeeper with ratify", o.ratify)
+}
+
+// TestServersKyverno: the engine of Kyverno decides about the same images by its policy.
+func TestServersKyverno(t *testing.T) {
+	l := newLab(t, nil)
+	o := &others{lab: l, session: l.session(t, l.legacyEnv()...)}
+	o.sign(t)
+	gate, policy := client(t, kyvernoEngine), filepath.Join(o.manifests(t, "kyverno", "attested.yaml"), "clusterpolicy-redoubt.yaml")
+	for _, image := range []string{o.signed, o.keyed, o.attested} {
+		o.run(t, gate, policy, image)
+	}
+	for _, c := range []struct{ image, reason string }{
+		{o.unsigned, "no signatures found"},
+		{o.foreign, "subject mismatch"},
+		{o.otherKey, "no matching signatures"},
+		{o.elsewhere, "no rule of the policy is for an image"},
+		{o.image(t, "vendor/unsigned"), "no signatures found"},
+		{o.image(t, "attested/unsigned"), "no matching attestations"},
+		{o.image(t, "none/app"), "no rule of the policy is for an image"},
+	} {
+		o.refuse(t, []string{c.reason}, gate, policy, c.image)
+	}
 }
 
 func (o *others) image(t *testing.T, name string) string { return pushImage(t, o.registry, name) }
