@@ -35,7 +35,7 @@ func TestNoteName(t *testing.T) {
 	}
 	own := line("rekor.x", id[:4]...)
 	for note, ok := range map[string]bool{
-		"text\n\n" + own: true, "text\n\n" + line("witness", 9, 9, 9, 9) + own: true, "text\n\n" + own + own: true,
+		"text\n\n" + own: true, "text\n\n" + line("w", 9, 9, 9, 9) + own: true, "text\n\n" + own + own: true,
 		"text\n" + own: false, "text\n\n": false, "text": false, "text\n\n" + line("witness", 9, 9, 9, 9): false,
 		"text\n\n" + line("rekor.y", id[:4]...): false, "text\n\n" + own + line("rekor.y", id[:4]...): false, "text\n\n" + line("", id[:4]...): false,
 		"text\n\n" + strings.TrimSuffix(own, "\n"): false, "text\n\n" + own + "\n": false, "text\n\n" + strings.TrimPrefix(own, "\u2014 "): false,

@@ -63,6 +63,18 @@ func TestCMSForm(t *testing.T) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
+	for _, at := range []string{sd, signer} { // of another version, which stands first
+		other := rewrite(t, good, func(path string, content []byte) []byte {
+			if path == at {
+				content = bytes.Clone(content)
+				content[2] ^= 2
+			}
+			return content
+		})
+		if _, err := parseCMS(other); err == nil {
+			t.Errorf("%s: another version", at)
+		}
+	}
 	for what, der := range map[string][]byte{"more behind it": append(bytes.Clone(good), derNull...), "of another type": append([]byte{0x31}, good[1:]...), "nothing": nil} {
 		if _, err := parseCMS(der); err == nil {
 			t.Error(what)

@@ -25,7 +25,13 @@ func TestSays(t *testing.T) {
 	}{
 		"no time":                         {func(p *verifytest.Parts) { p.Stamps = nil }, "bears no signed time", 24},
 		"the time of a strange authority": {stamped(foreign), "timestamp is of an authority the root does not know", 24},
-		"the time of the root's own":      {stamped(d), "", 0},
+		"two times, one of another signature": {func(p *verifytest.Parts) {
+			p.Stamps = append(p.Stamps, map[string]any{"signedTimestamp": b64(d.Token([]byte("other"), d.Now.Add(time.Minute), false))})
+		}, "timestamp 1 of a known authority does not verify", 24},
+		"two times": {func(p *verifytest.Parts) {
+			p.Stamps = append(p.Stamps, map[string]any{"signedTimestamp": b64(d.Token(p.Signature, d.Now.Add(2*time.Minute), false))})
+		}, "", 0},
+		"the time of the root's own": {stamped(d), "", 0},
 	} {
 		p := d.SignMessage(2, "artifact")
 		c.edit(&p)

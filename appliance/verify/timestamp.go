@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 
+	"github.com/sigstore/sigstore-go/pkg/root"
 	"golang.org/x/crypto/cryptobyte"
 	"golang.org/x/crypto/cryptobyte/asn1"
 )
@@ -43,12 +45,10 @@ func bindTimestamps(r *trustedRoot, b *decoded, known [][]byte) error {
 		return fmt.Errorf("%w: %w", ErrMalformed, err)
 	}
 	for i, t := range known {
-		ok := false
-		for _, tsa := range r.TimestampingAuthorities() {
+		if !slices.ContainsFunc(r.TimestampingAuthorities(), func(tsa root.TimestampingAuthority) bool {
 			_, err := tsa.Verify(t, content.Signature())
-			ok = ok || err == nil
-		}
-		if !ok {
+			return err == nil
+		}) {
 			return fmt.Errorf("%w: timestamp %d of a known authority does not verify", ErrTime, i)
 		}
 	}

@@ -96,6 +96,7 @@ func TestTokenForm(t *testing.T) {
 	}
 	more := func(e []byte) []byte { return append(bytes.Clone(e), derNull...) }
 	with := func(e []byte) func([]byte) []byte { return func([]byte) []byte { return e } }
+	version := func(e []byte) []byte { e = bytes.Clone(e); e[2] ^= 2; return e } // it stands first
 	for name, c := range map[string]struct {
 		path string
 		edit func([]byte) []byte
@@ -104,6 +105,7 @@ func TestTokenForm(t *testing.T) {
 		"granted": {"/0", with(der(2, []byte{0})), true}, "granted with changes": {"/0", with(derOne), true}, "rejected": {"/0", with(der(2, []byte{2})), false}, "no such status": {"/0", with(der(2, []byte{0xff})), false},
 		"a sentence": {"/0", with(append(der(2, []byte{0}), der(0x30, der(12, []byte("ok")))...)), true}, "a sentence and more": {"/0", with(append(der(2, []byte{0}), der(0x30)...)), true},
 		"a sentence and a failure": {"/0", with(append(der(2, []byte{0}), append(der(0x30), 3, 1, 0)...)), false}, "a failure": {"/0", with(append(der(2, []byte{0}), 3, 1, 0)), false},
+		"another version": {"/1/1/0", version, false}, "another version of the signer": {"/1/1/0/4/0", version, false},
 		"another digest algorithm": {"/1/1/0/4/0/2", with([]byte{6, 2, 0x2a, 1}), false},
 	} {
 		_, err := parseToken(rewrite(t, good, func(path string, content []byte) []byte {
