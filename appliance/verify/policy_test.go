@@ -297,7 +297,7 @@ func (brokenReader) Read([]byte) (int, error) { return 0, errDisk }
 func TestArtifactInput(t *testing.T) {
 	d := verifytest.New(t, "corp.internal")
 	s := sampleOf(d, d.SignMessage(2, "artifact"))
-	v, err := New(Config{Roots: []Root{{Name: "root", JSON: s.root}}})
+	v, err := New(Config{Roots: []Root{{Name: "root", JSON: s.root}}, EveryReason: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -322,8 +322,12 @@ func TestArtifactInput(t *testing.T) {
 	} {
 		r := s.request()
 		r.Artifact = c.a
-		if _, err := v.Verify(c.ctx, r); ExitCode(err) != c.want {
+		_, err := v.Verify(c.ctx, r)
+		if ExitCode(err) != c.want {
 			t.Errorf("%s: exit %d, want %d: %v", name, ExitCode(err), c.want, err)
+		}
+		if f := NewFailure(err); (c.want == 1 || c.want == 2) && len(f.Roots) > 0 {
+			t.Errorf("%s: judged under %v, and nothing was read", name, f.Roots)
 		}
 	}
 }

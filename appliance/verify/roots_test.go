@@ -93,6 +93,23 @@ func TestSeveralRoots(t *testing.T) {
 	t.Logf("%d public-good bundles of GitHub workflows and one of GitHub's own root", tried)
 }
 
+// TestEachRootThatVouches: the first does for Verify, and VerifyAll names each.
+func TestEachRootThatVouches(t *testing.T) {
+	d, foreign := verifytest.New(t, "corp.internal"), verifytest.New(t, "elsewhere.example")
+	s := sampleOf(d, d.SignMessage(2, "artifact"))
+	v, err := New(Config{Roots: []Root{{Name: "other", JSON: foreign.Root()}, {Name: "one", JSON: d.Root()}, {Name: "two", JSON: d.Root()}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r, err := v.Verify(t.Context(), s.request()); err != nil || r.Root() != "one" {
+		t.Errorf("%v, %v", r, err)
+	}
+	all, err := v.VerifyAll(t.Context(), s.request())
+	if err != nil || len(all) != 2 || all[0].Root() != "one" || all[1].Root() != "two" {
+		t.Errorf("%v, %v", all, err)
+	}
+}
+
 // TestFurthest: of the refusals under several roots the one that got furthest is given, the first of those that got as far.
 func TestFurthest(t *testing.T) {
 	d, foreign := verifytest.New(t, "corp.internal"), verifytest.New(t, "elsewhere.example")
