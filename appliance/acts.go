@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"redoubt.internal/appliance/cmdline"
 	"slices"
 )
 
@@ -41,7 +42,7 @@ func (s *server) reach(ctx context.Context, o operation, who person, args json.R
 	}
 	act, err := json.Marshal(personAct{who.name, who.how, o.name, args})
 	if err != nil {
-		return nil, usage("arguments of %s: %v", o.name, err)
+		return nil, cmdline.Usage("arguments of %s: %v", o.name, err)
 	}
 	whole, err := where.gather(func(part string) ([]byte, error) {
 		if !in.parts.runs(part) {
@@ -60,7 +61,7 @@ func (s *server) reach(ctx context.Context, o operation, who person, args json.R
 func (s *server) actFor(ctx context.Context, part string, text []byte) (any, error) {
 	a, err := decodeCall[personAct](text)
 	if err != nil {
-		return nil, usage("arguments of %s: %v", actOperation, err)
+		return nil, cmdline.Usage("arguments of %s: %v", actOperation, err)
 	}
 	all := operations()
 	i := slices.IndexFunc(all, func(o operation) bool { return o.name == a.Operation })

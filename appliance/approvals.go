@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/ca/approval"
 	"redoubt.internal/log/store"
 )
@@ -44,7 +45,7 @@ type consent struct {
 func (in *instance) consent(ctx context.Context, actor, kind string, lines []string, a approvalArgs) (consent, error) {
 	people := in.law().approvers
 	if people == nil {
-		return consent{}, hinted(errNoApprovers, "set approvers in the configuration; `redoubt docs config` explains them, `redoubt ceremony operator new NAME --key KEY` makes a key")
+		return consent{}, cmdline.Hinted(errNoApprovers, "set approvers in the configuration; `redoubt docs config` explains them, `redoubt ceremony operator new NAME --key KEY` makes a key")
 	}
 	proposer, err := people.proposer(actor, a.As)
 	if err != nil {
@@ -69,7 +70,7 @@ func (in *instance) consent(ctx context.Context, actor, kind string, lines []str
 		return consent{}, in.asksFor(act, few)
 	}
 	if err != nil {
-		return consent{}, hinted(err, "`redoubt approve show %s` prints what has to be approved", in.dir.proposal(act))
+		return consent{}, cmdline.Hinted(err, "`redoubt approve show %s` prints what has to be approved", in.dir.proposal(act))
 	}
 	err = in.record(ctx, actor, "approval.consent", act.Digest(), map[string]string{"kind": kind, "by": strings.Join(by, " ")})
 	return consent{act, by, in}, err
@@ -106,7 +107,7 @@ func (in *instance) asksFor(act approval.Act, few *approval.TooFew) error {
 	file := in.dir.proposal(act)
 	hint := fmt.Sprintf("`redoubt approve show %s` prints what is asked; %d more people run `redoubt approve sign %s --key KEY --as NAME --out FILE`; then run this command again with --approval FILE for each",
 		file, few.Want-len(few.Have), file)
-	return hinted(withCode(exitUnapproved, few), "%s", hint)
+	return cmdline.Hinted(cmdline.WithCode(exitUnapproved, few), "%s", hint)
 }
 
 // spend remembers, in the transaction that does the act, that it was done.
@@ -138,7 +139,7 @@ func (in *instance) collect(ctx context.Context, actor string, act approval.Act,
 			return nil, err
 		}
 		if _, err := approval.Check(people, act, []approval.Approval{a}); err != nil && !errors.Is(err, approval.ErrTooFew) {
-			return nil, hinted(err, "`redoubt approve show %s` prints what has to be approved", in.dir.proposal(act))
+			return nil, cmdline.Hinted(err, "`redoubt approve show %s` prints what has to be approved", in.dir.proposal(act))
 		}
 		if err := writeFileAtomic(filepath.Join(in.dir.approvals(), proposalName(act)+"."+a.Statement.Operator+".json"), data, 0o644); err != nil {
 			return nil, fmt.Errorf("keeping an approval: %w", err)
@@ -171,7 +172,7 @@ func (in *instance) propose(ctx context.Context, actor string, act approval.Act)
 		return err
 	}
 	if len(waiting) >= maxProposals {
-		return hinted(fmt.Errorf("%d acts wait for approval already", len(waiting)), "`redoubt approve list` shows them, `redoubt approve drop DIGEST` withdraws one")
+		return cmdline.Hinted(fmt.Errorf("%d acts wait for approval already", len(waiting)), "`redoubt approve list` shows them, `redoubt approve drop DIGEST` withdraws one")
 	}
 	if err := in.record(ctx, actor, "approval.propose", act.Digest(), map[string]string{"kind": act.Kind, "proposer": act.Proposer}); err != nil {
 		return err
@@ -283,7 +284,7 @@ var approveDrop = verb[string, waitingAct]{"approve.drop", func(ctx context.Cont
 	}
 	i := slices.IndexFunc(all, func(w waitingAct) bool { return w.SHA256 == digest })
 	if i < 0 {
-		return waitingAct{}, hinted(errNoProposal, "`redoubt approve list` prints those that wait")
+		return waitingAct{}, cmdline.Hinted(errNoProposal, "`redoubt approve list` prints those that wait")
 	}
 	if err := in.record(ctx, actor, "approval.drop", digest, map[string]string{"kind": all[i].Kind}); err != nil {
 		return waitingAct{}, err

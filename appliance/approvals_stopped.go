@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/ca/approval"
 )
 
@@ -28,7 +29,7 @@ func (l layout) agreed(people *Approvers, act approval.Act, given [][]byte) ([]s
 			return nil, err
 		}
 		if _, err := approval.Check(people.group(), act, []approval.Approval{a}); err != nil && !errors.Is(err, approval.ErrTooFew) {
-			return nil, hinted(err, "`redoubt approve show %s` prints what has to be approved", file)
+			return nil, cmdline.Hinted(err, "`redoubt approve show %s` prints what has to be approved", file)
 		}
 		if err := writeFileAtomic(filepath.Join(l.approvals(), proposalName(act)+"."+a.Statement.Operator+".json"), data, 0o644); err != nil {
 			return nil, fmt.Errorf("keeping an approval: %w", err)
@@ -49,7 +50,7 @@ func (l layout) agreed(people *Approvers, act approval.Act, given [][]byte) ([]s
 	var few *approval.TooFew
 	if errors.As(err, &few) {
 		few.Stale = stale
-		return nil, hinted(withCode(exitUnapproved, few), "`redoubt approve show %s` prints what is asked; %d more people run `redoubt approve sign %s --key KEY --as NAME --out FILE`; then run this command again with --approval FILE for each",
+		return nil, cmdline.Hinted(cmdline.WithCode(exitUnapproved, few), "`redoubt approve show %s` prints what is asked; %d more people run `redoubt approve sign %s --key KEY --as NAME --out FILE`; then run this command again with --approval FILE for each",
 			file, few.Want-len(few.Have), file)
 	}
 	return by, err

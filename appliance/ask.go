@@ -9,6 +9,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
+	"redoubt.internal/appliance/cmdline"
 )
 
 // asker puts questions to a person at a terminal, on stderr; stdout is for results. Every question is a flag too.
@@ -23,7 +24,7 @@ func newAsker(c *cli.Context) *asker {
 		return nil
 	}
 	in, ok := c.App.Reader.(*os.File)
-	if !ok || !isTerminal(c.App.ErrWriter) {
+	if !ok || !cmdline.IsTerminal(c.App.ErrWriter) {
 		return nil
 	}
 	if _, err := unix.IoctlGetTermios(int(in.Fd()), unix.TCGETS); err != nil {
@@ -51,7 +52,7 @@ func (a *asker) ask(question, def string, check func(string) error) (string, err
 		}
 		return answer, nil
 	}
-	return "", usage("no answer to: %s", question)
+	return "", cmdline.Usage("no answer to: %s", question)
 }
 
 // yes asks for a yes; everything else is a no.

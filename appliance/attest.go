@@ -11,6 +11,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/hsm"
 )
 
@@ -32,11 +33,11 @@ const maxNonce = 32
 func attestCommand() *cli.Command {
 	return &cli.Command{
 		Name: "attest", Usage: "have a role's token state that it made the key, beside the certificates", ArgsUsage: "ROLE",
-		Flags: append(stateFlags(), outputFlag(),
+		Flags: append(cmdline.StateFlags(), cmdline.OutputFlag(),
 			&cli.StringFlag{Name: "nonce", Usage: "challenge of whoever will check the statement, hex, at most 32 bytes (default: random)", EnvVars: []string{"REDOUBT_NONCE"}}),
 		Action: func(c *cli.Context) error {
 			if c.NArg() != 1 {
-				return usage("keys attest takes one ROLE")
+				return cmdline.Usage("keys attest takes one ROLE")
 			}
 			nonce, err := parseNonce(c.String("nonce"))
 			if err != nil {
@@ -46,7 +47,7 @@ func attestCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			return printResult(c, result, func(w io.Writer) {
+			return cmdline.PrintResult(c, result, func(w io.Writer) {
 				fmt.Fprintf(w, "%s: %s over key %s\n%s\n", result.Role, result.Attestation.Format, result.Attestation.Fingerprint, result.File)
 			})
 		},
@@ -62,7 +63,7 @@ func parseNonce(text string) ([]byte, error) {
 	}
 	nonce, err := hex.DecodeString(text)
 	if err != nil || len(nonce) > maxNonce {
-		return nil, usage("--nonce: want hex of at most %d bytes", maxNonce)
+		return nil, cmdline.Usage("--nonce: want hex of at most %d bytes", maxNonce)
 	}
 	return nonce, nil
 }
@@ -74,10 +75,10 @@ var attestKey = verb[attestArgs, attestResult]{"keys.attest", func(ctx context.C
 		name = in.onRecord().active(a.Role)
 	}
 	if _, ok := in.cfg.Keys.Roles[name]; !ok {
-		return attestResult{}, usage("%q: no such role", a.Role)
+		return attestResult{}, cmdline.Usage("%q: no such role", a.Role)
 	}
 	if len(a.Nonce) > maxNonce {
-		return attestResult{}, usage("a nonce of %d bytes; at most %d", len(a.Nonce), maxNonce)
+		return attestResult{}, cmdline.Usage("a nonce of %d bytes; at most %d", len(a.Nonce), maxNonce)
 	}
 	key, err := in.keys.role(ctx, name)
 	if err != nil {
@@ -86,7 +87,7 @@ var attestKey = verb[attestArgs, attestResult]{"keys.attest", func(ctx context.C
 	result := attestResult{Role: name, File: in.dir.pki(name + ".attestation.json")}
 	result.Attestation, err = key.Attest(ctx, a.Nonce)
 	if errors.Is(err, hsm.ErrUnsupported) {
-		return result, hinted(err, "a TPM attests its keys; of a key elsewhere `redoubt keys list -o json` shows what its token claims, which is no proof")
+		return result, cmdline.Hinted(err, "a TPM attests its keys; of a key elsewhere `redoubt keys list -o json` shows what its token claims, which is no proof")
 	}
 	if err != nil {
 		return result, err

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/log"
 	"redoubt.internal/log/ct"
 	"redoubt.internal/log/store"
@@ -74,7 +75,7 @@ func matches(certificate *x509.Certificate, key crypto.Signer, path, config, rol
 	if ok && public.Equal(key.Public()) {
 		return nil
 	}
-	return hinted(fmt.Errorf("%w: the first certificate of %s (%s) does not match keys.roles.%s of %s", errOtherKey, path, certificate.Subject, role, config),
+	return cmdline.Hinted(fmt.Errorf("%w: the first certificate of %s (%s) does not match keys.roles.%s of %s", errOtherKey, path, certificate.Subject, role, config),
 		"put the certificate and the URI of one ceremony back together; pki/ceremony-result.json names both")
 }
 

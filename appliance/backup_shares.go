@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/installer/backup"
 	"redoubt.internal/log"
 	"redoubt.internal/log/store"
@@ -243,7 +244,7 @@ func (in *instance) still() func() error {
 		if err == nil && berr == nil && bytes.Equal(before, after) || errors.Is(err, os.ErrNotExist) && errors.Is(berr, os.ErrNotExist) {
 			return nil
 		}
-		return hinted(errors.Join(errKeysMoved, ignoreMissing(err)), "make it again")
+		return cmdline.Hinted(errors.Join(errKeysMoved, ignoreMissing(err)), "make it again")
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/installer/backup"
 	"redoubt.internal/log"
 	"redoubt.internal/log/audit"
@@ -70,21 +71,21 @@ func encryptionOf(a backupArgs) string {
 func backupHint(err error, dir string) error {
 	switch {
 	case errors.Is(err, backup.ErrRecipients):
-		return hinted(err, "--recipient age1... for each custodian (`redoubt backup key` makes one), or --no-encryption where the medium itself is encrypted")
+		return cmdline.Hinted(err, "--recipient age1... for each custodian (`redoubt backup key` makes one), or --no-encryption where the medium itself is encrypted")
 	case errors.Is(err, backup.ErrFIPS):
-		return hinted(err, "--no-encryption onto a medium that is encrypted by a validated module")
+		return cmdline.Hinted(err, "--no-encryption onto a medium that is encrypted by a validated module")
 	case errors.Is(err, backup.ErrFull):
-		return hinted(err, "nothing of this run counts; the runs before it are whole. Free space or name another folder")
+		return cmdline.Hinted(err, "nothing of this run counts; the runs before it are whole. Free space or name another folder")
 	case errors.Is(err, backup.ErrForeign):
-		return hinted(err, "each appliance has folders of its own; the fingerprint of this one stands in the output of `redoubt backup create`")
+		return cmdline.Hinted(err, "each appliance has folders of its own; the fingerprint of this one stands in the output of `redoubt backup create`")
 	case errors.Is(err, backup.ErrNone):
-		return hinted(err, "is the medium mounted, and is the folder the one that holds redoubt-backup.json?")
+		return cmdline.Hinted(err, "is the medium mounted, and is the folder the one that holds redoubt-backup.json?")
 	case errors.Is(err, backup.ErrKey):
-		return hinted(err, "--identity FILE names the age key of a custodian")
+		return cmdline.Hinted(err, "--identity FILE names the age key of a custodian")
 	case errors.Is(err, fs.ErrPermission):
-		return hinted(err, "the folder belongs to the user the server runs as, or where roles run apart to that of the role ca: `chown -R redoubt-ca: %s`", dir)
+		return cmdline.Hinted(err, "the folder belongs to the user the server runs as, or where roles run apart to that of the role ca: `chown -R redoubt-ca: %s`", dir)
 	case errors.Is(err, backup.ErrDamaged):
-		return hinted(err, "copy %s again from where it was copied from, or take another copy; a copy that was begun and not ended ends here too", dir)
+		return cmdline.Hinted(err, "copy %s again from where it was copied from, or take another copy; a copy that was begun and not ended ends here too", dir)
 	}
 	return err
 }
@@ -92,10 +93,10 @@ func backupHint(err error, dir string) error {
 // backupConfig says what of this instance is copied.
 func (in *instance) backupConfig(a backupArgs) (backup.Config, error) {
 	if !filepath.IsAbs(a.To) {
-		return backup.Config{}, usage("--to %s: want an absolute path", a.To)
+		return backup.Config{}, cmdline.Usage("--to %s: want an absolute path", a.To)
 	}
 	if rel, err := filepath.Rel(in.dir.root, a.To); err == nil && !strings.HasPrefix(rel, "..") {
-		return backup.Config{}, usage("--to %s: it lies in the state directory it is to be a copy of", a.To)
+		return backup.Config{}, cmdline.Usage("--to %s: it lies in the state directory it is to be a copy of", a.To)
 	}
 	c := backup.Config{To: a.To, Dir: in.dir.root, Skip: in.notCopied(), Domain: in.cfg.Domain, Signer: in.signer(roleAudit), Recipients: a.Recipients, Plain: a.Plain,
 		State: in.dir.path("backup"), Now: in.now, ConfigFile: a.Config, Databases: in.databasesOf(in.parts), Shares: in.shares(), Still: in.still()}

@@ -19,6 +19,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
+	"redoubt.internal/appliance/cmdline"
 )
 
 // verb is one thing that can be done to a state directory. Run is the same function on both sides: the serving process
@@ -39,7 +40,7 @@ func (v verb[A, R]) operation() operation {
 	return operation{v.name, func(ctx context.Context, in *instance, actor string, raw json.RawMessage) (any, error) {
 		args, err := decodeCall[A](raw)
 		if err != nil {
-			return nil, usage("arguments of %s: %v", v.name, err)
+			return nil, cmdline.Usage("arguments of %s: %v", v.name, err)
 		}
 		return v.run(ctx, in, actor, args)
 	}}
@@ -79,7 +80,7 @@ func (v verb[A, R]) callAs(c *cli.Context, args A, opened func(*instance)) (R, e
 	if err != nil {
 		return result, fmt.Errorf("encoding the arguments: %w", err)
 	}
-	logger, err := loggerAt(c, slog.LevelError) // the result speaks; a verb is no server
+	logger, err := cmdline.LoggerAt(c, slog.LevelError) // the result speaks; a verb is no server
 	if err != nil {
 		return result, err
 	}
@@ -115,7 +116,7 @@ func (v verb[A, R]) ask(ctx context.Context, dial dialer, args A) (result R, err
 	}
 	answer, err := callOn(ctx, dial, v.name, raw)
 	if errors.Is(err, errNoServer) {
-		err = unavailable(err)
+		err = cmdline.Unavailable(err)
 	}
 	if err != nil {
 		return result, err
@@ -145,7 +146,7 @@ func (v verb[A, R]) attach(c *cli.Context) (ask func(A) (R, error), done func(),
 	if err != nil {
 		return nil, nil, err
 	}
-	logger, err := loggerAt(c, slog.LevelError)
+	logger, err := cmdline.LoggerAt(c, slog.LevelError)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -156,7 +157,7 @@ func (v verb[A, R]) attach(c *cli.Context) (ask func(A) (R, error), done func(),
 		}
 		answer, err := callServer(c.Context, cfg, v.name, raw)
 		if errors.Is(err, errNoServer) {
-			err = unavailable(errors.New("the server ended"))
+			err = cmdline.Unavailable(errors.New("the server ended"))
 		}
 		if err != nil {
 			return result, err
@@ -228,7 +229,7 @@ func callOn(ctx context.Context, dial dialer, name string, args []byte) ([]byte,
 	defer answer.Close()
 	body, err := io.ReadAll(answer)
 	if err != nil {
-		return nil, unavailable(fmt.Errorf("reading the server's answer: %w", err))
+		return nil, cmdline.Unavailable(fmt.Errorf("reading the server's answer: %w", err))
 	}
 	return body, nil
 }
@@ -247,9 +248,9 @@ func openOn(ctx context.Context, dial dialer, name string, args []byte) (io.Read
 	case noServer(err):
 		return nil, errNoServer
 	case errors.Is(err, fs.ErrPermission):
-		return nil, hinted(fmt.Errorf("calling the server: %w", err), "the socket answers root and the user the server runs as; others ask at people.socket, with --socket")
+		return nil, cmdline.Hinted(fmt.Errorf("calling the server: %w", err), "the socket answers root and the user the server runs as; others ask at people.socket, with --socket")
 	case err != nil:
-		return nil, unavailable(fmt.Errorf("calling the server: %w", err))
+		return nil, cmdline.Unavailable(fmt.Errorf("calling the server: %w", err))
 	}
 	if response.StatusCode == http.StatusOK {
 		return response.Body, nil
@@ -257,13 +258,13 @@ func openOn(ctx context.Context, dial dialer, name string, args []byte) (io.Read
 	defer response.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(response.Body, maxCallBytes))
 	if err != nil {
-		return nil, unavailable(fmt.Errorf("reading the server's answer: %w", err))
+		return nil, cmdline.Unavailable(fmt.Errorf("reading the server's answer: %w", err))
 	}
 	var f failure
 	if err := json.Unmarshal(body, &f); err != nil || f.Error == "" {
-		return nil, unavailable(fmt.Errorf("the server answered %s", response.Status))
+		return nil, cmdline.Unavailable(fmt.Errorf("the server answered %s", response.Status))
 	}
-	return nil, &coded{code: f.Code, hint: f.Hint, err: errors.New(f.Error)}
+	return nil, &cmdline.Error{Code: f.Code, Hint: f.Hint, Err: errors.New(f.Error)}
 }
 
 // noServer tells from the error of a dial that nobody listens.
@@ -330,7 +331,7 @@ type peerKey struct{}
 func controlServer(s *server, do doer) *http.Server {
 	handler := func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodPost {
-			writeFailure(w, usage("the control socket takes POST /OPERATION, got %.20q", r.Method))
+			writeFailure(w, cmdline.Usage("the control socket takes POST /OPERATION, got %.20q", r.Method))
 			return
 		}
 		name := r.URL.Path[1:]
@@ -351,10 +352,10 @@ func controlServer(s *server, do doer) *http.Server {
 }
 
 func writeFailure(w http.ResponseWriter, err error) {
-	f := failure{Error: err.Error(), Code: exitCode(err)}
-	var c *coded
-	for e := err; f.Hint == "" && errors.As(e, &c); e = c.err {
-		f.Hint = c.hint
+	f := failure{Error: err.Error(), Code: cmdline.ExitCode(err)}
+	var c *cmdline.Error
+	for e := err; f.Hint == "" && errors.As(e, &c); e = c.Err {
+		f.Hint = c.Hint
 	}
 	writeJSON(w, http.StatusUnprocessableEntity, f)
 }

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/log/audit"
 	"redoubt.internal/log/store"
 	"redoubt.internal/mirror"
@@ -118,7 +119,7 @@ func (c *Config) mirrorName() string   { return "mirror." + c.Domain }
 func (m Mirror) logs() (logs []mirror.LogConfig, err error) {
 	for _, l := range m.Logs {
 		if l.Key == "" && l.Trust == "" {
-			return nil, hinted(fmt.Errorf("mirror.logs: %s has no key", l.Origin), "set mirror.logs[].key, or mirror.logs[].trust to the name of a repository under mirror.tuf")
+			return nil, cmdline.Hinted(fmt.Errorf("mirror.logs: %s has no key", l.Origin), "set mirror.logs[].key, or mirror.logs[].trust to the name of a repository under mirror.tuf")
 		}
 		key, err := l.verifierLine(l.Key)
 		if err != nil {
@@ -196,7 +197,7 @@ type exportArgs struct {
 var mirrorPull = verb[struct{}, mirror.PullReport]{"mirror.pull", func(ctx context.Context, in *instance, _ string, _ struct{}) (mirror.PullReport, error) {
 	for _, l := range in.cfg.Mirror.Logs {
 		if l.Source == "" {
-			return mirror.PullReport{}, hinted(fmt.Errorf("mirror.logs: %s has no source to be pulled from", l.Origin), "set mirror.logs[].source of %s to the URL or folder it is read at", l.Origin)
+			return mirror.PullReport{}, cmdline.Hinted(fmt.Errorf("mirror.logs: %s has no source to be pulled from", l.Origin), "set mirror.logs[].source of %s to the URL or folder it is read at", l.Origin)
 		}
 	}
 	e, err := in.exporter(ctx)
@@ -206,7 +207,7 @@ var mirrorPull = verb[struct{}, mirror.PullReport]{"mirror.pull", func(ctx conte
 	defer e.Close()
 	defer in.transfer.clear()
 	report, err := e.Pull(ctx)
-	return report, withCode(mirror.ExitCode(err), err)
+	return report, cmdline.WithCode(mirror.ExitCode(err), err)
 }}
 
 var mirrorExport = verb[exportArgs, mirror.Packed]{"mirror.export", func(ctx context.Context, in *instance, actor string, a exportArgs) (mirror.Packed, error) {
@@ -221,14 +222,14 @@ var mirrorExport = verb[exportArgs, mirror.Packed]{"mirror.export", func(ctx con
 	}
 	if a.Again > 0 {
 		packed, err := e.ExportAgain(ctx, a.Again, a.Out)
-		return packed, withCode(mirror.ExitCode(err), err)
+		return packed, cmdline.WithCode(mirror.ExitCode(err), err)
 	}
 	export := e.Export
 	if a.Unacknowledged {
 		export = e.ExportUnacknowledged
 	}
 	packed, err := export(ctx, mirror.ExportOptions{Out: a.Out, VolumeSize: a.VolumeSize, Refresh: a.Refresh, Announce: a.Announce, Retire: a.Retire})
-	return packed, withCode(mirror.ExitCode(err), err)
+	return packed, cmdline.WithCode(mirror.ExitCode(err), err)
 }}
 
 // importArgs are what `mirror import` asks for.
@@ -259,7 +260,7 @@ var mirrorImport = verb[importArgs, mirror.Report]{"mirror.import", func(ctx con
 	if perr := in.publishMirroredTrust(ctx); perr != nil { // the import stands; a server tries again by itself
 		in.logger.Error("serving carried roots of trust", "error", perr)
 	}
-	return report, withCode(mirror.ExitCode(err), err)
+	return report, cmdline.WithCode(mirror.ExitCode(err), err)
 }}
 
 // clockResult is the JSON of `redoubt mirror accept-clock -o json`.
@@ -277,13 +278,13 @@ var mirrorAcceptClock = verb[struct{}, clockResult]{"mirror.accept-clock", func(
 		return clockResult{}, err
 	}
 	was, now, err := m.AcceptClock(ctx)
-	return clockResult{was, now}, withCode(mirror.ExitCode(err), err)
+	return clockResult{was, now}, cmdline.WithCode(mirror.ExitCode(err), err)
 }}
 
 // inside returns the inside end, or says that there is none.
 func (in *instance) inside() (*mirror.Mirror, error) {
 	if in.mirror == nil {
-		return nil, hinted(errNoStream, "set mirror.stream, mirror.exporters and mirror.logs; `redoubt docs config` explains them")
+		return nil, cmdline.Hinted(errNoStream, "set mirror.stream, mirror.exporters and mirror.logs; `redoubt docs config` explains them")
 	}
 	return in.mirror, nil
 }
@@ -358,7 +359,7 @@ var mirrorReconcile = verb[bool, reconcileResult]{"mirror.reconcile", func(ctx c
 	}
 	report, err := reconcile(ctx)
 	if err != nil {
-		return reconcileResult{}, withCode(mirror.ExitCode(err), err)
+		return reconcileResult{}, cmdline.WithCode(mirror.ExitCode(err), err)
 	}
 	r, err := in.keepReport(report)
 	r.Spool = seen

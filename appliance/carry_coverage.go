@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/log"
 	"redoubt.internal/log/rekor"
 	"redoubt.internal/mirror"
@@ -34,14 +35,14 @@ var mirrorCoverage = verb[coverQuestion, coverAnswer]{"mirror.coverage", func(ct
 	}
 	carried, err := in.statementsAbout(q.Images)
 	if err != nil {
-		return a, withCode(mirror.ExitCode(err), err)
+		return a, cmdline.WithCode(mirror.ExitCode(err), err)
 	}
 	for _, i := range q.Images {
 		statements := append(slices.Clone(q.Statements[i.Digest]), carried[i.Digest]...)
 		slices.Sort(statements)
 		found, read, err := in.signaturesOf(ctx, a.Logs, i.Digest, slices.Compact(statements))
 		if err != nil {
-			return a, withCode(mirror.ExitCode(err), err)
+			return a, cmdline.WithCode(mirror.ExitCode(err), err)
 		}
 		a.Images = append(a.Images, mirror.Cover(i, found, read))
 	}

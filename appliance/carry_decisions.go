@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/log/store"
 	"redoubt.internal/mirror"
 )
@@ -49,7 +50,7 @@ var mirrorUnfreeze = verb[unfreezeArgs, mirror.Settled]{"mirror.unfreeze", func(
 	defer end.close()
 	lines, err := end.text(a.Origin, a.Resolution)
 	if err != nil {
-		return none, withCode(mirror.ExitCode(err), err)
+		return none, cmdline.WithCode(mirror.ExitCode(err), err)
 	}
 	kind := "mirror.unfreeze"
 	if a.Outside {
@@ -61,7 +62,7 @@ var mirrorUnfreeze = verb[unfreezeArgs, mirror.Settled]{"mirror.unfreeze", func(
 	}
 	settled, err := end.settle(ctx, a.Origin, a.Resolution, lines, agreed.by, agreed.spend)
 	if err != nil {
-		return none, withCode(mirror.ExitCode(err), err)
+		return none, cmdline.WithCode(mirror.ExitCode(err), err)
 	}
 	return settled, agreed.done()
 }}
@@ -89,12 +90,12 @@ var mirrorRelease = verb[releaseArgs, releaseResult]{"mirror.release", func(ctx 
 	vkey := ""
 	if a.Key != "" {
 		if vkey, err = verifierLine(a.Origin, a.Key); err != nil {
-			return out, usage("--key: %v", err)
+			return out, cmdline.Usage("--key: %v", err)
 		}
 	}
 	lines, err := m.ReleaseText(ctx, a.Origin, vkey)
 	if err != nil {
-		return out, hinted(withCode(mirror.ExitCode(err), err), "a log becomes known through an imported trusted root, through mirror.logs, or by --key and the word of the approvers")
+		return out, cmdline.Hinted(cmdline.WithCode(mirror.ExitCode(err), err), "a log becomes known through an imported trusted root, through mirror.logs, or by --key and the word of the approvers")
 	}
 	agreed, err := in.consent(ctx, actor, "mirror.release", lines, a.approvalArgs)
 	if err != nil {
@@ -104,7 +105,7 @@ var mirrorRelease = verb[releaseArgs, releaseResult]{"mirror.release", func(ctx 
 	steps, err := m.ReleaseAgreed(ctx, a.Origin, vkey, lines, agreed.by, agreed.spend)
 	out.Steps = append(out.Steps, steps...)
 	if err != nil {
-		return out, withCode(mirror.ExitCode(err), err)
+		return out, cmdline.WithCode(mirror.ExitCode(err), err)
 	}
 	return out, agreed.done()
 }}
@@ -123,7 +124,7 @@ var mirrorQuarantineOf = verb[string, []mirror.QuarantineFiles]{"mirror.quaranti
 		return nil, err
 	}
 	files, err := m.QuarantineOf(ctx, origin)
-	return files, withCode(mirror.ExitCode(err), err)
+	return files, cmdline.WithCode(mirror.ExitCode(err), err)
 }}
 
 // evidenceResult is the JSON of `redoubt mirror evidence list -o json`.
@@ -174,5 +175,5 @@ var mirrorEvidenceShow = verb[string, evidenceText]{"mirror.evidence.show", func
 			return evidenceText{f, string(f.Data)}, nil
 		}
 	}
-	return evidenceText{}, hinted(fmt.Errorf("%w: evidence %q", mirror.ErrNotFound, name), "`redoubt mirror evidence list` names the files")
+	return evidenceText{}, cmdline.Hinted(fmt.Errorf("%w: evidence %q", mirror.ErrNotFound, name), "`redoubt mirror evidence list` names the files")
 }}

@@ -5,9 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
-	"fmt"
-	"io"
-	"io/fs"
 	"net/http"
 	"net/url"
 	"os"
@@ -15,9 +12,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/urfave/cli/v2"
-
-	"redoubt.internal/appliance/verify"
 	"redoubt.internal/ca/trust"
 	"redoubt.internal/mirror"
 	"redoubt.internal/mirror/freshness"
@@ -34,10 +28,10 @@ import (
 //	mirror/roots/      the trusted root of each repository, <name>.json, as state.note names it
 //	mirror/spool/      log proofs that verifications saw
 
-func (l layout) freshness() string      { return l.path("mirror", "state.note") }
+func (l layout) freshness() string      { return freshness.Path(l.root) }
 func (l layout) freshnessKey() string   { return l.path("mirror", "state.key") }
 func (l layout) freshnessRoots() string { return l.path("mirror", "roots") }
-func (l layout) spool() string          { return l.path("mirror", "spool") }
+func (l layout) spool() string          { return spool.Path(l.root) }
 
 // keepFreshness writes what the mirror knows now. It is called after whatever may have changed that; a failure leaves an older file, which
 // only makes verifications stricter.
@@ -153,77 +147,4 @@ func (c *Config) mirrorHost() string {
 		return "" // refused by Config.check
 	}
 	return strings.ToLower(u.Hostname())
-}
-
-// freshnessFlags are those by which a verification meets the mirror.
-func freshnessFlags() []cli.Flag {
-	return append(stateFlags(),
-		&cli.StringFlag{Name: "mirror-state", Usage: "what a mirror knows: its state.note, or the state directory that holds it (default: the configured one, where it can be read)", EnvVars: []string{"REDOUBT_MIRROR_STATE"}},
-		&cli.StringFlag{Name: "mirror-key", Usage: "line, or file with the line, that checks --mirror-state (default: state.key beside it)", EnvVars: []string{"REDOUBT_MIRROR_KEY"}},
-		&cli.StringSliceFlag{Name: "mirror-root", Usage: "trust the trusted root of this mirrored TUF repository, as --mirror-state names it; with several, --accept says who is accepted under which", EnvVars: []string{"REDOUBT_MIRROR_ROOT"}},
-		&cli.StringFlag{Name: "observe", Usage: "leave the log proofs of a verified bundle to the mirror of this state directory", EnvVars: []string{"REDOUBT_OBSERVE"}},
-	)
-}
-
-// upstream reads what a mirror knows for one verification, and where that stands; nil when none was named and none is configured here.
-func upstream(c *cli.Context) (*freshness.State, string, error) {
-	path := c.String("mirror-state")
-	if path == "" {
-		cfg, _, err := configured(c)
-		if err != nil { // a machine without an instance, or whose instance this user may not read
-			return nil, "", nil
-		}
-		path = layout{cfg.Dir}.freshness()
-		if f, err := os.Open(path); err != nil {
-			return nil, "", nil
-		} else {
-			f.Close()
-		}
-	}
-	return openUpstream(path, c.String("mirror-key"))
-}
-
-// openUpstream reads what a mirror knows from its state.note or a folder that holds it, checked by the key, and says where it stands.
-func openUpstream(path, key string) (*freshness.State, string, error) {
-	if info, err := os.Stat(path); err == nil && info.IsDir() {
-		inside := layout{path}.freshness()
-		if _, err := os.Stat(inside); errors.Is(err, fs.ErrNotExist) {
-			inside = filepath.Join(path, "state.note")
-		}
-		path = inside
-	}
-	note, err := readBounded("mirror state", path)
-	if err != nil {
-		return nil, "", err
-	}
-	line, err := mirrorKeyLine(key, path)
-	if err != nil {
-		return nil, "", err
-	}
-	known, err := freshness.Open(note, line)
-	if err != nil {
-		return nil, "", fmt.Errorf("%w: %s: %w", verify.ErrMalformed, path, err)
-	}
-	return known, filepath.Dir(path), nil
-}
-
-// mirrorKeyLine is the verifier line given, in a file, or beside the state.
-func mirrorKeyLine(given, state string) (string, error) {
-	if given == "" {
-		given = filepath.Join(filepath.Dir(state), "state.key")
-	} else if _, err := parcel.NewVerifier(given); err == nil {
-		return given, nil
-	}
-	data, err := readBounded("mirror key", given)
-	return strings.TrimSpace(string(data)), err
-}
-
-// leaveProofs leaves the log proofs of a verified bundle to the mirror of a state directory. The verdict stands whether or not that works.
-func leaveProofs(dir string, r *verify.Result, warn io.Writer) {
-	for _, o := range r.Observations() {
-		if err := spool.Leave(layout{dir}.spool(), o); err != nil {
-			fmt.Fprintf(warn, "warning: the log proof could not be left to the mirror: %v\n", err)
-			return
-		}
-	}
 }

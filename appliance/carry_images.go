@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,6 +9,8 @@ import (
 	"slices"
 	"strings"
 
+	"redoubt.internal/appliance/cmdline"
+	"redoubt.internal/appliance/verifying"
 	"redoubt.internal/mirror"
 	"redoubt.internal/mirror/images"
 )
@@ -93,7 +94,7 @@ func (in *instance) mirrorImages() (out []mirror.ImageConfig, err error) {
 			at = slices.IndexFunc(out, func(c mirror.ImageConfig) bool { return c.Layout != "" })
 		}
 		if at < 0 {
-			return nil, hinted(fmt.Errorf("mirror.picklist: %s is at no registry that is configured", ref), "add its registry to mirror.images")
+			return nil, cmdline.Hinted(fmt.Errorf("mirror.picklist: %s is at no registry that is configured", ref), "add its registry to mirror.images")
 		}
 		out[at].References = append(out[at].References, text)
 	}
@@ -115,7 +116,7 @@ func (in *instance) imageConfig(i MirrorImages) (c mirror.ImageConfig, err error
 		return c, nil
 	}
 	access := in.cfg.Mirror.access()
-	if access.Roots, err = readRoots(in.dir.resolve(i.CAFile)); err != nil {
+	if access.Roots, err = verifying.ReadRoots(in.dir.resolve(i.CAFile)); err != nil {
 		return c, fmt.Errorf("mirror.images: ca-file: %w", err)
 	}
 	network, err := mirror.NewNetwork(access)
@@ -124,18 +125,6 @@ func (in *instance) imageConfig(i MirrorImages) (c mirror.ImageConfig, err error
 	}
 	c.Registry.Transport = network.Transport()
 	return c, nil
-}
-
-func readRoots(file string) (*x509.CertPool, error) {
-	text, err := os.ReadFile(file)
-	if err != nil {
-		return nil, err
-	}
-	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM(text) {
-		return nil, fmt.Errorf("%s holds no certificate", file)
-	}
-	return roots, nil
 }
 
 var artifactsList = verb[struct{}, []mirror.MirroredImage]{"mirror.artifacts.list", func(_ context.Context, in *instance, _ string, _ struct{}) ([]mirror.MirroredImage, error) {
@@ -182,7 +171,7 @@ func findImage(m *mirror.Mirror, name string) (mirror.MirroredImage, error) {
 		}
 	}
 	if found == nil {
-		return mirror.MirroredImage{}, hinted(fmt.Errorf("%w: image %.200q", mirror.ErrNotFound, name), "`redoubt mirror artifacts list` prints those that something came of")
+		return mirror.MirroredImage{}, cmdline.Hinted(fmt.Errorf("%w: image %.200q", mirror.ErrNotFound, name), "`redoubt mirror artifacts list` prints those that something came of")
 	}
 	return *found, nil
 }
@@ -196,7 +185,7 @@ var artifactsGet = verb[artifactsArgs, artifactsResult]{"mirror.artifacts.get", 
 	if errors.Is(err, mirror.ErrNotFound) && strings.HasPrefix(a.Name, "sha256:") {
 		b, err := m.Blob(a.Name)
 		if err != nil {
-			return artifactsResult{}, withCode(mirror.ExitCode(err), err)
+			return artifactsResult{}, cmdline.WithCode(mirror.ExitCode(err), err)
 		}
 		return artifactsResult{Digest: a.Name, Out: a.Out, Files: 1}, writeOnce(a.Out, b)
 	}
@@ -205,7 +194,7 @@ var artifactsGet = verb[artifactsArgs, artifactsResult]{"mirror.artifacts.get", 
 	}
 	whole := image.Image()
 	if err := images.WriteLayout(a.Out, whole, m.Blob); err != nil {
-		return artifactsResult{}, withCode(mirror.ExitCode(err), fmt.Errorf("writing what vouches for %s: %w", image.Reference, err))
+		return artifactsResult{}, cmdline.WithCode(mirror.ExitCode(err), fmt.Errorf("writing what vouches for %s: %w", image.Reference, err))
 	}
 	return artifactsResult{Reference: image.Reference, Digest: image.Digest, Out: a.Out, Files: len(whole.Digests())}, nil
 }}
@@ -221,11 +210,11 @@ var artifactsPush = verb[artifactsArgs, images.Pushed]{"mirror.artifacts.push", 
 	}
 	to, err := images.ParseReference(a.To + "@" + image.Digest)
 	if err != nil {
-		return images.Pushed{}, hinted(err, "--to is HOST/NAME of the repository inside")
+		return images.Pushed{}, cmdline.Hinted(err, "--to is HOST/NAME of the repository inside")
 	}
 	access := in.cfg.Mirror.access()
 	if a.CAFile != "" {
-		if access.Roots, err = readRoots(a.CAFile); err != nil {
+		if access.Roots, err = verifying.ReadRoots(a.CAFile); err != nil {
 			return images.Pushed{}, err
 		}
 	}
@@ -238,7 +227,7 @@ var artifactsPush = verb[artifactsArgs, images.Pushed]{"mirror.artifacts.push", 
 	}
 	pushed, err := images.Push(ctx, images.Access{Host: to.Host(), Also: a.Also, PlainHTTP: a.PlainHTTP, DockerConfig: a.DockerConfig, Transport: network.Transport()}, to, image.Image(), m.Blob)
 	if errors.Is(err, fs.ErrNotExist) {
-		err = hinted(err, "parcels bring what vouches for an image, not its layers: push the image itself first, as you carried it")
+		err = cmdline.Hinted(err, "parcels bring what vouches for an image, not its layers: push the image itself first, as you carried it")
 	}
 	return pushed, err
 }}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/mirror"
 )
 
@@ -24,7 +25,7 @@ func (in *instance) mirrorNetwork() (*mirror.Network, error) {
 		}
 		access.Roots = x509.NewCertPool()
 		if !access.Roots.AppendCertsFromPEM(text) {
-			return nil, hinted(fmt.Errorf("mirror.ca-file: %s holds no certificate", file), "it holds the roots of the logs' servers in PEM")
+			return nil, cmdline.Hinted(fmt.Errorf("mirror.ca-file: %s holds no certificate", file), "it holds the roots of the logs' servers in PEM")
 		}
 	}
 	return mirror.NewNetwork(access)

@@ -6,6 +6,7 @@ import (
 	"os"
 	"strings"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/ca/approval"
 	"redoubt.internal/mirror"
 )
@@ -26,7 +27,7 @@ func (m Mirror) selected(dir layout, logs []mirror.LogConfig) ([]mirror.LogConfi
 		return logs, err
 	}
 	if logs, err = p.Apply(logs); err != nil {
-		return nil, hinted(fmt.Errorf("mirror.picklist: %w", err), "add the log to mirror.logs")
+		return nil, cmdline.Hinted(fmt.Errorf("mirror.picklist: %w", err), "add the log to mirror.logs")
 	}
 	return logs, nil
 }
@@ -42,7 +43,7 @@ func (m Mirror) picklist(dir layout) (*mirror.Picklist, error) {
 	}
 	p, err := mirror.ParsePicklist(text)
 	if err != nil {
-		return nil, hinted(fmt.Errorf("mirror.picklist: %w", err), "it is the file that `redoubt mirror picklist --out` wrote inside, octet by octet")
+		return nil, cmdline.Hinted(fmt.Errorf("mirror.picklist: %w", err), "it is the file that `redoubt mirror picklist --out` wrote inside, octet by octet")
 	}
 	return p, nil
 }
@@ -93,7 +94,7 @@ var mirrorPlan = verb[struct{}, mirror.PlanReport]{"mirror.plan", func(ctx conte
 	}
 	defer e.Close()
 	report, err := e.Plan(ctx)
-	return report, withCode(mirror.ExitCode(err), err)
+	return report, cmdline.WithCode(mirror.ExitCode(err), err)
 }}
 
 // picklistResult is the JSON of `redoubt mirror picklist -o json`.
@@ -119,7 +120,7 @@ var mirrorPicklist = verb[outboundArgs, picklistResult]{"mirror.picklist", func(
 	}
 	p, err := mirror.NewPicklist(in.cfg.Domain, logs, refs)
 	if err != nil {
-		return picklistResult{}, hinted(withCode(mirror.ExitCode(err), err), "mirror.logs[].select says what is wanted of a log, mirror.images of what images; `redoubt docs config` explains them")
+		return picklistResult{}, cmdline.Hinted(cmdline.WithCode(mirror.ExitCode(err), err), "mirror.logs[].select says what is wanted of a log, mirror.images of what images; `redoubt docs config` explains them")
 	}
 	r := picklistResult{Text: string(p.Text()), SHA256: p.Digest(), Logs: len(p.Logs), Images: len(p.Images)}
 	if a.Preview {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/ca/approval"
 	"redoubt.internal/mirror"
 	"redoubt.internal/mirror/parcel"
@@ -35,7 +36,7 @@ var mirrorReceipt = verb[outboundArgs, receiptResult]{"mirror.receipt", func(ctx
 	}
 	o, err := m.Receipt()
 	if err != nil {
-		return receiptResult{}, withCode(mirror.ExitCode(err), err)
+		return receiptResult{}, cmdline.WithCode(mirror.ExitCode(err), err)
 	}
 	r, c, err := in.letOut(ctx, actor, "mirror.receipt", o, a)
 	if err != nil || a.Preview {
@@ -56,7 +57,7 @@ var mirrorHeads = verb[outboundArgs, receiptResult]{"mirror.heads", func(ctx con
 	}
 	o, err := m.Heads()
 	if err != nil {
-		return receiptResult{}, withCode(mirror.ExitCode(err), err)
+		return receiptResult{}, cmdline.WithCode(mirror.ExitCode(err), err)
 	}
 	r, c, err := in.letOut(ctx, actor, "mirror.heads", o, a)
 	if err != nil || a.Preview {
@@ -128,7 +129,7 @@ var mirrorReceiptRead = verb[receiptArgs, mirror.ReceiptReport]{"mirror.receipt.
 		return mirror.ReceiptReport{}, err
 	}
 	report, err := e.ReadReceipt(ctx, a.Data, a.Whole)
-	return report, withCode(mirror.ExitCode(err), err)
+	return report, cmdline.WithCode(mirror.ExitCode(err), err)
 }}
 
 var mirrorCompare = verb[receiptArgs, mirror.Comparison]{"mirror.compare", func(ctx context.Context, in *instance, actor string, a receiptArgs) (mirror.Comparison, error) {
@@ -140,7 +141,7 @@ var mirrorCompare = verb[receiptArgs, mirror.Comparison]{"mirror.compare", func(
 		return mirror.Comparison{}, err
 	}
 	report, err := m.Compare(ctx, a.Data, a.Source)
-	return report, withCode(mirror.ExitCode(err), err)
+	return report, cmdline.WithCode(mirror.ExitCode(err), err)
 }}
 
 var mirrorObserved = verb[struct{}, []mirror.Sighting]{"mirror.observed", func(_ context.Context, in *instance, _ string, _ struct{}) ([]mirror.Sighting, error) {

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/ca/approval"
 	"redoubt.internal/mirror"
 	"redoubt.internal/mirror/diode"
@@ -57,11 +58,11 @@ var mirrorLook = verb[lookArgs, mirror.InboxReport]{"mirror.look", func(ctx cont
 		}
 	}
 	if box == nil {
-		return mirror.InboxReport{}, hinted(errNoInbox, "set mirror.inbox.dir; `redoubt docs config` explains it")
+		return mirror.InboxReport{}, cmdline.Hinted(errNoInbox, "set mirror.inbox.dir; `redoubt docs config` explains it")
 	}
 	defer in.transfer.clear()
 	report, err := in.lookAt(ctx, *box, actor)
-	return report, withCode(mirror.ExitCode(err), err)
+	return report, cmdline.WithCode(mirror.ExitCode(err), err)
 }}
 
 // lookAt looks at an inbox once.
@@ -148,7 +149,7 @@ var mirrorAnnounce = verb[announceArgs, announced]{"mirror.announce", func(ctx c
 	}
 	made, err := m.Announce(ctx, a.Key, !a.Keep)
 	if err != nil {
-		return announced{}, withCode(mirror.ExitCode(err), err)
+		return announced{}, cmdline.WithCode(mirror.ExitCode(err), err)
 	}
 	text, err := made.Text()
 	return announced{made, string(text)}, err
@@ -167,11 +168,11 @@ var mirrorAcceptExporter = verb[acceptArgs, mirror.ExporterKey]{"mirror.accept-e
 	}
 	made, err := mirror.ParseAnnouncement(a.Text)
 	if err != nil {
-		return mirror.ExporterKey{}, withCode(mirror.ExitCode(err), err)
+		return mirror.ExporterKey{}, cmdline.WithCode(mirror.ExitCode(err), err)
 	}
 	if now, err := m.Announce(ctx, made.Key, false); err != nil || now.Last.Sequence != made.Last.Sequence || !now.Last.Digest.Equal(made.Last.Digest) {
 		err = errors.Join(err, fmt.Errorf("%w: %w; it is of parcel %d", mirror.ErrAnnouncement, errMovedOn, made.Last.Sequence))
-		return mirror.ExporterKey{}, withCode(mirror.ExitCode(err), hinted(err, "`redoubt mirror exporter announce` draws up one of where the mirror stands now"))
+		return mirror.ExporterKey{}, cmdline.WithCode(mirror.ExitCode(err), cmdline.Hinted(err, "`redoubt mirror exporter announce` draws up one of where the mirror stands now"))
 	}
 	lines := []string{
 		"stream " + made.Stream, "key " + approval.Value(made.Key), fmt.Sprintf("after parcel %d", made.Last.Sequence), "whose digest is " + orDefault(made.Last.Digest.String(), "-"),
@@ -185,7 +186,7 @@ var mirrorAcceptExporter = verb[acceptArgs, mirror.ExporterKey]{"mirror.accept-e
 	}
 	k, err := m.AcceptExporter(ctx, made, agreed.by, agreed.act.Digest(), agreed.spend)
 	if err != nil {
-		return k, withCode(mirror.ExitCode(err), err)
+		return k, cmdline.WithCode(mirror.ExitCode(err), err)
 	}
 	return k, agreed.done()
 }}
@@ -193,7 +194,7 @@ var mirrorAcceptExporter = verb[acceptArgs, mirror.ExporterKey]{"mirror.accept-e
 var mirrorContinue = verb[[]byte, mirror.Announcement]{"mirror.continue", func(ctx context.Context, in *instance, actor string, text []byte) (mirror.Announcement, error) {
 	made, err := mirror.ParseAnnouncement(text)
 	if err != nil {
-		return made, withCode(mirror.ExitCode(err), err)
+		return made, cmdline.WithCode(mirror.ExitCode(err), err)
 	}
 	e, err := in.exporter(ctx)
 	if err != nil {
@@ -204,7 +205,7 @@ var mirrorContinue = verb[[]byte, mirror.Announcement]{"mirror.continue", func(c
 		return made, err
 	}
 	err = e.Continue(ctx, made)
-	return made, withCode(mirror.ExitCode(err), err)
+	return made, cmdline.WithCode(mirror.ExitCode(err), err)
 }}
 
 // sendVolumes cuts volumes into shards; it needs no state.
@@ -226,11 +227,11 @@ func sendVolumes(ctx context.Context, s diode.Settings, operands []string) ([]di
 		volumes = append(volumes, found...)
 	}
 	if len(volumes) == 0 {
-		return nil, withCode(mirror.ExitCode(mirror.ErrNothing), mirror.ErrNothing)
+		return nil, cmdline.WithCode(mirror.ExitCode(mirror.ErrNothing), mirror.ErrNothing)
 	}
 	sent, err := diode.Send(ctx, s, volumes)
 	if errors.Is(err, diode.ErrFull) {
-		err = withCode(mirror.ExitCode(mirror.ErrFull), err)
+		err = cmdline.WithCode(mirror.ExitCode(mirror.ErrFull), err)
 	}
 	return sent, err
 }

@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/ca/trust"
 	"redoubt.internal/hsm"
 	"redoubt.internal/mirror"
@@ -57,7 +58,7 @@ func (m Mirror) tuf(dir layout) (out []mirror.TUFConfig, err error) {
 	for _, t := range m.TUF {
 		root, err := os.ReadFile(dir.resolve(t.Root))
 		if err != nil {
-			return nil, hinted(fmt.Errorf("mirror.tuf: %s: reading its pinned root: %w", t.Name, err), "put a root.json that came by a trusted way into the file mirror.tuf[].root names")
+			return nil, cmdline.Hinted(fmt.Errorf("mirror.tuf: %s: reading its pinned root: %w", t.Name, err), "put a root.json that came by a trusted way into the file mirror.tuf[].root names")
 		}
 		c := mirror.TUFConfig{Name: t.Name, Root: root, Source: t.Source, Stale: t.Stale.thresholds()}
 		if f := t.Floors; f != nil {

@@ -12,8 +12,10 @@ import (
 	"time"
 
 	"redoubt.internal/appliance/admission"
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/appliance/policy"
 	"redoubt.internal/appliance/verify"
+	"redoubt.internal/appliance/verifying"
 	"redoubt.internal/ca/frontend"
 	"redoubt.internal/log/strictyaml"
 	"redoubt.internal/mirror/freshness"
@@ -121,7 +123,7 @@ const defaultOwn = "redoubt-admission"
 // loadAdmission reads the file and fills in what is left out.
 func loadAdmission(path string) (*Admission, error) {
 	if path == "" {
-		return nil, usage("--admission-config FILE is missing; `redoubt docs gate-config` explains the file")
+		return nil, cmdline.Usage("--admission-config FILE is missing; `redoubt docs gate-config` explains the file")
 	}
 	data, err := readRecord(path)
 	if err != nil {
@@ -129,7 +131,7 @@ func loadAdmission(path string) (*Admission, error) {
 	}
 	a, err := strictyaml.Decode[Admission](data)
 	if err != nil {
-		return nil, hinted(fmt.Errorf("%w: %s: %w", errConfig, path, err), "`redoubt docs gate-config` explains every key")
+		return nil, cmdline.Hinted(fmt.Errorf("%w: %s: %w", errConfig, path, err), "`redoubt docs gate-config` explains every key")
 	}
 	a.dir = filepath.Dir(path)
 	for _, d := range []struct {
@@ -203,7 +205,7 @@ func (a *Admission) people() *admission.People {
 func (a *Admission) rules(logger *slog.Logger) (*admission.Rules, error) {
 	var roots []verify.Root
 	for _, r := range a.Roots {
-		data, err := readBounded("trusted root", a.path(r.File))
+		data, err := verifying.ReadBounded("trusted root", a.path(r.File))
 		if err != nil {
 			return nil, err
 		}
@@ -219,7 +221,7 @@ func (a *Admission) rules(logger *slog.Logger) (*admission.Rules, error) {
 	var known *freshness.State
 	if a.MirrorState != "" {
 		var err error
-		if known, _, err = openUpstream(a.path(a.MirrorState), a.MirrorKey); err != nil {
+		if known, _, err = verifying.OpenUpstream(a.path(a.MirrorState), a.MirrorKey); err != nil {
 			return nil, err
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/ca/approval"
 )
 
@@ -102,13 +103,13 @@ func (a *Approvers) proposer(actor, as string) (string, error) {
 		switch {
 		case m.Name != who && (m.Account == "" || m.Account != account):
 		case as != "" && as != m.Name:
-			return "", usage("--as %s: who asks is %s", as, m.Name)
+			return "", cmdline.Usage("--as %s: who asks is %s", as, m.Name)
 		default:
 			return m.Name, nil
 		}
 	}
 	if _, ok := a.group().Member(as); as != "" && !ok {
-		return "", usage("--as %s: none of the approvers has that name", as)
+		return "", cmdline.Usage("--as %s: none of the approvers has that name", as)
 	}
 	return as, nil
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/log/strictyaml"
 )
 
@@ -25,7 +26,7 @@ func loadConfig(path string) (*Config, error) {
 func readConfigFile(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, hinted(fmt.Errorf("reading the configuration: %w", err), "`redoubt init --dir DIR --domain D` writes one; --config or $REDOUBT_CONFIG names another")
+		return nil, cmdline.Hinted(fmt.Errorf("reading the configuration: %w", err), "`redoubt init --dir DIR --domain D` writes one; --config or $REDOUBT_CONFIG names another")
 	}
 	defer f.Close()
 	data, err := io.ReadAll(io.LimitReader(f, strictyaml.MaxBytes+1))

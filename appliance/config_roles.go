@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/hsm"
 )
 
@@ -69,7 +70,7 @@ func (r *Roles) uid(part string) (int, error) {
 	}
 	u, err := user.Lookup(who)
 	if err != nil {
-		return 0, hinted(fmt.Errorf("roles.users.%s: %w", part, err), "`systemd-sysusers` makes the users of the roles from /usr/lib/sysusers.d/redoubt.conf")
+		return 0, cmdline.Hinted(fmt.Errorf("roles.users.%s: %w", part, err), "`systemd-sysusers` makes the users of the roles from /usr/lib/sysusers.d/redoubt.conf")
 	}
 	return strconv.Atoi(u.Uid)
 }
@@ -81,7 +82,7 @@ func (r *Roles) gid() (int, error) {
 	}
 	g, err := user.LookupGroup(r.Group)
 	if err != nil {
-		return 0, hinted(fmt.Errorf("roles.group: %w", err), "`systemd-sysusers` makes the users of the roles from /usr/lib/sysusers.d/redoubt.conf")
+		return 0, cmdline.Hinted(fmt.Errorf("roles.group: %w", err), "`systemd-sysusers` makes the users of the roles from /usr/lib/sysusers.d/redoubt.conf")
 	}
 	return strconv.Atoi(g.Gid)
 }

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/log/strictyaml"
 )
 
@@ -55,7 +56,7 @@ func loadStandby(dir string) (*Standby, error) {
 	}
 	f, err := os.Open(filepath.Join(dir, standbyFile))
 	if err != nil {
-		return nil, hinted(fmt.Errorf("reading the standby's configuration: %w", err), "docs/standby.md has one to begin with")
+		return nil, cmdline.Hinted(fmt.Errorf("reading the standby's configuration: %w", err), "docs/standby.md has one to begin with")
 	}
 	defer f.Close()
 	data, err := io.ReadAll(io.LimitReader(f, strictyaml.MaxBytes+1))

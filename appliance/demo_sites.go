@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"redoubt.internal/appliance/cmdline"
 	"strings"
 )
 
@@ -25,7 +26,7 @@ var errNoSoftHSM = errors.New("SoftHSM is not usable here")
 // prepareKeys decides where both sites keep their keys: in a SoftHSM token each, when module and tool are there.
 func (d *demo) prepareKeys() (string, error) {
 	if d.keys != "auto" && d.keys != "soft" && d.keys != "softhsm" {
-		return "", usage("--keys %q: want auto, softhsm or soft", d.keys)
+		return "", cmdline.Usage("--keys %q: want auto, softhsm or soft", d.keys)
 	}
 	if d.keys != "soft" {
 		said, err := d.prepareSoftHSM()

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"time"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/ca"
 	"redoubt.internal/ca/approval"
 	"redoubt.internal/ca/denied"
@@ -161,7 +162,7 @@ func (in *instance) changeDenied(ctx context.Context, actor, kind string, a deny
 	}
 	floor := uint64(in.onRecord().TrustFloor)
 	if _, err := change(in.denied.Load(), a.Entry, floor); err != nil { // before anybody is asked
-		return r, hinted(err, "`redoubt identity list` prints the list")
+		return r, cmdline.Hinted(err, "`redoubt identity list` prints the list")
 	}
 	agreed, err := in.agree(ctx, actor, kind, entryText(a.Entry), a.approvalArgs)
 	if err != nil {

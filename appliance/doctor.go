@@ -18,6 +18,7 @@ import (
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/installer/host"
 	"redoubt.internal/log"
 )
@@ -25,17 +26,17 @@ import (
 func doctorCommand() *cli.Command {
 	return &cli.Command{
 		Name: "doctor", Usage: "named checks of configuration, files, keys, logs, clock and listeners, with a fix for each failure",
-		Flags: append(stateFlags(), outputFlag(), &cli.BoolFlag{Name: "strict", Usage: "exit 4 when nothing fails and something is warned of", EnvVars: []string{"REDOUBT_STRICT"}}),
+		Flags: append(cmdline.StateFlags(), cmdline.OutputFlag(), &cli.BoolFlag{Name: "strict", Usage: "exit 4 when nothing fails and something is warned of", EnvVars: []string{"REDOUBT_STRICT"}}),
 		Action: func(c *cli.Context) error {
 			checks := diagnose(c)
-			if err := printResult(c, checks, func(w io.Writer) { printChecks(w, checks) }); err != nil {
+			if err := cmdline.PrintResult(c, checks, func(w io.Writer) { printChecks(w, checks) }); err != nil {
 				return err
 			}
 			if !ready(checks) {
 				return fmt.Errorf("something needs attention")
 			}
 			if c.Bool("strict") && slices.ContainsFunc(checks, func(c check) bool { return !c.OK }) {
-				return withCode(exitWarnings, errors.New("there are warnings"))
+				return cmdline.WithCode(cmdline.ExitWarnings, errors.New("there are warnings"))
 			}
 			return nil
 		},

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/mirror"
 	"redoubt.internal/mirror/parcel"
 	"redoubt.internal/mirror/tiles"
@@ -65,7 +66,7 @@ func openDump(dir, origin, vkey string) (d *dump, err error) {
 	if err := unix.Flock(int(d.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		return d, fmt.Errorf("%s: another export writes into this folder", dir)
 	}
-	foreign := hinted(fmt.Errorf("%s: %w", dir, errNotOurs), "name a new folder, or the one the same log was exported to")
+	foreign := cmdline.Hinted(fmt.Errorf("%s: %w", dir, errNotOurs), "name a new folder, or the one the same log was exported to")
 	switch note, err := d.read("checkpoint"); {
 	case err == nil:
 		text, _, err := parcel.OpenNote(note, []*parcel.Verifier{key})
@@ -126,7 +127,7 @@ func (d *dump) extendedBy(head copyAnswer, rootAt func(size uint64) (copyAnswer,
 		return err
 	}
 	if a.RootAt != hex.EncodeToString(d.held.Root[:]) || head.Size < d.held.Size {
-		return withCode(exitBadProof, fmt.Errorf("%w: it was exported with %d entries and root %s, the log now has %d entries and root %s there; keep that folder, its checkpoint is evidence",
+		return cmdline.WithCode(exitBadProof, fmt.Errorf("%w: it was exported with %d entries and root %s, the log now has %d entries and root %s there; keep that folder, its checkpoint is evidence",
 			errTwoFace, d.held.Size, d.held.Root, head.Size, a.RootAt))
 	}
 	return nil

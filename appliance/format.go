@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/log/store"
 	"redoubt.internal/log/store/bolt"
 	"redoubt.internal/log/strictjson"
@@ -121,10 +122,10 @@ func (l layout) checkFormat() error {
 		if r.Program != "" {
 			by = " (redoubt " + r.Program + ")"
 		}
-		return hinted(fmt.Errorf("%w: %s is of format %d%s, this is redoubt %s, which knows formats up to %d", errNewerState, l.root, r.Format, by, versionString(), store.Format),
+		return cmdline.Hinted(fmt.Errorf("%w: %s is of format %d%s, this is redoubt %s, which knows formats up to %d", errNewerState, l.root, r.Format, by, versionString(), store.Format),
 			"use the release that wrote it, or a later one. Only that one can go back, where there is a way back: `redoubt upgrade --rollback`")
 	case r.Format < store.Format:
-		return hinted(fmt.Errorf("%w: %s is of format %d, this is redoubt %s with format %d", errOlderState, l.root, r.Format, versionString(), store.Format),
+		return cmdline.Hinted(fmt.Errorf("%w: %s is of format %d, this is redoubt %s with format %d", errOlderState, l.root, r.Format, versionString(), store.Format),
 			"`redoubt serve` and `redoubt state migrate` bring it up, after which earlier programs refuse it: take a backup with the installed program first")
 	}
 	return nil
@@ -191,7 +192,7 @@ func migrateDatabase(path string, to uint64) (err error) {
 		change := step.up
 		if at > to {
 			if next, change = at-1, step.down; step.final {
-				return hinted(fmt.Errorf("%w: %d", errNoWayBack, at), "stay with this release; a backup from before it restores into an empty directory (`redoubt backup restore`), without what was signed since")
+				return cmdline.Hinted(fmt.Errorf("%w: %d", errNoWayBack, at), "stay with this release; a backup from before it restores into an empty directory (`redoubt backup restore`), without what was signed since")
 			}
 		}
 		if at, err = next, db.Migrate(next, func(tx store.Tx) error {

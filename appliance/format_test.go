@@ -13,6 +13,7 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/log/store"
 	"redoubt.internal/log/store/bolt"
 )
@@ -64,7 +65,7 @@ func stateOf(t *testing.T, dir layout) stateResult {
 // TestFirstFormat: what a program without numbers left is refused by verbs, brought up by serve, and whole; the audit log says so.
 func TestFirstFormat(t *testing.T) {
 	dir := firstFormat(t)
-	if code, _ := redoubt(t, dir, "", "log", "fsck"); code != exitLocal {
+	if code, _ := redoubt(t, dir, "", "log", "fsck"); code != cmdline.ExitLocal {
 		t.Errorf("a verb that is not asked to migrate: %d", code)
 	}
 	if err := migrateToServe(t.Context(), dir, slog.New(slog.DiscardHandler)); err != nil {
@@ -114,7 +115,7 @@ func TestMigrationKilled(t *testing.T) {
 			}
 			if point == "migrated a step" && to == "2" { // control: a directory that claims what its databases are not
 				must(t, dir.writeState(stateRecord{Format: 2}))
-				if code, _ := redoubt(t, dir, "", "log", "info"); code != exitLocal {
+				if code, _ := redoubt(t, dir, "", "log", "info"); code != cmdline.ExitLocal {
 					t.Errorf("half a migration is used: %d", code)
 				}
 				must(t, dir.writeState(stateRecord{Format: 1}))
@@ -146,7 +147,7 @@ func TestNewerState(t *testing.T) {
 	dir := firstFormat(t)
 	must(t, os.WriteFile(dir.stateFile(), []byte(`{"format": 99, "program": "9.0", "later": true}`), 0o600))
 	for _, verb := range [][]string{{"serve"}, {"log", "fsck"}, {"state", "migrate"}, {"status"}} {
-		if code, _ := redoubt(t, dir, "", verb...); code != exitLocal {
+		if code, _ := redoubt(t, dir, "", verb...); code != cmdline.ExitLocal {
 			t.Errorf("%s on a newer directory: %d", strings.Join(verb, " "), code)
 		}
 	}
@@ -155,7 +156,7 @@ func TestNewerState(t *testing.T) {
 	db, err := bolt.Open(dir.authorityDB())
 	must(t, err)
 	must(t, errors.Join(db.Migrate(store.Format+1, func(store.Tx) error { return nil }), db.Close()))
-	if code, _ := redoubt(t, dir, "", "log", "info"); code != exitLocal {
+	if code, _ := redoubt(t, dir, "", "log", "info"); code != cmdline.ExitLocal {
 		t.Errorf("a newer database: %d", code)
 	}
 	must(t, os.WriteFile(dir.stateFile(), []byte(`{"format": 0}`), 0o600))

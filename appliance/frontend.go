@@ -16,6 +16,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/ca/frontend"
 	"redoubt.internal/hsm"
 )
@@ -140,7 +141,7 @@ func makeTLSRoot(ctx context.Context, cfg *Config, dir layout, keys *keyring) (f
 func (in *instance) tlsRoot() (*x509.Certificate, error) {
 	chain, err := readChain(in.dir.path(tlsRootFile))
 	if err != nil {
-		return nil, hinted(fmt.Errorf("reading the TLS root: %w", err), "put %s back from a backup of the state directory", tlsRootFile)
+		return nil, cmdline.Hinted(fmt.Errorf("reading the TLS root: %w", err), "put %s back from a backup of the state directory", tlsRootFile)
 	}
 	return chain[0], nil
 }

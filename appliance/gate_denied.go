@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/ca/denied"
 	"redoubt.internal/log/strictjson"
 )
@@ -31,7 +32,7 @@ func (a *Admission) holdDenied(now map[string]uint64) error {
 	was := maps.Clone(seen)
 	for root, version := range now {
 		if version < seen[root] {
-			return hinted(fmt.Errorf("%w: root %s: version %d, this gate has gone by version %d", denied.ErrOld, root, version, seen[root]), "`redoubt client setup` writes the newest where the instance runs")
+			return cmdline.Hinted(fmt.Errorf("%w: root %s: version %d, this gate has gone by version %d", denied.ErrOld, root, version, seen[root]), "`redoubt client setup` writes the newest where the instance runs")
 		}
 		seen[root] = version
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/hsm"
 )
 
@@ -48,10 +49,10 @@ func initCommand() *cli.Command {
 			&cli.BoolFlag{Name: "one-tree", Usage: "one artifact log for both wire formats; stock clients then accept signatures that were never logged", EnvVars: []string{"REDOUBT_ONE_TREE"}},
 			&cli.BoolFlag{Name: "accept-clock", Usage: "the clock is right although it is years ahead of this release (production)", EnvVars: []string{"REDOUBT_ACCEPT_CLOCK"}},
 			&cli.BoolFlag{Name: "non-interactive", Usage: "never ask; every answer is a flag", EnvVars: []string{"REDOUBT_NON_INTERACTIVE"}},
-			outputFlag(),
+			cmdline.OutputFlag(),
 		}, roleFlags()...),
 		Action: func(c *cli.Context) error {
-			logger, err := newLogger(c)
+			logger, err := cmdline.NewLogger(c)
 			if err != nil {
 				return err
 			}
@@ -62,14 +63,14 @@ func initCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			result, err := initialise(c.Context, request, logger, progress(c))
+			result, err := initialise(c.Context, request, logger, cmdline.Progress(c))
 			if errors.Is(err, errSoftwareKeys) {
-				return hinted(err, "--keys 'pkcs11:token=NAME?module-path=PATH&pin-source=FILE', or --allow-software-keys if you accept that copying the disk copies the keys%s", tokenProposals(c.Context, c.String("tpm-device")))
+				return cmdline.Hinted(err, "--keys 'pkcs11:token=NAME?module-path=PATH&pin-source=FILE', or --allow-software-keys if you accept that copying the disk copies the keys%s", tokenProposals(c.Context, c.String("tpm-device")))
 			}
 			if err != nil {
 				return err
 			}
-			return printResult(c, result, result.print)
+			return cmdline.PrintResult(c, result, result.print)
 		},
 	}
 }
@@ -183,10 +184,10 @@ func checkFree(final layout) error {
 		return fmt.Errorf("looking at the state directory: %w", err)
 	}
 	if len(entries) > 0 {
-		return hinted(fmt.Errorf("%w: %s holds %s", errDirTaken, final.root, entries[0].Name()), "choose another --dir; init never overwrites")
+		return cmdline.Hinted(fmt.Errorf("%w: %s holds %s", errDirTaken, final.root, entries[0].Name()), "choose another --dir; init never overwrites")
 	}
 	if left := final.markFiles(); len(left) > 0 {
-		return hinted(fmt.Errorf("%w: %s is left of an earlier instance", errDirTaken, left[0]),
+		return cmdline.Hinted(fmt.Errorf("%w: %s is left of an earlier instance", errDirTaken, left[0]),
 			"restore that instance, or move the file away if its logs are retired for good")
 	}
 	return nil
@@ -196,13 +197,13 @@ func initialConfig(request initRequest) (cfg *Config, err error) {
 	var server *Vault
 	if isVault(request.Keys) {
 		if request.Keys, server, err = vaultBlock(request.Keys); err != nil {
-			return nil, usage("--keys: %v", err)
+			return nil, cmdline.Usage("--keys: %v", err)
 		}
 	}
 	var chip *TPM
 	if isTPM(request.Keys) {
 		if request.Keys, chip, err = tpmBlock(request.Keys); err != nil {
-			return nil, usage("--keys: %v", err)
+			return nil, cmdline.Usage("--keys: %v", err)
 		}
 	}
 	switch request.Profile {
@@ -211,7 +212,7 @@ func initialConfig(request initRequest) (cfg *Config, err error) {
 	case profileProduction:
 		cfg, err = productionConfig(request)
 	default:
-		err = usage("--profile %q: want dev or production", request.Profile)
+		err = cmdline.Usage("--profile %q: want dev or production", request.Profile)
 	}
 	if err != nil {
 		return nil, err
@@ -225,17 +226,17 @@ func initialConfig(request initRequest) (cfg *Config, err error) {
 		cfg.People = &People{Members: firstPeople(owner)}
 	}
 	if err := cfg.Approvers.check(); len(err) > 0 {
-		return nil, usage("--approver: %v", err[0])
+		return nil, cmdline.Usage("--approver: %v", err[0])
 	}
 	if request.Plugin != "" {
 		scheme, pinned, err := pinPlugin(request.Plugin)
 		if err != nil {
-			return nil, usage("--plugin: %v", err)
+			return nil, cmdline.Usage("--plugin: %v", err)
 		}
 		cfg.Keys.Plugins = map[string]KeyPlugin{scheme: pinned}
 	}
 	if cfg.Log.HighWater = request.HighWater; len(request.HighWater) > 0 && slices.ContainsFunc(request.HighWater, func(place string) bool { return !isTPM(place) }) {
-		return nil, usage("--highwater takes counters of a TPM, tpm:nv=0x01......; the file %s.highwater is always made", request.Dir)
+		return nil, cmdline.Usage("--highwater takes counters of a TPM, tpm:nv=0x01......; the file %s.highwater is always made", request.Dir)
 	}
 	if cfg.Keys.TPM, err = request.tpm(chip); err != nil {
 		return nil, err
@@ -248,7 +249,7 @@ func initialConfig(request initRequest) (cfg *Config, err error) {
 			return nil, err
 		}
 	} else if request.PassphraseFile != "" {
-		return nil, usage("--passphrase-file is for software keys; a PKCS#11 URI names its PIN file as pin-source")
+		return nil, cmdline.Usage("--passphrase-file is for software keys; a PKCS#11 URI names its PIN file as pin-source")
 	}
 	if request.adopted != nil {
 		request.adopted.configure(cfg)

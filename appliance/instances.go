@@ -16,6 +16,7 @@ import (
 	"strings"
 	"time"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/hsm"
 	"redoubt.internal/log/rekor"
 )
@@ -93,7 +94,7 @@ func readHistory(dir layout) (*history, error) {
 		return nil, fmt.Errorf("reading the record of keys: %w", err)
 	}
 	if err := h.parse(data); err != nil {
-		return nil, hinted(fmt.Errorf("%s: %w", dir.instances(), err), "put the file back from the newest backup of the state directory")
+		return nil, cmdline.Hinted(fmt.Errorf("%s: %w", dir.instances(), err), "put the file back from the newest backup of the state directory")
 	}
 	return h, nil
 }
@@ -282,7 +283,7 @@ func (c *Config) with(h *history) (*Config, error) {
 		}
 		configured, known := c.Keys.Roles[k.Role]
 		if k.Name == k.Role && known && !slices.ContainsFunc(h.of(k.Role), func(o keyInstance) bool { return o.URI == configured }) {
-			return nil, hinted(fmt.Errorf("keys.roles.%s is %s, and pki/instances.json records it as %s since its rotation", k.Role, redactURI(configured), redactURI(k.URI)),
+			return nil, cmdline.Hinted(fmt.Errorf("keys.roles.%s is %s, and pki/instances.json records it as %s since its rotation", k.Role, redactURI(configured), redactURI(k.URI)),
 				"put the recorded URI back into redoubt.yaml; a new key comes by `redoubt keys rotate %s`", k.Role)
 		}
 		next.Keys.Roles[k.Name] = k.URI

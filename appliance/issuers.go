@@ -14,6 +14,7 @@ import (
 
 	fulcio "github.com/sigstore/fulcio/pkg/config"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/ca"
 	"redoubt.internal/ca/approval"
 	fulcioapi "redoubt.internal/ca/fulcio"
@@ -101,7 +102,7 @@ func restartNeeded(running, next *Config) (sections []string) {
 // printToken ends the line on a terminal only: in a file, clients such as cosign would send the newline as part of the token.
 func printToken(w io.Writer, token string) {
 	fmt.Fprint(w, token)
-	if isTerminal(w) {
+	if cmdline.IsTerminal(w) {
 		fmt.Fprintln(w)
 	}
 }
@@ -134,7 +135,7 @@ type tokenResult struct {
 
 var mintToken = verb[tokenArgs, tokenResult]{"identity.token", func(ctx context.Context, in *instance, actor string, a tokenArgs) (tokenResult, error) {
 	if in.issuer == nil {
-		return tokenResult{}, hinted(fmt.Errorf("the built-in issuer is off"), "issuer.enabled, in the dev profile only; in production take a token from your identity provider")
+		return tokenResult{}, cmdline.Hinted(fmt.Errorf("the built-in issuer is off"), "issuer.enabled, in the dev profile only; in production take a token from your identity provider")
 	}
 	claims := identity.Claims{Subject: a.Subject, Email: a.Email, Audience: a.Audience, TTL: a.TTL, Extra: a.Extra}
 	if _, err := mail.ParseAddress(a.Subject); err == nil && a.Email == "" {
@@ -152,7 +153,7 @@ var mintToken = verb[tokenArgs, tokenResult]{"identity.token", func(ctx context.
 		issuer = in.workloads
 	}
 	if err := in.canIssue(ctx, issuer, claims); err != nil {
-		return tokenResult{}, hinted(err, "a workload's --subject is a URI, such as https://ci.%s/build/7; a person is named by --email", in.cfg.Domain)
+		return tokenResult{}, cmdline.Hinted(err, "a workload's --subject is a URI, such as https://ci.%s/build/7; a person is named by --email", in.cfg.Domain)
 	}
 	lines, err := mintText(result, a)
 	if err != nil {

@@ -17,6 +17,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/ca/ceremony"
 	"redoubt.internal/hsm"
 	"redoubt.internal/hsm/pkcs11"
@@ -190,10 +191,10 @@ func (k *keyring) role(ctx context.Context, role string) (*hsm.Key, error) {
 	}
 	key, err := k.signer(ctx, uri)
 	if err != nil {
-		return nil, hinted(fmt.Errorf("opening the %s key: %w", role, err), "`redoubt keys check` tries every key; the URI stands under keys.roles.%s", role)
+		return nil, cmdline.Hinted(fmt.Errorf("opening the %s key: %w", role, err), "`redoubt keys check` tries every key; the URI stands under keys.roles.%s", role)
 	}
 	if alg, allowed := key.Info().Algorithm, ceremony.AllowedAlgorithms(role); !slices.Contains(allowed, alg) {
-		return nil, hinted(fmt.Errorf("opening the %s key: it is of type %s, the role allows %v: %w", role, alg, allowed, hsm.ErrUnsupported), "name another key under keys.roles.%s", role)
+		return nil, cmdline.Hinted(fmt.Errorf("opening the %s key: it is of type %s, the role allows %v: %w", role, alg, allowed, hsm.ErrUnsupported), "name another key under keys.roles.%s", role)
 	}
 	return key, nil
 }
@@ -322,7 +323,7 @@ func surveyCommand() *cli.Command {
 		Name: surveyVerb, Hidden: true, Usage: "look at a PKCS#11 module for the process that started this one", ArgsUsage: "MODULE",
 		Action: func(c *cli.Context) error {
 			if c.NArg() != 1 {
-				return usage("one MODULE")
+				return cmdline.Usage("one MODULE")
 			}
 			seen, err := pkcs11.Survey(c.Args().First())
 			if err != nil {

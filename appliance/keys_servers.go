@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/hsm"
 	"redoubt.internal/hsm/plugin"
 	"redoubt.internal/hsm/vault"
@@ -37,7 +38,7 @@ func (k *keyring) openPlugin(scheme string) (hsm.Token, error) {
 	}
 	t, err := plugin.Open(plugin.Config{Scheme: scheme, Path: p.Path, SHA256: p.SHA256, Environment: p.Environment, Algorithms: p.Algorithms, Timeout: time.Duration(p.Timeout), Logger: k.logger})
 	if err != nil {
-		return nil, hinted(err, "keys.plugins.%s names the executable and its digest; a new version needs the new digest there and a restart", scheme)
+		return nil, cmdline.Hinted(err, "keys.plugins.%s names the executable and its digest; a new version needs the new digest there and a restart", scheme)
 	}
 	return t, nil
 }

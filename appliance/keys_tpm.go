@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/hsm"
 	"redoubt.internal/hsm/tpm"
 	"redoubt.internal/log"
@@ -89,7 +90,7 @@ func (s tpmSettings) secretFile(value string, logger *slog.Logger) (path string,
 		defer cancel()
 		secret, err := t.Unseal(ctx, path)
 		if err != nil {
-			return nil, hinted(err, "the file is opened by the TPM it was sealed with, in the boot state of then; after an update seal the secret again: `redoubt keys seal --pcrs LIST --in FILE --out %s`", path)
+			return nil, cmdline.Hinted(err, "the file is opened by the TPM it was sealed with, in the boot state of then; after an update seal the secret again: `redoubt keys seal --pcrs LIST --in FILE --out %s`", path)
 		}
 		return secret, nil
 	}
@@ -231,7 +232,7 @@ func (k *keyring) unusedCounters(ctx context.Context, c Log) error {
 		}
 		switch value, err := counter.Read(ctx); {
 		case err == nil:
-			return hinted(fmt.Errorf("the counter of %s stands at %d: it is another instance's: %w", uri, value, hsm.ErrExists),
+			return cmdline.Hinted(fmt.Errorf("the counter of %s stands at %d: it is another instance's: %w", uri, value, hsm.ErrExists),
 				"choose another index, or, when that instance is retired for good, `tpm2_nvundefine %s`", tpm.NV(uri))
 		case !errors.Is(err, hsm.ErrNotFound):
 			return err
@@ -314,7 +315,7 @@ func (k *keyring) tpmChecks(ctx context.Context) (checks []check) {
 func (k *keyring) sealSecret(ctx context.Context, out string, secret []byte, pcrs string, withAuth bool) error {
 	list, err := tpm.ParsePCRs(pcrs)
 	if err != nil {
-		return usage("--pcrs: %v", err)
+		return cmdline.Usage("--pcrs: %v", err)
 	}
 	t, err := k.openTPM(k.tpmURI(tpm.Scheme))
 	if err != nil {

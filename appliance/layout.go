@@ -12,6 +12,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
+	"redoubt.internal/appliance/cmdline"
 )
 
 // layout names every file of one state directory:
@@ -146,7 +147,7 @@ func (l layout) take(path string, flags, how int) (*os.File, error) {
 	if err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB); err != nil {
 		holder, _ := os.ReadFile(path)
 		f.Close()
-		return nil, hinted(fmt.Errorf("%w: %s (process %s)", errLocked, l.root, trimLine(holder)), "stop that process, or let the verb talk to it: it answers on %s", filepath.Join(filepath.Dir(path), socketName))
+		return nil, cmdline.Hinted(fmt.Errorf("%w: %s (process %s)", errLocked, l.root, trimLine(holder)), "stop that process, or let the verb talk to it: it answers on %s", filepath.Join(filepath.Dir(path), socketName))
 	}
 	if how == unix.LOCK_EX {
 		if err := f.Truncate(0); err == nil {
@@ -200,34 +201,18 @@ func trimLine(b []byte) string {
 	return string(b)
 }
 
-// stateFlags say which state directory or configuration a verb works on.
-func stateFlags() []cli.Flag {
-	return []cli.Flag{
-		&cli.StringFlag{Name: "dir", Usage: "state directory; its redoubt.yaml is the configuration", EnvVars: []string{"REDOUBT_DIR"}},
-		&cli.StringFlag{Name: "socket", Usage: "socket of a server for its people (people.socket): ask it, without reading its configuration", EnvVars: []string{"REDOUBT_SOCKET"}},
-		&cli.StringFlag{Name: "config", Usage: "configuration file (default /etc/redoubt/redoubt.yaml)", EnvVars: []string{"REDOUBT_CONFIG"}},
+// configuredDir is the state directory of the instance on this machine; "" where there is none, or none that this user may read.
+func configuredDir(c *cli.Context) string {
+	cfg, _, err := configured(c)
+	if err != nil {
+		return ""
 	}
-}
-
-const defaultConfigPath = "/etc/redoubt/redoubt.yaml"
-
-// configPath finds the configuration: --config, else --dir, each from the nearest level of the command line that sets it.
-// A flag in the command line counts before an environment variable.
-func configPath(c *cli.Context) string {
-	for _, level := range c.Lineage() {
-		if level.IsSet("config") {
-			return level.String("config")
-		}
-		if level.IsSet("dir") {
-			return layout{level.String("dir")}.config()
-		}
-	}
-	return defaultConfigPath
+	return cfg.Dir
 }
 
 // configured loads the configuration a verb's flags name.
 func configured(c *cli.Context) (*Config, layout, error) {
-	cfg, err := loadConfig(configPath(c))
+	cfg, err := loadConfig(cmdline.ConfigPath(c))
 	if err != nil {
 		return nil, layout{}, err
 	}

@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"redoubt.internal/appliance/cmdline"
 	"slices"
 )
 
@@ -66,7 +67,7 @@ func (s *server) listen() (bound []boundListener, err error) {
 	for address, hosts := range addresses {
 		listener, err := s.listenOn(address)
 		if err != nil {
-			return bound, unavailable(fmt.Errorf("listening on %s: %w", address, err))
+			return bound, cmdline.Unavailable(fmt.Errorf("listening on %s: %w", address, err))
 		}
 		if encrypted[address] {
 			listener = tls.NewListener(listener, s.handshakes())
@@ -82,7 +83,7 @@ func (s *server) listen() (bound []boundListener, err error) {
 		for _, address := range s.cfg.divided() {
 			listener, err := s.listenOn(address)
 			if err != nil {
-				return bound, unavailable(fmt.Errorf("listening on %s: %w", address, err))
+				return bound, cmdline.Unavailable(fmt.Errorf("listening on %s: %w", address, err))
 			}
 			passer := newPasser(s.cfg, address, s.logger)
 			bound = append(bound, boundListener{address, false, listener, func() error { return passer.serve(listener) },

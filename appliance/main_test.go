@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/urfave/cli/v2"
+	"redoubt.internal/appliance/cmdline"
 )
 
 // everyCommand calls fn with each command of the table that does something, and its full name.
@@ -38,7 +39,7 @@ func TestEveryFlagHasItsVariable(t *testing.T) {
 			}
 		}
 	}
-	check("redoubt", globalFlags())
+	check("redoubt", cmdline.GlobalFlags())
 	everyCommand(commands(), "", func(name string, c *cli.Command) { check(name, c.Flags) })
 }
 
@@ -66,7 +67,7 @@ func TestPanicEndsWith70(t *testing.T) {
 	var stdout, stderr bytes.Buffer
 	app := newApp(&stdout, &stderr)
 	app.Commands = []*cli.Command{{Name: "verify", Action: func(*cli.Context) error { panic("at the wrong moment") }}}
-	if code := execute(context.Background(), app, []string{"redoubt", "verify"}); code != exitPanic {
+	if code := cmdline.Execute(context.Background(), app, []string{"redoubt", "verify"}); code != cmdline.ExitPanic {
 		t.Errorf("exit code %d", code)
 	}
 	if stdout.Len() > 0 || !strings.Contains(stderr.String(), "at the wrong moment") {
@@ -89,7 +90,7 @@ func TestPermute(t *testing.T) {
 		{"redoubt nosuch --dir D", "redoubt --dir D -- nosuch"},
 		{"redoubt", "redoubt"},
 	} {
-		if got := strings.Join(permute(app.Flags, app.Commands, strings.Fields(c[0])), " "); got != c[1] {
+		if got := strings.Join(cmdline.Permute(app.Flags, app.Commands, strings.Fields(c[0])), " "); got != c[1] {
 			t.Errorf("%s\n got %s\nwant %s", c[0], got, c[1])
 		}
 	}
@@ -102,7 +103,7 @@ func FuzzPermute(f *testing.F) {
 	app := newApp(io.Discard, io.Discard)
 	f.Fuzz(func(t *testing.T, line string) {
 		args := append([]string{"redoubt"}, strings.Fields(line)...)
-		got := permute(app.Flags, app.Commands, slices.Clone(args))
+		got := cmdline.Permute(app.Flags, app.Commands, slices.Clone(args))
 		without := func(s []string) []string {
 			s = slices.DeleteFunc(slices.Clone(s), func(a string) bool { return a == "--" })
 			slices.Sort(s)
@@ -155,7 +156,7 @@ func TestUnitsCallWhatExists(t *testing.T) {
 			found = true
 			app := newApp(io.Discard, io.Discard)
 			everyCommand(app.Commands, "", func(_ string, c *cli.Command) { c.Action = func(*cli.Context) error { return nil } })
-			if code := execute(t.Context(), app, strings.Fields(command)); code != exitOK {
+			if code := cmdline.Execute(t.Context(), app, strings.Fields(command)); code != cmdline.ExitOK {
 				t.Errorf("%s: %s: exit code %d", unit, command, code)
 			}
 		}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/ca/trust"
 	"redoubt.internal/log/rekor"
 )
@@ -107,7 +108,7 @@ func clientCommand() *cli.Command {
 		Name: "client", Usage: "what a client machine needs",
 		Subcommands: []*cli.Command{{
 			Name: "setup", Usage: "write trust roots, signing configs and ready-to-paste commands into a folder",
-			Flags: append(stateFlags(), outputFlag(), &cli.StringFlag{Name: "out", Required: true, Usage: "folder to write; new, empty, or of an earlier setup", EnvVars: []string{"REDOUBT_OUT"}}),
+			Flags: append(cmdline.StateFlags(), cmdline.OutputFlag(), &cli.StringFlag{Name: "out", Required: true, Usage: "folder to write; new, empty, or of an earlier setup", EnvVars: []string{"REDOUBT_OUT"}}),
 			Action: func(c *cli.Context) error {
 				out, err := filepath.Abs(c.String("out"))
 				if err != nil {
@@ -128,7 +129,7 @@ func clientCommand() *cli.Command {
 				if m.LacksTLSRoot() {
 					fmt.Fprintln(c.App.ErrWriter, "redoubt: warning: the services are https and no TLS root is known; clients that do not trust their certificates already need tls.ca (`redoubt init --tls-ca`)")
 				}
-				return printResult(c, setupResult{out, written}, func(w io.Writer) {
+				return cmdline.PrintResult(c, setupResult{out, written}, func(w io.Writer) {
 					for _, name := range written {
 						fmt.Fprintln(w, filepath.Join(out, name))
 					}

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"google.golang.org/protobuf/encoding/protodelim"
+	"redoubt.internal/appliance/cmdline"
 )
 
 // FuzzMetricsOfRoles: what a role sends as its numbers is read whole or refused, and read again when it is written again.
@@ -57,7 +58,7 @@ func TestStatusOfRoles(t *testing.T) {
 		case partTSA:
 			return nil, errNoServer
 		case partLog:
-			return nil, unavailable(errors.New("no answer in time"))
+			return nil, cmdline.Unavailable(errors.New("no answer in time"))
 		case partTrust:
 			if refused != nil {
 				return nil, refused

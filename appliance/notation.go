@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"time"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/ca"
 	"redoubt.internal/ca/approval"
 	"redoubt.internal/ca/lint"
@@ -65,12 +66,12 @@ type notationIssued struct {
 var notationIssue = verb[notationArgs, notationIssued]{"ca.issue", func(ctx context.Context, in *instance, actor string, a notationArgs) (r notationIssued, err error) {
 	p := in.cfg.CA.Notation
 	if p == nil {
-		return r, hinted(errNoNotation, "set ca.notation with country, state and organization; `redoubt docs config` explains them")
+		return r, cmdline.Hinted(errNoNotation, "set ca.notation with country, state and organization; `redoubt docs config` explains them")
 	}
 	life := p.Lifetime.or(defaultNotationLife)
 	if a.Lifetime != 0 {
 		if a.Lifetime < minNotationLife || a.Lifetime > life {
-			return r, usage("--lifetime %s is not between %s and %s, as ca.notation.lifetime has it", a.Lifetime, minNotationLife, life)
+			return r, cmdline.Usage("--lifetime %s is not between %s and %s, as ca.notation.lifetime has it", a.Lifetime, minNotationLife, life)
 		}
 		life = a.Lifetime
 	}

@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/ca"
 	"redoubt.internal/ca/denied"
 	"redoubt.internal/ca/identity"
@@ -157,7 +158,7 @@ func openParts(ctx context.Context, cfg *Config, p parts, logger *slog.Logger) (
 // openWith is openInstance with a keyring the caller closes.
 func openWith(ctx context.Context, cfg *Config, logger *slog.Logger, keys *keyring) (*instance, error) {
 	if _, err := os.Stat(layout{cfg.Dir}.config()); err != nil {
-		return nil, hinted(fmt.Errorf("opening the state directory: %w", err), "`redoubt init --dir %s --domain D` makes one", cfg.Dir)
+		return nil, cmdline.Hinted(fmt.Errorf("opening the state directory: %w", err), "`redoubt init --dir %s --domain D` makes one", cfg.Dir)
 	}
 	release, err := layout{cfg.Dir}.acquireSoon(ctx, keys.parts)
 	if err != nil {

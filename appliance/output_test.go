@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/urfave/cli/v2"
+	"redoubt.internal/appliance/cmdline"
 )
 
 // TestUnknownOutputIsRefusedFirst: no verb does anything for a format it cannot print.
@@ -22,8 +23,8 @@ func TestUnknownOutputIsRefusedFirst(t *testing.T) {
 		n++
 		var stdout, stderr bytes.Buffer
 		args := append([]string{"redoubt"}, strings.Fields(name)...)
-		code := execute(t.Context(), newApp(&stdout, &stderr), append(args, "-o", "yaml"))
-		if code != exitUsage || stdout.Len() > 0 || !strings.Contains(stderr.String(), `-o "yaml": want text or json`) {
+		code := cmdline.Execute(t.Context(), newApp(&stdout, &stderr), append(args, "-o", "yaml"))
+		if code != cmdline.ExitUsage || stdout.Len() > 0 || !strings.Contains(stderr.String(), `-o "yaml": want text or json`) {
 			t.Errorf("%s: exit code %d, stdout %q, stderr %q", name, code, stdout.String(), stderr.String())
 		}
 	})

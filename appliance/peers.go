@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/log/audit"
 )
 
@@ -97,7 +98,7 @@ func (s *server) servePeer(w http.ResponseWriter, r *http.Request, name, part st
 	var result any
 	switch {
 	case err != nil:
-		err = usage("arguments of %s: %v", name, err)
+		err = cmdline.Usage("arguments of %s: %v", name, err)
 	case i < 0 || !s.instance().parts.mayAsk(part, name):
 		err = s.instance().refuseRole(r.Context(), part, name)
 	case s.servedPeer(name) != nil:
@@ -234,7 +235,7 @@ func ask[R any](ctx context.Context, cfg *Config, part, operation string, args a
 const peerTimeout = 15 * time.Second
 
 func roleDown(part string) error {
-	return hinted(unavailable(fmt.Errorf("%w: %s", errRoleDown, part)), "`systemctl start redoubt-%s`, or `redoubt serve --roles %s`", part, part)
+	return cmdline.Hinted(cmdline.Unavailable(fmt.Errorf("%w: %s", errRoleDown, part)), "`systemctl start redoubt-%s`, or `redoubt serve --roles %s`", part, part)
 }
 
 // callServer posts one operation to the server: to the one process, or to those whose roles it concerns, whose answers it joins.

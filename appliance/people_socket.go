@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"redoubt.internal/appliance/cmdline"
 )
 
 // peopleSocket binds the socket that every user may connect to, where the configuration names one. What stands there is replaced only
@@ -33,7 +34,7 @@ func (s *server) peopleSocket() (l net.Listener, err error) {
 		}
 	}
 	if l, err = net.Listen("unix", path); err != nil {
-		return nil, hinted(fmt.Errorf("people.socket: %w", err), "its folder must exist and the server's user must be able to write to it: RuntimeDirectory= in the unit makes one below /run")
+		return nil, cmdline.Hinted(fmt.Errorf("people.socket: %w", err), "its folder must exist and the server's user must be able to write to it: RuntimeDirectory= in the unit makes one below /run")
 	}
 	if err := os.Chmod(path, 0o666); err != nil { // who may do what is asked of each request
 		l.Close()

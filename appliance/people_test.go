@@ -26,6 +26,7 @@ import (
 	"testing"
 	"time"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/ca/approval"
 	"redoubt.internal/ca/denied"
 	"redoubt.internal/ca/identity"
@@ -276,7 +277,7 @@ func TestEveryActOfSeveral(t *testing.T) {
 			t.Fatal(err)
 		}
 		before := in.onRecord().clone()
-		if _, err := p.server.operate(t.Context(), o, who, raw); !errors.Is(err, approval.ErrTooFew) || exitCode(err) != exitUnapproved {
+		if _, err := p.server.operate(t.Context(), o, who, raw); !errors.Is(err, approval.ErrTooFew) || cmdline.ExitCode(err) != exitUnapproved {
 			t.Errorf("%s alone: %v", o.name, err)
 		}
 		if !reflect.DeepEqual(before, in.onRecord().clone()) {

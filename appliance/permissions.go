@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/log/audit"
 )
 
@@ -111,9 +112,9 @@ func (in *instance) refuseUnless(ctx context.Context, allowed bool, who person, 
 		}
 	}
 	if who.name == "" {
-		return hinted(err, "people in the configuration says who is known here and how; `redoubt docs permissions` has the table")
+		return cmdline.Hinted(err, "people in the configuration says who is known here and how; `redoubt docs permissions` has the table")
 	}
-	return hinted(err, "it takes a person with one of the roles %s; `redoubt docs permissions` has the table", joinDuties(a.roles))
+	return cmdline.Hinted(err, "it takes a person with one of the roles %s; `redoubt docs permissions` has the table", joinDuties(a.roles))
 }
 
 // strangerEvery is how often a refusal of somebody who is not known is recorded: what anybody can ask for must not fill the disk.

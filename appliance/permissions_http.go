@@ -8,6 +8,7 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
+	"redoubt.internal/appliance/cmdline"
 	"slices"
 	"strings"
 )
@@ -93,12 +94,12 @@ func (s *server) serveOperation(w http.ResponseWriter, r *http.Request, name str
 	all := operations()
 	i := slices.IndexFunc(all, func(o operation) bool { return o.name == name })
 	if i < 0 {
-		writeFailure(w, usage("the server knows no operation %q; client and server differ in version", name))
+		writeFailure(w, cmdline.Usage("the server knows no operation %q; client and server differ in version", name))
 		return
 	}
 	args, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxCallBytes))
 	if err != nil {
-		writeFailure(w, usage("arguments of %s: %v", name, err))
+		writeFailure(w, cmdline.Usage("arguments of %s: %v", name, err))
 		return
 	}
 	result, err := do(r.Context(), all[i], who, json.RawMessage(args))

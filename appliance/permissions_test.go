@@ -11,12 +11,13 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/ca/fulcio"
 )
 
 // verbsOf are the verbs of a command tree: whatever does something when it is called.
 func verbsOf(prefix string, commands []*cli.Command) (verbs []string) {
-	group := reflect.ValueOf(noVerb).Pointer()
+	group := reflect.ValueOf(cmdline.NoVerb).Pointer()
 	for _, c := range commands {
 		if reflect.ValueOf(c.Action).Pointer() != group {
 			verbs = append(verbs, prefix+c.Name)

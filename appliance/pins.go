@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/ca/ceremony"
 	"redoubt.internal/hsm"
 )
@@ -34,7 +35,7 @@ func ceremonyPins(dir layout) (map[string]pin, error) {
 	}
 	transcript, err := ceremony.Verify(data)
 	if err != nil {
-		return nil, hinted(err, "put %s back from the ceremony's records", dir.pki(ceremony.TranscriptFile))
+		return nil, cmdline.Hinted(err, "put %s back from the ceremony's records", dir.pki(ceremony.TranscriptFile))
 	}
 	for _, k := range transcript.Keys() {
 		block, _ := pem.Decode([]byte(k.PublicKey))

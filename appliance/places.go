@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"redoubt.internal/appliance/cmdline"
 	"slices"
 	"strings"
 	"sync"
@@ -32,7 +33,7 @@ func placeOf(cfg *Config, name string, args []byte) (place, error) {
 	case logInfos.name, logFsck.name:
 		return place{parts: []string{partLog, partCA}, join: joinLists}, nil
 	case rotateKey.name, finishRotation.name:
-		return place{}, hinted(fmt.Errorf("%w: %s", errApart, name), "`systemctl stop redoubt.target`, run this as root, `systemctl start redoubt.target`")
+		return place{}, cmdline.Hinted(fmt.Errorf("%w: %s", errApart, name), "`systemctl stop redoubt.target`, run this as root, `systemctl start redoubt.target`")
 	case attestKey.name:
 		var a attestArgs
 		err := json.Unmarshal(args, &a)
@@ -73,7 +74,7 @@ func (p place) gather(ask func(part string) ([]byte, error)) (whole []byte, err 
 			err = roleDown(part)
 		}
 		switch {
-		case err != nil && exitCode(err) == exitUnavailable && p.absent != nil:
+		case err != nil && cmdline.ExitCode(err) == cmdline.ExitUnavailable && p.absent != nil:
 			answer, err = p.absent(part, err)
 		case err == nil && p.present != nil:
 			answer, err = p.present(part, answer)
@@ -184,7 +185,7 @@ func (p parts) does(cfg *Config, name string, args []byte) error {
 	if err != nil || slices.ContainsFunc(where.parts, p.runs) {
 		return err
 	}
-	return hinted(fmt.Errorf("%w: %s is done by %s", errOtherProcess, name, strings.Join(where.parts, ", ")), "ask on that role's socket, as `redoubt` with --dir does")
+	return cmdline.Hinted(fmt.Errorf("%w: %s is done by %s", errOtherProcess, name, strings.Join(where.parts, ", ")), "ask on that role's socket, as `redoubt` with --dir does")
 }
 
 var errOtherProcess = errors.New("another role's process does this")

@@ -16,6 +16,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/log/rekor"
 )
 
@@ -51,7 +52,7 @@ func productionConfig(request initRequest) (*Config, error) {
 		return nil, errSoftwareKeys
 	}
 	if (request.TLSCert == "") != (request.TLSKey == "") {
-		return nil, usage("--tls-cert and --tls-key come together: a certificate of your site for fulcio., rekor., tsa., ct., tuf. and mirror.%s", domain)
+		return nil, cmdline.Usage("--tls-cert and --tls-key come together: a certificate of your site for fulcio., rekor., tsa., ct., tuf. and mirror.%s", domain)
 	}
 	cfg, err := baseConfig(domain, request.Keys, request.OneTree)
 	if err != nil {
@@ -115,10 +116,10 @@ func (request *initRequest) checkPorts() error {
 		return nil
 	}
 	if ip := net.ParseIP(request.Address); ip == nil || ip.IsUnspecified() || ip.IsMulticast() {
-		return usage("--address %q: want the IP address that clients reach this machine at", request.Address)
+		return cmdline.Usage("--address %q: want the IP address that clients reach this machine at", request.Address)
 	}
 	if request.FirstPort < 1 || request.FirstPort+len(serviceNames) > 65535 {
-		return usage("--first-port %d: want 1 to %d", request.FirstPort, 65535-len(serviceNames))
+		return cmdline.Usage("--first-port %d: want 1 to %d", request.FirstPort, 65535-len(serviceNames))
 	}
 	return nil
 }
@@ -127,7 +128,7 @@ func (request *initRequest) checkPorts() error {
 // or one for both, with random tree ids.
 func baseConfig(domain, token string, oneTree bool) (*Config, error) {
 	if err := checkDomain(domain); err != nil {
-		return nil, usage("--domain: %v", err)
+		return nil, cmdline.Usage("--domain: %v", err)
 	}
 	cfg := &Config{Domain: domain, Keys: Keys{Token: token, Roles: map[string]string{}}}
 	cfg.Log.Artifact = []ArtifactLog{{Name: roleRekor, Serves: []rekor.Generation{rekor.V1}}, {Name: roleRekor2, Serves: []rekor.Generation{rekor.V2}}}

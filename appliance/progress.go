@@ -11,6 +11,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/mirror"
 )
 
@@ -56,7 +57,7 @@ func watched[A, R any](c *cli.Context, v verb[A, R], args A) (R, error) {
 	var here atomic.Pointer[instance]
 	done := make(chan struct{})
 	var telling sync.WaitGroup
-	if w := progress(c); w != io.Discard {
+	if w := cmdline.Progress(c); w != io.Discard {
 		telling.Go(func() { tell(c, w, &here, done) })
 	}
 	result, err := v.callAs(c, args, func(in *instance) { here.Store(in) })
@@ -67,7 +68,7 @@ func watched[A, R any](c *cli.Context, v verb[A, R], args A) (R, error) {
 
 func tell(c *cli.Context, w io.Writer, here *atomic.Pointer[instance], done chan struct{}) {
 	every, begin, end := tellLines, "", "\n"
-	if isTerminal(w) {
+	if cmdline.IsTerminal(w) {
 		every, begin, end = tellTerminal, "\r\x1b[K", ""
 	}
 	tick := time.NewTicker(every)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/ca"
 	"redoubt.internal/ca/approval"
 )
@@ -59,13 +60,13 @@ func identityRevealCommand() *cli.Command {
 	return &cli.Command{
 		Name: "reveal", Usage: "say who stands behind a pseudonym, or which pseudonym a person has; two others approve",
 		ArgsUsage: "PSEUDONYM | --issuer URL --identity EMAIL",
-		Flags: append(append(append(stateFlags(), approvalFlags()...), outputFlag()),
+		Flags: append(append(append(cmdline.StateFlags(), approvalFlags()...), cmdline.OutputFlag()),
 			&cli.StringFlag{Name: "issuer", Usage: "issuer of the person's tokens, exactly", EnvVars: []string{"REDOUBT_ISSUER"}},
 			&cli.StringFlag{Name: "identity", Usage: "e-mail of the person's tokens", EnvVars: []string{"REDOUBT_IDENTITY"}}),
 		Action: func(c *cli.Context) (err error) {
 			a := revealArgs{Pseudonym: c.Args().First(), Issuer: c.String("issuer"), Identity: c.String("identity")}
 			if byName := a.Issuer != "" && a.Identity != ""; c.NArg() > 1 || byName == (a.Pseudonym != "") {
-				return usage("identity reveal takes one PSEUDONYM, or --issuer and --identity")
+				return cmdline.Usage("identity reveal takes one PSEUDONYM, or --issuer and --identity")
 			}
 			if a.approvalArgs, err = givenApprovals(c); err != nil {
 				return err
@@ -74,7 +75,7 @@ func identityRevealCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			return printResult(c, p, func(w io.Writer) {
+			return cmdline.PrintResult(c, p, func(w io.Writer) {
 				fmt.Fprintf(w, "pseudonym  %s\nidentity   %s\nissuer     %s\nsince      %s\n", p.Pseudonym, p.Identity, p.Issuer, p.Since.Format("2006-01-02T15:04:05Z"))
 			})
 		},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"redoubt.internal/appliance/cmdline"
 	"slices"
 )
 
@@ -55,7 +56,7 @@ func (in *instance) forceOthers(ctx context.Context, r *reloadResult, others []s
 				continue
 			}
 			if _, err := ask[struct{}](context.WithoutCancel(ctx), in.cfg, part, forceOperation, fileArgs{r.SHA256}); err != nil {
-				errs = append(errs, hinted(fmt.Errorf("the other roles took the file up, %s did not: %w", part, err), "`systemctl restart redoubt-%s`", part))
+				errs = append(errs, cmdline.Hinted(fmt.Errorf("the other roles took the file up, %s did not: %w", part, err), "`systemctl restart redoubt-%s`", part))
 				continue
 			}
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"redoubt.internal/appliance/cmdline"
 	"sync"
 	"time"
 )
@@ -88,7 +89,7 @@ func (s *server) instance() *instance {
 // state from being opened ends it, because the old one is no longer in force.
 func (s *server) reopen(ctx context.Context) error {
 	if err := s.gate.close(s.patience.or(reopenPatience)); err != nil {
-		return hinted(err, "SIGHUP tries again; a restart takes the new keys up too")
+		return cmdline.Hinted(err, "SIGHUP tries again; a restart takes the new keys up too")
 	}
 	defer s.gate.open()
 	s.pause()

@@ -12,6 +12,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/ca/approval"
 	"redoubt.internal/log/audit"
 )
@@ -38,7 +39,7 @@ type restoreApproved struct {
 // unheld refuses a directory whose restoring waits for approval.
 func (l layout) unheld() error {
 	if _, err := os.Stat(l.path(heldRestore)); !errors.Is(err, fs.ErrNotExist) {
-		return hinted(errors.Join(errHeldRestore, err), "`redoubt approve show %s` prints what is asked; `redoubt backup restore --dir %s --approval FILE...` takes the approvals", l.path(heldRestore), l.root)
+		return cmdline.Hinted(errors.Join(errHeldRestore, err), "`redoubt approve show %s` prints what is asked; `redoubt backup restore --dir %s --approval FILE...` takes the approvals", l.path(heldRestore), l.root)
 	}
 	return nil
 }
@@ -97,7 +98,7 @@ func releaseRestore(c *cli.Context, dir layout) error {
 		return fmt.Errorf("%w: backup restore by %s", errNotAllowed, who.actor())
 	}
 	if law.approvers == nil {
-		return hinted(errNoApprovers, "set approvers in %s; `redoubt docs config` explains them. The directory is held until then", dir.config())
+		return cmdline.Hinted(errNoApprovers, "set approvers in %s; `redoubt docs config` explains them. The directory is held until then", dir.config())
 	}
 	by, err := dir.agreed(law.approvers, act, given.Given)
 	if err != nil {
@@ -116,7 +117,7 @@ func releaseRestore(c *cli.Context, dir layout) error {
 	if err := errors.Join(syncDir(dir.root), dir.dropProposal(act)); err != nil {
 		return err
 	}
-	fmt.Fprintf(progress(c), "approved by %s: the directory may be opened\n", strings.Join(by, ", "))
+	fmt.Fprintf(cmdline.Progress(c), "approved by %s: the directory may be opened\n", strings.Join(by, ", "))
 	return nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/ca/approval"
 	"redoubt.internal/hsm"
 	"redoubt.internal/log"
@@ -68,13 +69,13 @@ type retireResult struct {
 // behind lists the logs that are behind a mark, or have none.
 func (in *instance) behind(ctx context.Context) (all []retiredLog, err error) {
 	if len(in.noMarks) > 0 {
-		return nil, hinted(fmt.Errorf("a high-water file is damaged: %w", in.noMarks[0].err), "a damaged mark may be ahead: put the file back from the machine it is of, or move it away, which says that nothing is known")
+		return nil, cmdline.Hinted(fmt.Errorf("a high-water file is damaged: %w", in.noMarks[0].err), "a damaged mark may be ahead: put the file back from the machine it is of, or move it away, which says that nothing is known")
 	}
 	for _, l := range in.logs() {
 		why := l.log.Err()
 		if in.lost(l.role) != nil || !errors.Is(why, log.ErrRolledBack) && !errors.Is(why, log.ErrNoMark) {
 			if errors.Is(why, log.ErrHighWater) {
-				return nil, hinted(fmt.Errorf("the %s log: %w", l.role, why), "a counter of the machine that is gone is no mark of this one: take it out of log.highwater")
+				return nil, cmdline.Hinted(fmt.Errorf("the %s log: %w", l.role, why), "a counter of the machine that is gone is no mark of this one: take it out of log.highwater")
 			}
 			continue
 		}
@@ -149,7 +150,7 @@ func retire(ctx context.Context, in *instance, lost []retiredLog, actor string, 
 		}
 	}
 	if err := in.finish(ctx); err != nil {
-		return in, lost, hinted(fmt.Errorf("publishing the trusted root: %w", err), "the logs are retired; the same verb again, or the next start of the server, goes on from here")
+		return in, lost, cmdline.Hinted(fmt.Errorf("publishing the trusted root: %w", err), "the logs are retired; the same verb again, or the next start of the server, goes on from here")
 	}
 	return in, lost, nil
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/log"
 )
 
@@ -74,10 +75,10 @@ func parseParts(list string) (parts, error) {
 	for name := range strings.SplitSeq(list, ",") {
 		name = strings.TrimSpace(name)
 		if !slices.Contains(partNames, name) {
-			return nil, usage("--roles %q: no such role; roles are %s", name, strings.Join(partNames, ", "))
+			return nil, cmdline.Usage("--roles %q: no such role; roles are %s", name, strings.Join(partNames, ", "))
 		}
 		if p[name] {
-			return nil, usage("--roles: %s stands twice", name)
+			return nil, cmdline.Usage("--roles: %s stands twice", name)
 		}
 		p[name] = true
 	}
@@ -93,7 +94,7 @@ func (p parts) runnable(cfg *Config) error {
 	case p == nil:
 		return nil
 	case cfg.Roles == nil:
-		return hinted(errTogether, "`redoubt roles apart --dir %s` gives each role its user and its files, with the server stopped", cfg.Dir)
+		return cmdline.Hinted(errTogether, "`redoubt roles apart --dir %s` gives each role its user and its files, with the server stopped", cfg.Dir)
 	}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strings"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/log"
 )
 
@@ -79,7 +80,7 @@ func (in *instance) olderHere() error {
 // mayPublish refuses a verb that would sign metadata of the trust repository.
 func (in *instance) mayPublish() error {
 	if err := in.olderCopy(); err != nil {
-		return hinted(unavailable(err), "%s", highWaterFix(err))
+		return cmdline.Hinted(cmdline.Unavailable(err), "%s", highWaterFix(err))
 	}
 	return nil
 }

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/ca/approval"
 	"redoubt.internal/ca/ceremony"
 	"redoubt.internal/hsm"
@@ -78,7 +79,7 @@ var rotateKey = verb[rotateArgs, rotateResult]{"keys.rotate", func(ctx context.C
 	}
 	defer in.rotating.Unlock()
 	if in.superseded.Load() {
-		return rotateResult{}, unavailable(errRotating)
+		return rotateResult{}, cmdline.Unavailable(errRotating)
 	}
 	role, err := in.rotatable(a)
 	if err != nil {
@@ -195,25 +196,25 @@ func (in *instance) rotatable(a rotateArgs) (string, error) {
 		role = k.Role // by the name of one of its keys
 	}
 	if _, ok := in.cfg.Keys.Roles[role]; !ok {
-		return "", usage("%q: no such role; roles are %s", a.Role, strings.Join(slices.Sorted(maps.Keys(in.cfg.Keys.Roles)), ", "))
+		return "", cmdline.Usage("%q: no such role; roles are %s", a.Role, strings.Join(slices.Sorted(maps.Keys(in.cfg.Keys.Roles)), ", "))
 	}
 	if why, ok := whyNot[role]; ok {
-		return "", hinted(fmt.Errorf("%w: %s", errRotation, role), "%s", why)
+		return "", cmdline.Hinted(fmt.Errorf("%w: %s", errRotation, role), "%s", why)
 	}
 	if a.Overlap < 0 || a.Overlap > maxOverlap {
-		return "", usage("--overlap: want between 0s and %s", maxOverlap)
+		return "", cmdline.Usage("--overlap: want between 0s and %s", maxOverlap)
 	}
 	if role == roleOIDC && !in.cfg.Issuer.Enabled {
 		return "", fmt.Errorf("%w: the built-in issuer is off", errRotation)
 	}
 	if a.Chain != "" && (role != roleIssuing && role != roleTSA || a.Key == "") {
-		return "", usage("--chain goes with --key, for issuing and tsa")
+		return "", cmdline.Usage("--chain goes with --key, for issuing and tsa")
 	}
 	if in.frozen(role) && in.onRecord().find(role) == nil {
-		return "", usage("%s is frozen by redoubt.yaml", role)
+		return "", cmdline.Usage("%s is frozen by redoubt.yaml", role)
 	}
 	if allowed := ceremony.AllowedAlgorithms(role); a.Algorithm != "" && !slices.Contains(allowed, a.Algorithm) {
-		return "", usage("--algorithm %s: the role %s allows %v, because clients verify nothing else there", a.Algorithm, role, allowed)
+		return "", cmdline.Usage("--algorithm %s: the role %s allows %v, because clients verify nothing else there", a.Algorithm, role, allowed)
 	}
 	return role, nil
 }

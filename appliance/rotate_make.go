@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"time"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/ca/ceremony"
 	"redoubt.internal/hsm"
 	"redoubt.internal/log"
@@ -102,7 +103,7 @@ func (in *instance) certify(ctx context.Context, k keyInstance) (string, error) 
 	root := before[len(before)-1]
 	uri, ok := in.cfg.Keys.Roles[roleRoot]
 	if !ok {
-		return "", hinted(errors.New("the root's key is not here"), "hold a ceremony of kind rotate where it is, and pass --key and --chain")
+		return "", cmdline.Hinted(errors.New("the root's key is not here"), "hold a ceremony of kind rotate where it is, and pass --key and --chain")
 	}
 	plan := ceremony.Rotation(in.cfg.Domain, &ceremony.Authority{URI: uri, Chain: string(pemChain([]*x509.Certificate{root}))}, map[string]ceremony.KeyPlan{k.Role: {URI: k.URI, Algorithm: k.Algorithm}})
 	if len(before[0].Subject.Organization) > 0 {
@@ -122,7 +123,7 @@ func (in *instance) certify(ctx context.Context, k keyInstance) (string, error) 
 	}
 	transcript, err := ceremony.Run(ctx, plan, open, time.Now, func(step string) { in.logger.Debug("ceremony", "step", step) })
 	if err != nil {
-		return "", hinted(fmt.Errorf("certifying the new %s key: %w", k.Role, err), "keys.roles.root names the key of the root above the certificate in use, %s; where it is offline, hold a ceremony of kind rotate there and pass --key and --chain", root.Subject)
+		return "", cmdline.Hinted(fmt.Errorf("certifying the new %s key: %w", k.Role, err), "keys.roles.root names the key of the root above the certificate in use, %s; where it is offline, hold a ceremony of kind rotate there and pass --key and --chain", root.Subject)
 	}
 	atPoint("certified")
 	return at, transcript.Write(folder)

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/hsm"
 )
 
@@ -16,7 +17,7 @@ import (
 func (in *instance) plan(ctx context.Context, actor, role string, a rotateArgs) (keyInstance, error) {
 	if p := in.onRecord().pending(role); p != nil {
 		if a.Key != "" && a.Key != p.URI {
-			return keyInstance{}, hinted(fmt.Errorf("%w: to %s", errNotDescendant, redactURI(p.URI)), "without --key, the verb goes on with that one")
+			return keyInstance{}, cmdline.Hinted(fmt.Errorf("%w: to %s", errNotDescendant, redactURI(p.URI)), "without --key, the verb goes on with that one")
 		}
 		return *p, nil
 	}
@@ -27,7 +28,7 @@ func (in *instance) plan(ctx context.Context, actor, role string, a rotateArgs) 
 		next.Algorithm = before.Info().Algorithm
 	}
 	if next.Algorithm == "" {
-		return keyInstance{}, hinted(fmt.Errorf("the key before does not open: %w", err), "--algorithm says what the new one is to be")
+		return keyInstance{}, cmdline.Hinted(fmt.Errorf("the key before does not open: %w", err), "--algorithm says what the new one is to be")
 	}
 	if err := in.checkPlace(ctx, next.URI, a.Chain != ""); err != nil {
 		return keyInstance{}, err
@@ -66,16 +67,16 @@ func (in *instance) plan(ctx context.Context, actor, role string, a rotateArgs) 
 func (in *instance) checkPlace(ctx context.Context, uri string, exists bool) error {
 	for name, other := range in.cfg.Keys.Roles {
 		if other == uri {
-			return usage("--key %s is the key of %s; no key serves two roles", redactURI(uri), name)
+			return cmdline.Usage("--key %s is the key of %s; no key serves two roles", redactURI(uri), name)
 		}
 	}
 	for _, k := range in.onRecord().Instances {
 		if k.URI == uri {
-			return usage("--key %s was the key of %s; a key that was retired stays so", redactURI(uri), k.Name)
+			return cmdline.Usage("--key %s was the key of %s; a key that was retired stays so", redactURI(uri), k.Name)
 		}
 	}
 	if strings.HasPrefix(uri, "soft:") && in.cfg.Profile == profileProduction && !in.cfg.Keys.AllowSoftware {
-		return usage("--key %s: software keys in the production profile need keys.allow-software: true", redactURI(uri))
+		return cmdline.Usage("--key %s: software keys in the production profile need keys.allow-software: true", redactURI(uri))
 	}
 	key, err := in.keys.signer(ctx, uri)
 	switch {
@@ -86,7 +87,7 @@ func (in *instance) checkPlace(ctx context.Context, uri string, exists bool) err
 	case errors.Is(err, hsm.ErrNotFound):
 		return nil
 	case err == nil, errors.Is(err, hsm.ErrAmbiguous), errors.Is(err, hsm.ErrInsecureKey):
-		return hinted(fmt.Errorf("making a key at %s: %w", redactURI(uri), hsm.ErrExists), "--key names another place; a key that a ceremony certified goes with --chain")
+		return cmdline.Hinted(fmt.Errorf("making a key at %s: %w", redactURI(uri), hsm.ErrExists), "--key names another place; a key that a ceremony certified goes with --chain")
 	default:
 		return fmt.Errorf("looking for a key at %s: %w", redactURI(uri), err)
 	}
@@ -105,7 +106,7 @@ func (in *instance) isNobodys(key *hsm.Key) error {
 	}
 	for name, public := range taken {
 		if hsm.SamePublic(public, key.Public()) {
-			return usage("--key %s is the key of %s under another URI; no key serves two roles", redactURI(key.Info().URI), name)
+			return cmdline.Usage("--key %s is the key of %s under another URI; no key serves two roles", redactURI(key.Info().URI), name)
 		}
 	}
 	return nil
@@ -158,7 +159,7 @@ func (in *instance) unplan(ctx context.Context, k keyInstance, wasThere bool, wh
 		return why
 	}
 	if _, err := in.keys.signer(ctx, k.URI); !wasThere && !errors.Is(err, hsm.ErrNotFound) {
-		return hinted(why, "the same verb again goes on from here")
+		return cmdline.Hinted(why, "the same verb again goes on from here")
 	}
 	h := in.onRecord().clone()
 	if h.drop(k.Name); len(h.of(k.Role)) == 1 {

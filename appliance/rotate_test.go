@@ -16,6 +16,7 @@ import (
 
 	"github.com/sigstore/sigstore-go/pkg/root"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/ca/ceremony"
 	"redoubt.internal/ca/trust"
 	"redoubt.internal/hsm"
@@ -289,9 +290,9 @@ func TestAttest(t *testing.T) {
 }
 
 func hintOf(err error) string {
-	var c *coded
+	var c *cmdline.Error
 	if errors.As(err, &c) {
-		return c.hint
+		return c.Hint
 	}
 	return ""
 }

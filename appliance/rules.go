@@ -12,6 +12,7 @@ import (
 	fulcio "github.com/sigstore/fulcio/pkg/config"
 	"go.yaml.in/yaml/v3"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/ca/identity"
 	"redoubt.internal/log/audit"
 	"redoubt.internal/log/store"
@@ -123,7 +124,7 @@ func (in *instance) storedRules() (r *rules, err error) {
 		return err
 	})
 	if err != nil {
-		err = hinted(fmt.Errorf("reading the approved rules: %w", err), "the version of redoubt that wrote them reads them: `redoubt upgrade --rollback`")
+		err = cmdline.Hinted(fmt.Errorf("reading the approved rules: %w", err), "the version of redoubt that wrote them reads them: `redoubt upgrade --rollback`")
 	}
 	return r, err
 }

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 
 	"redoubt.internal/appliance/verify"
+	"redoubt.internal/appliance/verifying"
 )
 
 // signers are clients that sign until the server is gone. What was acknowledged lies as DIR/<n>.json beside the artifact DIR/<n>.
@@ -105,7 +106,7 @@ func proven(ts *testscript.TestScript, neg bool, args []string) {
 		files, err := filepath.Glob(filepath.Join(ts.MkAbs(dir), "*.json"))
 		ts.Check(err)
 		for _, path := range files {
-			r, err := verifyArtifact(context.Background(), verifyRequest{Artifact: strings.TrimSuffix(path, ".json"), Bundle: path, Setup: ts.MkAbs(args[0]), Identity: verify.Identity{SANRegexp: ".", IssuerRegexp: "."}})
+			r, err := verifying.Verify(context.Background(), verifying.Request{Artifact: strings.TrimSuffix(path, ".json"), Bundle: path, Setup: ts.MkAbs(args[0]), Identity: verify.Identity{SANRegexp: ".", IssuerRegexp: "."}})
 			if err != nil {
 				ts.Fatalf("%s: %v", path, err)
 			}

@@ -13,6 +13,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"redoubt.internal/appliance/verify"
+	"redoubt.internal/appliance/verifying"
 	"redoubt.internal/ca/approval"
 )
 
@@ -70,7 +71,7 @@ func forked(ts *testscript.TestScript, neg bool, args []string) {
 		files, err := filepath.Glob(filepath.Join(ts.MkAbs(dir), "*.json"))
 		ts.Check(err)
 		for _, path := range files {
-			r, err := verifyArtifact(context.Background(), verifyRequest{Artifact: strings.TrimSuffix(path, ".json"), Bundle: path, Setup: ts.MkAbs(args[0]), Identity: verify.Identity{SANRegexp: ".", IssuerRegexp: "."}})
+			r, err := verifying.Verify(context.Background(), verifying.Request{Artifact: strings.TrimSuffix(path, ".json"), Bundle: path, Setup: ts.MkAbs(args[0]), Identity: verify.Identity{SANRegexp: ".", IssuerRegexp: "."}})
 			ts.Check(err)
 			for _, p := range r.Log() {
 				at := fmt.Sprintf("%s size %d", p.Origin, p.TreeSize)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"redoubt.internal/appliance/verifying"
 	"redoubt.internal/mirror"
 )
 
@@ -23,6 +24,7 @@ func TestMain(m *testing.M) {
 	}
 	atPoint = dieAt(os.Getenv(dieAtVariable))
 	clock = laterBy(os.Getenv(clockVariable))
+	verifying.Now = clock
 	workFactor = 10 // a passphrase is derived in a hundredth of the time, in each of some thousand runs of the binary
 	mirror.FirstPause = 10 * time.Millisecond
 	if filepath.Base(os.Args[0]) != "redoubt" { // scripts wait for disks and servers more than they compute

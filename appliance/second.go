@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/installer/backup"
 	"redoubt.internal/log/store/bolt"
 )
@@ -85,15 +86,15 @@ func (in *instance) openSecond(ctx context.Context) error {
 		in.onClose(func() { in.copyFiles(context.WithoutCancel(ctx)) })
 		return nil
 	case errors.Is(err, bolt.ErrSecondAhead):
-		return hinted(err, "the newer state is on the second disk: stop, move %s away and run `redoubt backup restore --second %s --dir %s`", in.dir.root, c.Dir, in.dir.root)
+		return cmdline.Hinted(err, "the newer state is on the second disk: stop, move %s away and run `redoubt backup restore --second %s --dir %s`", in.dir.root, c.Dir, in.dir.root)
 	case errors.Is(err, bolt.ErrSecondForeign):
-		return hinted(err, "find out which of the two is the state that signed last; the other is moved away, and an empty folder is filled anew")
+		return cmdline.Hinted(err, "find out which of the two is the state that signed last; the other is moved away, and an empty folder is filled anew")
 	case errors.Is(err, errOneDisk):
-		return hinted(err, "give an empty folder on that disk, run `redoubt roles apart`, and wipe the old one when the roles run")
+		return cmdline.Hinted(err, "give an empty folder on that disk, run `redoubt roles apart`, and wipe the old one when the roles run")
 	case c.required() && in.cfg.Roles != nil && in.parts != nil:
-		return hinted(fmt.Errorf("log.second: %w", err), "is that disk mounted? `redoubt roles apart` makes the folder of each role there. To sign on one disk meanwhile, set log.second.when-lost: degrade")
+		return cmdline.Hinted(fmt.Errorf("log.second: %w", err), "is that disk mounted? `redoubt roles apart` makes the folder of each role there. To sign on one disk meanwhile, set log.second.when-lost: degrade")
 	case c.required():
-		return hinted(fmt.Errorf("log.second: %w", err), "mount that disk; to sign on one disk meanwhile, set log.second.when-lost: degrade. A disk that is given up is wiped")
+		return cmdline.Hinted(fmt.Errorf("log.second: %w", err), "mount that disk; to sign on one disk meanwhile, set log.second.when-lost: degrade. A disk that is given up is wiped")
 	}
 	in.second.lost = err
 	in.logger.Error("the second disk is not there; what is signed stands on one disk", "dir", c.Dir, "error", err)
@@ -104,7 +105,7 @@ func (in *instance) openSecond(ctx context.Context) error {
 func (in *instance) pair() error {
 	c := in.cfg.Log.Second
 	if in.cfg.Profile == profileProduction && sameDisk(in.dir.root, c.Dir) {
-		return hinted(fmt.Errorf("%w: %s", errSameDisk, c.Dir), "is it mounted?")
+		return cmdline.Hinted(fmt.Errorf("%w: %s", errSameDisk, c.Dir), "is it mounted?")
 	}
 	if _, err := backup.ReadSecond(c.Dir); err == nil && in.cfg.Roles != nil {
 		return fmt.Errorf("%w: %s", errOneDisk, c.Dir)
@@ -245,7 +246,7 @@ func (s *server) registerSecond() {
 // secondHint adds what to do about an error of a second disk.
 func secondHint(err error, dir string) error {
 	if errors.Is(err, backup.ErrBusy) {
-		return hinted(err, "stop the appliance that writes to %s first; two of them fork every log", dir)
+		return cmdline.Hinted(err, "stop the appliance that writes to %s first; two of them fork every log", dir)
 	}
 	return err
 }

@@ -19,6 +19,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
+	"redoubt.internal/appliance/cmdline"
 )
 
 const (
@@ -33,13 +34,13 @@ const (
 func serveCommand() *cli.Command {
 	return &cli.Command{
 		Name: "serve", Usage: "serve everything the configuration enables until SIGTERM; SIGHUP reloads",
-		Flags: append(stateFlags(),
+		Flags: append(cmdline.StateFlags(),
 			&cli.StringFlag{Name: "listen", Usage: "listen on this host instead of the configured ones; ports stay", EnvVars: []string{"REDOUBT_LISTEN"}},
 			&cli.StringFlag{Name: "roles", Usage: "run these roles alone: a comma list of " + strings.Join(partNames, ", ") + " (default: all in this process)", EnvVars: []string{"REDOUBT_ROLES"}},
 			&cli.StringFlag{Name: "ready-file", Usage: "write the service URLs to this file once everything answers", EnvVars: []string{"REDOUBT_READY_FILE"}},
 		),
 		Action: func(c *cli.Context) error {
-			cfg, err := loadConfig(configPath(c))
+			cfg, err := loadConfig(cmdline.ConfigPath(c))
 			if err != nil {
 				return err
 			}
@@ -48,7 +49,7 @@ func serveCommand() *cli.Command {
 					return err
 				}
 			}
-			logger, err := newLogger(c)
+			logger, err := cmdline.NewLogger(c)
 			if err != nil {
 				return err
 			}
@@ -77,7 +78,7 @@ func serveCommand() *cli.Command {
 			if err := in.recordRestore(c.Context); err != nil {
 				logger.Error("recording a restore in the audit log; the next start tries again", "error", err)
 			}
-			s := &server{in: in, cfg: in.cfg, logger: logger, configPath: configPath(c)}
+			s := &server{in: in, cfg: in.cfg, logger: logger, configPath: cmdline.ConfigPath(c)}
 			if err := in.recordRules(c.Context); err != nil {
 				logger.Error("the rules of the configuration; `redoubt config reload` asks for approval of them", "error", err)
 				s.reloaded.Store(&reloadState{in.now(), err})

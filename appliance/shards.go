@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/log/rekor"
 	"redoubt.internal/log/store"
 )
@@ -37,7 +38,7 @@ func (in *instance) settleShards() error {
 			size := a.log.Head().Size
 			record, stored, err := settleShard(a.db, shardRecord{a.Serves, next, a.Frozen}, size)
 			if err != nil {
-				return hinted(fmt.Errorf("log.artifact: %s: %w", a.Name, err), "put back what stood in redoubt.yaml; another answer needs another log")
+				return cmdline.Hinted(fmt.Errorf("log.artifact: %s: %w", a.Name, err), "put back what stood in redoubt.yaml; another answer needs another log")
 			}
 			text, err := json.Marshal(record)
 			if err != nil {

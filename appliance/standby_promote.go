@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/ca/approval"
 	"redoubt.internal/installer/backup"
 	"redoubt.internal/log"
@@ -80,7 +81,7 @@ func (s *Standby) promote(ctx context.Context, a promoteArgs, said io.Writer, lo
 	started := time.Now()
 	r = promoteResult{Dir: s.target(), Logs: []promoted{}, Retired: []retiredLog{}, Missing: []string{}, By: []string{}}
 	if _, err := os.Stat(s.promotedFile()); err == nil {
-		return r, hinted(errPromoted, "its state directory is %s; begin a new folder for the next standby", s.target())
+		return r, cmdline.Hinted(errPromoted, "its state directory is %s; begin a new folder for the next standby", s.target())
 	}
 	fence, err := s.takeFence()
 	if err != nil {
@@ -102,7 +103,7 @@ func (s *Standby) promote(ctx context.Context, a promoteArgs, said io.Writer, lo
 	}
 	for _, l := range r.Logs {
 		if l.Behind > 0 && !a.Retire {
-			return r, hinted(fmt.Errorf("%w: the %s log lacks %d entries", errBehind, l.Log, l.Behind),
+			return r, cmdline.Hinted(fmt.Errorf("%w: the %s log lacks %d entries", errBehind, l.Log, l.Behind),
 				"`redoubt standby follow --once` looks for a newer run; --second takes the primary's second disk; where neither has more, --retire ends such logs where they stand and opens the next ones")
 		}
 	}
@@ -128,7 +129,7 @@ func (s *Standby) end(ctx context.Context, act approval.Act, by []string, r *pro
 	}
 	r.Marks, r.Missing = cfg.Log.HighWater[0], missingSecrets(cfg, layout{r.Dir})
 	if len(r.Missing) > 0 {
-		return hinted(fmt.Errorf("%s is made and the primary is fenced; what unlocks the keys is not here: %s", r.Dir, strings.Join(r.Missing, ", ")), "put it there, then run this command again")
+		return cmdline.Hinted(fmt.Errorf("%s is made and the primary is fenced; what unlocks the keys is not here: %s", r.Dir, strings.Join(r.Missing, ", ")), "put it there, then run this command again")
 	}
 	if r.Retired, err = s.begin(ctx, cfg, act, by, logger); err != nil {
 		return err
@@ -166,7 +167,7 @@ func (s *Standby) settled() (act approval.Act, by []string, err error) {
 		by, err = s.dir.agreed(s.Approvers, act, nil)
 		return act, by, err
 	}
-	return act, nil, hinted(fmt.Errorf("%s: %w", s.target(), backup.ErrNotEmpty), "name another target in %s", standbyFile)
+	return act, nil, cmdline.Hinted(fmt.Errorf("%s: %w", s.target(), backup.ErrNotEmpty), "name another target in %s", standbyFile)
 }
 
 // begun is what was begun, empty when nothing was.
@@ -188,10 +189,10 @@ func (s *Standby) begun() (p promotion, err error) {
 func (s *Standby) takeFence() (*log.File, error) {
 	path := s.dir.resolve(s.Fence)
 	if _, err := os.Stat(path); err != nil { // opening it would make an empty one
-		return nil, hinted(fmt.Errorf("%w: its high-water file: %w", errNotFenced, err), "mount the place of the fence; a promotion without it would fork every log")
+		return nil, cmdline.Hinted(fmt.Errorf("%w: its high-water file: %w", errNotFenced, err), "mount the place of the fence; a promotion without it would fork every log")
 	}
 	if held(path) {
-		return nil, hinted(errPrimaryRuns, "stop the primary, or cut it off from power and from %s", path)
+		return nil, cmdline.Hinted(errPrimaryRuns, "stop the primary, or cut it off from power and from %s", path)
 	}
 	f, err := log.OpenHighWaterFile(path)
 	if err != nil {
@@ -269,7 +270,7 @@ func (s *Standby) weigh(ctx context.Context, cfg *Config, fence *log.File, said 
 		origin := known.origin(role)
 		mark, err := fence.For(origin).Read(ctx)
 		if err != nil {
-			return nil, hinted(fmt.Errorf("%w: the %s log: %w", errNotFenced, role, err), "is %s the file of the primary's log.highwater?", s.Fence)
+			return nil, cmdline.Hinted(fmt.Errorf("%w: the %s log: %w", errNotFenced, role, err), "is %s the file of the primary's log.highwater?", s.Fence)
 		}
 		if shown := shownOf(st.Shown, origin); shown.Size > mark.Size {
 			return nil, fmt.Errorf("%w: %s showed size %d and its mark stands at %d: that is not the file it raises", errNotFenced, origin, shown.Size, mark.Size)
@@ -292,7 +293,7 @@ func (s *Standby) raised(primary *Config) error {
 			return nil
 		}
 	}
-	return hinted(fmt.Errorf("%w: its log.highwater names no %s", errNotFenced, filepath.Base(s.Fence)), "list the file of the fence under log.highwater of the primary")
+	return cmdline.Hinted(fmt.Errorf("%w: its log.highwater names no %s", errNotFenced, filepath.Base(s.Fence)), "list the file of the fence under log.highwater of the primary")
 }
 
 // compareMark demands that what was signed at the mark is what is here.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/log"
 	"redoubt.internal/mirror"
 )
@@ -74,17 +75,17 @@ func (c *Config) urls() map[string]string {
 func statusCommand() *cli.Command {
 	return &cli.Command{
 		Name: "status", Usage: "the state of keys, logs, certificates and trust repository; exit 3 when a check does not hold",
-		Flags: append(stateFlags(), outputFlag()),
+		Flags: append(cmdline.StateFlags(), cmdline.OutputFlag()),
 		Action: func(c *cli.Context) error {
 			report, err := readStatus.call(c, struct{}{})
 			if err != nil {
 				return err
 			}
-			if err := printResult(c, report, report.print); err != nil {
+			if err := cmdline.PrintResult(c, report, report.print); err != nil {
 				return err
 			}
 			if !report.Ready {
-				return unavailable(fmt.Errorf("not ready"))
+				return cmdline.Unavailable(fmt.Errorf("not ready"))
 			}
 			return nil
 		},

@@ -13,6 +13,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/hsm"
 	"redoubt.internal/log"
 	"redoubt.internal/log/audit"
@@ -41,7 +42,7 @@ func (p publicOnly) Sign(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) {
 
 // unopened calls v in the server that holds c's state directory; without one, alone works on the stores under the lock.
 func unopened[R any](c *cli.Context, v verb[struct{}, R], alone func(context.Context, *stopped) (R, error)) (result R, err error) {
-	if err := checkOutput(c); err != nil {
+	if err := cmdline.CheckOutput(c); err != nil {
 		return result, err
 	}
 	if socket := givenSocket(c); socket != "" {
@@ -80,11 +81,11 @@ func openStopped(c *cli.Context) (*stopped, error) {
 	if err != nil {
 		return nil, err
 	}
-	logger, err := loggerAt(c, slog.LevelError)
+	logger, err := cmdline.LoggerAt(c, slog.LevelError)
 	if err != nil {
 		return nil, err
 	}
-	return openStoppedWith(c.Context, cfg, dir, progress(c), logger)
+	return openStoppedWith(c.Context, cfg, dir, cmdline.Progress(c), logger)
 }
 
 // openStoppedAt is openStopped for a directory that was made just now.

@@ -21,7 +21,9 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"redoubt.internal/appliance/admission"
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/appliance/policy"
+	"redoubt.internal/appliance/verifying"
 	"redoubt.internal/ca/approval"
 )
 
@@ -61,7 +63,7 @@ func registryTransport(caFile string) (http.RoundTripper, error) {
 	var roots *x509.CertPool
 	if caFile != "" {
 		var err error
-		if roots, err = readRoots(caFile); err != nil {
+		if roots, err = verifying.ReadRoots(caFile); err != nil {
 			return nil, err
 		}
 	}
@@ -84,7 +86,7 @@ func openGate(c *cli.Context) (*gateServer, error) {
 	if err != nil {
 		return nil, err
 	}
-	logger, err := newLogger(c)
+	logger, err := cmdline.NewLogger(c)
 	if err != nil {
 		return nil, err
 	}
@@ -119,12 +121,12 @@ func admissionServe(c *cli.Context) error {
 	}
 	listener, err := net.Listen("tcp", s.config.Listen)
 	if err != nil {
-		return unavailable(fmt.Errorf("listening on %s: %w", s.config.Listen, err))
+		return cmdline.Unavailable(fmt.Errorf("listening on %s: %w", s.config.Listen, err))
 	}
 	watched, err := net.Listen("tcp", s.config.Metrics)
 	if err != nil {
 		listener.Close()
-		return unavailable(fmt.Errorf("listening on %s: %w", s.config.Metrics, err))
+		return cmdline.Unavailable(fmt.Errorf("listening on %s: %w", s.config.Metrics, err))
 	}
 	m := newMetrics()
 	m.registry.MustRegister(s.gate.Collectors()...)
@@ -235,7 +237,7 @@ func admissionPropose(c *cli.Context) error {
 	if e.Kind == admission.ReplacePolicy {
 		text, rerr := policy.ReadFile(a.path(a.Policy))
 		if rerr != nil {
-			return policyFault(rerr)
+			return verifying.PolicyFault(rerr)
 		}
 		act, err = admission.PolicyAct(a.Domain, e.Reason, text, now)
 	}
@@ -243,7 +245,7 @@ func admissionPropose(c *cli.Context) error {
 		act, err = approval.ParseAct([]byte(act.Text()))
 	}
 	if err != nil {
-		return usage("%v", err)
+		return cmdline.Usage("%v", err)
 	}
 	if err := writeOnce(c.String("out"), []byte(act.Text())); err != nil {
 		return err

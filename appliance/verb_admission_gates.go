@@ -10,8 +10,10 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/appliance/gates"
 	"redoubt.internal/appliance/policy"
+	"redoubt.internal/appliance/verifying"
 )
 
 // gateFlags are those of `redoubt admission manifests` for other programs' gates.
@@ -28,23 +30,23 @@ func gateFlags() []cli.Flag {
 func gateManifests(c *cli.Context) error {
 	form := c.String("for")
 	if !slices.Contains(gates.Forms(), form) {
-		return usage("--for %.60q: one of %q", form, gates.Forms())
+		return cmdline.Usage("--for %.60q: one of %q", form, gates.Forms())
 	}
 	file := c.String("policy")
 	if file == "" {
 		a, err := loadAdmission(c.String("admission-config"))
 		if err != nil {
-			return hinted(err, "--policy FILE names a policy without the configuration of a gate")
+			return cmdline.Hinted(err, "--policy FILE names a policy without the configuration of a gate")
 		}
 		file = a.path(a.Policy)
 	}
 	p, err := policy.Load(file, policy.Config{})
 	if err != nil {
-		return policyFault(err)
+		return verifying.PolicyFault(err)
 	}
 	written, err := gates.Write(form, p.Parts(), gates.Options{Allow: c.StringSlice("allow-registry")})
 	if errors.Is(err, gates.ErrCannot) {
-		return hinted(err, "nothing was written; docs/admission.md shows what each gate can be told, and a policy file of its own for this gate says no more than that")
+		return cmdline.Hinted(err, "nothing was written; docs/admission.md shows what each gate can be told, and a policy file of its own for this gate says no more than that")
 	}
 	if err != nil {
 		return err

@@ -15,6 +15,8 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"redoubt.internal/appliance/admission"
+	"redoubt.internal/appliance/cmdline"
+	"redoubt.internal/appliance/verifying"
 )
 
 // maxConfigMap is what a ConfigMap may hold, less what surrounds it.
@@ -43,22 +45,22 @@ func admissionManifests(c *cli.Context) error {
 	if m.URL != "" {
 		bundle := filepath.Join(a.path(a.State), "tls", "ca-bundle.pem")
 		if m.CABundle, err = os.ReadFile(bundle); err != nil {
-			return hinted(fmt.Errorf("reading whom the API server trusts for the webhook: %w", err), "`redoubt admission serve` makes it at its first start")
+			return cmdline.Hinted(fmt.Errorf("reading whom the API server trusts for the webhook: %w", err), "`redoubt admission serve` makes it at its first start")
 		}
 	} else {
 		if !filepath.IsAbs(a.State) {
-			return hinted(fmt.Errorf("%w: state: %q is relative; in a cluster it is a volume's folder", errConfig, a.State), "set state: /var/lib/redoubt-admission")
+			return cmdline.Hinted(fmt.Errorf("%w: state: %q is relative; in a cluster it is a volume's folder", errConfig, a.State), "set state: /var/lib/redoubt-admission")
 		}
 		switch { // "." is the ConfigMap of the configuration itself
 		case filepath.IsAbs(a.Approvals):
 			m.Approvals = a.Approvals
 		case a.Approvals != "" && a.Approvals != ".":
-			return hinted(fmt.Errorf("%w: approvals: %q is relative; in a cluster it is a volume's folder", errConfig, a.Approvals), "set approvals: /etc/redoubt/approvals")
+			return cmdline.Hinted(fmt.Errorf("%w: approvals: %q is relative; in a cluster it is a volume's folder", errConfig, a.Approvals), "set approvals: /etc/redoubt/approvals")
 		}
 		if _, digest, ok := strings.Cut(m.Image, "@"); ok && len(m.Digests) == 0 {
 			m.Digests = []string{digest}
 		} else if ok && !slices.Contains(m.Digests, digest) {
-			return hinted(fmt.Errorf("%w: own.digests: the digest of --image is none of them, so the gate would ask itself whether it may start", errConfig), "add %s", digest)
+			return cmdline.Hinted(fmt.Errorf("%w: own.digests: the digest of --image is none of them, so the gate would ask itself whether it may start", errConfig), "add %s", digest)
 		}
 		if m.Files, err = admissionFiles(a.dir); err != nil {
 			return err
@@ -66,7 +68,7 @@ func admissionManifests(c *cli.Context) error {
 	}
 	text, err := m.YAML()
 	if err != nil {
-		return usage("%v", err)
+		return cmdline.Usage("%v", err)
 	}
 	_, err = c.App.Writer.Write(text)
 	return err
@@ -87,7 +89,7 @@ func admissionFiles(dir string) (map[string][]byte, error) {
 		if info, err := os.Stat(file); err != nil || !info.Mode().IsRegular() {
 			continue
 		}
-		data, err := readBounded("file of the gate's configuration", file)
+		data, err := verifying.ReadBounded("file of the gate's configuration", file)
 		if err != nil {
 			return nil, err
 		}
@@ -95,7 +97,7 @@ func admissionFiles(dir string) (map[string][]byte, error) {
 			return nil, fmt.Errorf("%w: %s holds a private key", errAdmissionFiles, file)
 		}
 		if size += len(data) * 4 / 3; size > maxConfigMap {
-			return nil, hinted(fmt.Errorf("%w: its files are larger than %d bytes", errAdmissionFiles, maxConfigMap), "keep what the gate needs in a folder of its own")
+			return nil, cmdline.Hinted(fmt.Errorf("%w: its files are larger than %d bytes", errAdmissionFiles, maxConfigMap), "keep what the gate needs in a folder of its own")
 		}
 		out[e.Name()] = data
 	}

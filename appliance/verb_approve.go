@@ -8,6 +8,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/ca/approval"
 	"redoubt.internal/ca/ceremony"
 )
@@ -16,14 +17,14 @@ func approveCommand() *cli.Command {
 	return &cli.Command{
 		Name: "approve", Usage: "acts that several people must approve: what is asked, by whom, and an operator's signature over it",
 		Subcommands: []*cli.Command{
-			{Name: "list", Usage: "the acts that wait on this deployment, and who approved them so far", Flags: append(stateFlags(), outputFlag()), Action: approveListed},
-			{Name: "show", Usage: "print the text of an act and its digest as people read it to each other", ArgsUsage: "FILE|DIGEST", Flags: append(stateFlags(), outputFlag(),
+			{Name: "list", Usage: "the acts that wait on this deployment, and who approved them so far", Flags: append(cmdline.StateFlags(), cmdline.OutputFlag()), Action: approveListed},
+			{Name: "show", Usage: "print the text of an act and its digest as people read it to each other", ArgsUsage: "FILE|DIGEST", Flags: append(cmdline.StateFlags(), cmdline.OutputFlag(),
 				&cli.StringFlag{Name: "out", Usage: "write the text to this file as well, to carry it to who approves; must not exist", EnvVars: []string{"REDOUBT_OUT"}}), Action: approveShow},
 			{Name: "sign", Usage: "approve an act: sign the digest of its text; touches no state", ArgsUsage: "FILE", Action: approveSign, Flags: append(personFlags("operator's key: URI or PEM file"),
 				&cli.StringFlag{Name: "as", Required: true, Usage: "the operator's name as the deployment's approvers have it", EnvVars: []string{"REDOUBT_AS"}},
 				&cli.StringFlag{Name: "digest", Usage: "the act's SHA-256 as it was read aloud; another act is refused", EnvVars: []string{"REDOUBT_DIGEST"}},
 				&cli.StringFlag{Name: "out", Usage: "file to write; must not exist (default stdout)", EnvVars: []string{"REDOUBT_OUT"}})},
-			{Name: "drop", Usage: "withdraw an act that waits", ArgsUsage: "DIGEST", Flags: append(stateFlags(), outputFlag()), Action: approveDropped},
+			{Name: "drop", Usage: "withdraw an act that waits", ArgsUsage: "DIGEST", Flags: append(cmdline.StateFlags(), cmdline.OutputFlag()), Action: approveDropped},
 		},
 	}
 }
@@ -54,7 +55,7 @@ func approveListed(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	return printResult(c, all, func(w io.Writer) {
+	return cmdline.PrintResult(c, all, func(w io.Writer) {
 		for _, a := range all {
 			fmt.Fprintf(w, "%s %s proposed %s, approved by %d of %d %v\n  %s\n", a.SHA256, a.Kind, a.Proposed.Format(time.RFC3339), len(a.Approved), a.Wanted, a.Approved, a.File)
 		}
@@ -78,7 +79,7 @@ type actResult struct {
 
 func approveShow(c *cli.Context) error {
 	if c.NArg() != 1 {
-		return usage("approve show takes one FILE, or the DIGEST of an act that waits")
+		return cmdline.Usage("approve show takes one FILE, or the DIGEST of an act that waits")
 	}
 	text, err := actText(c, c.Args().First())
 	if err != nil {
@@ -97,7 +98,7 @@ func approveShow(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	return printResult(c, actResult{act.Kind, act.Domain, act.Proposer, act.Lines, string(text), act.Digest(), aloud, ceremony.WordListName}, func(w io.Writer) {
+	return cmdline.PrintResult(c, actResult{act.Kind, act.Domain, act.Proposer, act.Lines, string(text), act.Digest(), aloud, ceremony.WordListName}, func(w io.Writer) {
 		fmt.Fprint(w, indent(string(text)))
 		printAloud(w, "act", act.Digest())
 	})
@@ -118,12 +119,12 @@ func actText(c *cli.Context, name string) ([]byte, error) {
 			return []byte(a.Text), nil
 		}
 	}
-	return nil, hinted(errNoProposal, "`redoubt approve list` prints those that wait")
+	return nil, cmdline.Hinted(errNoProposal, "`redoubt approve list` prints those that wait")
 }
 
 func approveSign(c *cli.Context) error {
 	if c.NArg() != 1 {
-		return usage("approve sign takes one FILE")
+		return cmdline.Usage("approve sign takes one FILE")
 	}
 	text, err := readRecord(c.Args().First())
 	if err != nil {
@@ -137,7 +138,7 @@ func approveSign(c *cli.Context) error {
 		return fmt.Errorf("%s is not the act that was agreed on: its SHA-256 is %s", c.Args().First(), act.Digest())
 	}
 	if c.String("as") == act.Proposer {
-		return hinted(fmt.Errorf("%s proposes this act; somebody else has to approve it", act.Proposer), "`redoubt approve show %s` prints who proposes it", c.Args().First())
+		return cmdline.Hinted(fmt.Errorf("%s proposes this act; somebody else has to approve it", act.Proposer), "`redoubt approve show %s` prints who proposes it", c.Args().First())
 	}
 	key, done, err := personKey(c)
 	if err != nil {
@@ -152,8 +153,8 @@ func approveSign(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprint(progress(c), indent(string(text)))
-	printAloud(progress(c), c.String("as")+" approves this act", act.Digest())
+	fmt.Fprint(cmdline.Progress(c), indent(string(text)))
+	printAloud(cmdline.Progress(c), c.String("as")+" approves this act", act.Digest())
 	if out := c.String("out"); out != "" {
 		return writeOnce(out, data)
 	}
@@ -163,11 +164,11 @@ func approveSign(c *cli.Context) error {
 
 func approveDropped(c *cli.Context) error {
 	if c.NArg() != 1 {
-		return usage("approve drop takes one DIGEST")
+		return cmdline.Usage("approve drop takes one DIGEST")
 	}
 	dropped, err := approveDrop.call(c, compactDigest(c.Args().First()))
 	if err != nil {
 		return err
 	}
-	return printResult(c, dropped, func(w io.Writer) { fmt.Fprintf(w, "withdrawn: %s %s\n", dropped.SHA256, dropped.Kind) })
+	return cmdline.PrintResult(c, dropped, func(w io.Writer) { fmt.Fprintf(w, "withdrawn: %s %s\n", dropped.SHA256, dropped.Kind) })
 }

@@ -14,6 +14,8 @@ import (
 	"github.com/urfave/cli/v2"
 	"google.golang.org/protobuf/encoding/protojson"
 
+	"redoubt.internal/appliance/cmdline"
+	"redoubt.internal/appliance/verifying"
 	"redoubt.internal/log/strictjson"
 )
 
@@ -62,11 +64,11 @@ func attestFileCommand() *cli.Command {
 			&cli.StringFlag{Name: "predicate", Required: true, Usage: "file with what is attested, a JSON object", EnvVars: []string{"REDOUBT_PREDICATE"}},
 			&cli.StringFlag{Name: "type", Required: true, Usage: "predicate type, a URI or one of cosign's names as slsaprovenance1, spdxjson, cyclonedx, vuln, openvex, custom", EnvVars: []string{"REDOUBT_TYPE"}},
 			&cli.StringFlag{Name: "name", Usage: "name of the artifact in the statement (default FILE's)", EnvVars: []string{"REDOUBT_NAME"}},
-			outputFlag(),
+			cmdline.OutputFlag(),
 		),
 		Action: func(c *cli.Context) error {
 			if c.NArg() != 1 {
-				return usage("attest takes one FILE or sha256:HEX")
+				return cmdline.Usage("attest takes one FILE or sha256:HEX")
 			}
 			content, err := attested(c)
 			if err != nil {
@@ -76,7 +78,7 @@ func attestFileCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			return printResult(c, result, func(w io.Writer) {
+			return cmdline.PrintResult(c, result, func(w io.Writer) {
 				fmt.Fprintf(w, "attested %s, log index %d, bundle %s\n", c.Args().First(), result.LogIndex, result.Bundle)
 			})
 		},
@@ -85,9 +87,9 @@ func attestFileCommand() *cli.Command {
 
 // attested is the statement that the flags of attest describe.
 func attested(c *cli.Context) (sign.Content, error) {
-	kind := orDefault(cosignTypes[c.String("type")], c.String("type"))
+	kind := orDefault(verifying.CosignTypes[c.String("type")], c.String("type"))
 	if !strings.Contains(kind, ":") {
-		return nil, usage("--type %.100q is neither the URI of a predicate type nor one of its names", kind)
+		return nil, cmdline.Usage("--type %.100q is neither the URI of a predicate type nor one of its names", kind)
 	}
 	predicate, err := readPredicate(c.String("predicate"))
 	if err != nil {
@@ -97,11 +99,11 @@ func attested(c *cli.Context) (sign.Content, error) {
 	s := statement{PredicateType: kind, Predicate: predicate}
 	if hex, ok := strings.CutPrefix(operand, "sha256:"); ok {
 		if len(hex) != 64 || strings.Trim(hex, "0123456789abcdef") != "" {
-			return nil, usage("%.100q is not sha256: and 64 lower-case hexadecimal digits", operand)
+			return nil, cmdline.Usage("%.100q is not sha256: and 64 lower-case hexadecimal digits", operand)
 		}
 		s.Subject = about(c.String("name"), operand)
 	} else {
-		digest, err := streamDigest(func() (io.ReadCloser, error) { return os.Open(operand) })
+		digest, err := verifying.StreamDigest(func() (io.ReadCloser, error) { return os.Open(operand) })
 		if err != nil {
 			return nil, err
 		}
@@ -114,7 +116,7 @@ func attested(c *cli.Context) (sign.Content, error) {
 func readPredicate(path string) (json.RawMessage, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, hinted(err, "--predicate names a file with a JSON object")
+		return nil, cmdline.Hinted(err, "--predicate names a file with a JSON object")
 	}
 	defer f.Close()
 	data, err := io.ReadAll(io.LimitReader(f, maxPredicate+1))

@@ -9,6 +9,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/log/audit"
 )
 
@@ -16,25 +17,25 @@ func auditCommand() *cli.Command {
 	return &cli.Command{
 		Name: "audit", Usage: "who did what: issuance, refusals, administration, imports",
 		Subcommands: []*cli.Command{
-			{Name: "list", Usage: "print the records", Flags: append(stateFlags(), outputFlag(),
+			{Name: "list", Usage: "print the records", Flags: append(cmdline.StateFlags(), cmdline.OutputFlag(),
 				&cli.StringFlag{Name: "log", Usage: "audit, or audit-<n> of those that a retirement made (default: the one in use)", EnvVars: []string{"REDOUBT_LOG"}},
 				&cli.Uint64Flag{Name: "from", Usage: "first index", EnvVars: []string{"REDOUBT_FROM"}},
 				&cli.Uint64Flag{Name: "limit", Value: 100, Usage: "most records to print, at most 1000", EnvVars: []string{"REDOUBT_LIMIT"}}),
 				Action: func(c *cli.Context) error {
 					if c.Uint64("limit") > audit.MaxList {
-						return usage("--limit: at most %d", audit.MaxList)
+						return cmdline.Usage("--limit: at most %d", audit.MaxList)
 					}
 					records, err := auditList.call(c, logArgs{Log: c.String("log"), From: c.Uint64("from"), Size: c.Uint64("from") + c.Uint64("limit")})
 					if err != nil {
 						return err
 					}
-					return printResult(c, records, func(w io.Writer) {
+					return cmdline.PrintResult(c, records, func(w io.Writer) {
 						for _, r := range records {
 							fmt.Fprintf(w, "%6d %s %-8s %-20s %s by %s\n", r.Index, r.Time.UTC().Format(time.RFC3339), r.Outcome, r.Action, r.Object, r.Actor)
 						}
 					})
 				}},
-			{Name: "verify", Usage: "recompute the audit log, check every head and that every record reads", Flags: append(stateFlags(), outputFlag()),
+			{Name: "verify", Usage: "recompute the audit log, check every head and that every record reads", Flags: append(cmdline.StateFlags(), cmdline.OutputFlag()),
 				Action: func(c *cli.Context) error {
 					result, err := unopened(c, auditVerify, func(ctx context.Context, s *stopped) (fsckResult, error) { return s.verifyAudit(ctx), nil })
 					if err != nil {
@@ -55,7 +56,7 @@ var auditList = verb[logArgs, []audit.Record]{"audit.list", func(ctx context.Con
 		}
 	}
 	if a.Log != "" && !slices.Contains(names, a.Log) {
-		return nil, usage("--log %q: want one of %v", a.Log, names)
+		return nil, cmdline.Usage("--log %q: want one of %v", a.Log, names)
 	}
 	records, err := which.List(ctx, a.From, a.Size)
 	return append([]audit.Record{}, records...), err

@@ -13,6 +13,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/installer/backup"
 )
 
@@ -22,7 +23,7 @@ func backupCommand() *cli.Command {
 		&cli.Uint64Flag{Name: "run", Usage: "which run (default: the newest)", EnvVars: []string{"REDOUBT_RUN"}},
 		&cli.StringSliceFlag{Name: "identity", Usage: "file of a custodian's age key; may be repeated", EnvVars: []string{"REDOUBT_IDENTITY"}},
 		&cli.StringFlag{Name: "appliance", Usage: "fingerprint of the appliance it must be of, as `redoubt backup create` prints it", EnvVars: []string{"REDOUBT_APPLIANCE"}},
-		outputFlag(),
+		cmdline.OutputFlag(),
 	}
 	restore := append([]cli.Flag{}, read...)
 	restore[0] = &cli.StringFlag{Name: "from", Usage: "folder of the backup", EnvVars: []string{"REDOUBT_FROM"}}
@@ -30,7 +31,7 @@ func backupCommand() *cli.Command {
 		Name: "backup", Usage: "copy the state directory while it is in use, check the copy, make a directory of it again",
 		Subcommands: []*cli.Command{
 			{Name: "create", Usage: "add what is new to a backup; nothing in it is ever overwritten",
-				Flags: append(stateFlags(), outputFlag(),
+				Flags: append(cmdline.StateFlags(), cmdline.OutputFlag(),
 					&cli.StringFlag{Name: "to", Usage: "folder of the backup, empty the first time; below the medium's mount point (default: backup.path, with its recipients)", EnvVars: []string{"REDOUBT_TO"}},
 					&cli.StringSliceFlag{Name: "recipient", Usage: "age recipient of a custodian; may be repeated, any one of them can open it", EnvVars: []string{"REDOUBT_RECIPIENT"}},
 					&cli.StringFlag{Name: "recipients-file", Usage: "file of age recipients, one a line", EnvVars: []string{"REDOUBT_RECIPIENTS_FILE"}},
@@ -43,7 +44,7 @@ func backupCommand() *cli.Command {
 					&cli.StringFlag{Name: "second", Usage: "folder of log.second, instead of a backup: it has everything that was acknowledged", EnvVars: []string{"REDOUBT_SECOND"}}),
 				Action: backupRestoreAction},
 			{Name: "key", Usage: "make a custodian's key on this machine; what is printed is the recipient, the file goes to the custodian",
-				Flags:  []cli.Flag{outputFlag(), &cli.StringFlag{Name: "out", Required: true, Usage: "file to make, mode 0600", EnvVars: []string{"REDOUBT_OUT"}}},
+				Flags:  []cli.Flag{cmdline.OutputFlag(), &cli.StringFlag{Name: "out", Required: true, Usage: "file to make, mode 0600", EnvVars: []string{"REDOUBT_OUT"}}},
 				Action: backupKeyAction},
 		},
 	}
@@ -79,24 +80,24 @@ func configuredBackup(c *cli.Context) error {
 		return err
 	}
 	if cfg.Backup == nil {
-		return usage("backup create needs --to, or backup.path in the configuration")
+		return cmdline.Usage("backup create needs --to, or backup.path in the configuration")
 	}
 	if c.IsSet("recipient") || c.IsSet("recipients-file") || c.IsSet("no-encryption") {
-		return usage("without --to the run is the one backup describes in the configuration")
+		return cmdline.Usage("without --to the run is the one backup describes in the configuration")
 	}
 	return makeBackup(c, cfg.Backup.args())
 }
 
 func makeBackup(c *cli.Context, a backupArgs) error {
 	var err error
-	if a.Config, err = filepath.Abs(configPath(c)); err != nil {
+	if a.Config, err = filepath.Abs(cmdline.ConfigPath(c)); err != nil {
 		return err
 	}
 	r, err := createBackup.call(c, a)
 	if err != nil {
 		return backupHint(err, a.To)
 	}
-	return printResult(c, r, func(w io.Writer) { printBackup(w, r, "written") })
+	return cmdline.PrintResult(c, r, func(w io.Writer) { printBackup(w, r, "written") })
 }
 
 // custodianKey is the JSON of `redoubt backup key -o json`.
@@ -118,11 +119,11 @@ func backupKeyAction(c *cli.Context) error {
 	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return fmt.Errorf("writing a custodian's key: %w", err)
 	}
-	return printResult(c, custodianKey{c.String("out"), recipient}, func(w io.Writer) { fmt.Fprintln(w, recipient) })
+	return cmdline.PrintResult(c, custodianKey{c.String("out"), recipient}, func(w io.Writer) { fmt.Fprintln(w, recipient) })
 }
 
 func readConfig(c *cli.Context) backup.ReadConfig {
-	return backup.ReadConfig{From: c.String("from"), Run: c.Uint64("run"), Appliance: c.String("appliance"), Identities: c.StringSlice("identity"), Progress: progress(c)}
+	return backup.ReadConfig{From: c.String("from"), Run: c.Uint64("run"), Appliance: c.String("appliance"), Identities: c.StringSlice("identity"), Progress: cmdline.Progress(c)}
 }
 
 func backupVerifyAction(c *cli.Context) error {
@@ -130,7 +131,7 @@ func backupVerifyAction(c *cli.Context) error {
 	if err != nil {
 		return backupHint(err, c.String("from"))
 	}
-	return printResult(c, r, func(w io.Writer) {
+	return cmdline.PrintResult(c, r, func(w io.Writer) {
 		printBackup(w, r, "read")
 		if r.Strays > 0 {
 			fmt.Fprintf(w, "%d objects belong to no run: one was interrupted, or the newest manifest did not come along with the copy; is this the newest run there was?\n", r.Strays)
@@ -178,14 +179,14 @@ func backupRestoreAction(c *cli.Context) error {
 		return restoreSecondAction(c, dir)
 	}
 	if c.String("from") == "" {
-		return usage("backup restore needs --from, or --second")
+		return cmdline.Usage("backup restore needs --from, or --second")
 	}
 	if c.String("appliance") == "" {
-		return hinted(usage("backup restore needs --appliance"), "the fingerprint `redoubt backup create` printed; `redoubt backup verify --from %s` shows the one in the backup, which proves nothing by itself", c.String("from"))
+		return cmdline.Hinted(cmdline.Usage("backup restore needs --appliance"), "the fingerprint `redoubt backup create` printed; `redoubt backup verify --from %s` shows the one in the backup, which proves nothing by itself", c.String("from"))
 	}
 	report, err := backup.Restore(c.Context, readConfig(c), dir)
 	if errors.Is(err, backup.ErrNotEmpty) {
-		return hinted(err, "a backup is restored into an empty directory only; nothing in %s was touched", dir)
+		return cmdline.Hinted(err, "a backup is restored into an empty directory only; nothing in %s was touched", dir)
 	}
 	if err != nil {
 		return backupHint(err, c.String("from"))
@@ -197,7 +198,7 @@ func backupRestoreAction(c *cli.Context) error {
 	r := restoreResult{Report: report, Dir: dir, Marks: compareMarks(cfg, at, report.Logs)}
 	ownAgain(cfg, at, slog.Default())
 	r.Next = wayForward(r, cfg.Roles != nil)
-	if err := printResult(c, r, func(w io.Writer) {
+	if err := cmdline.PrintResult(c, r, func(w io.Writer) {
 		printBackup(w, r.Report, "read and proven")
 		r.printRest(w)
 	}); err != nil {

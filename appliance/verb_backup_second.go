@@ -15,6 +15,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/installer/backup"
 	"redoubt.internal/log"
 )
@@ -23,14 +24,14 @@ import (
 // acknowledged that is not on that disk, its heads are the marks; else the logs have none, and are retired before anything is signed.
 func restoreSecondAction(c *cli.Context, dir string) error {
 	if c.IsSet("from") || c.IsSet("run") || c.IsSet("identity") {
-		return usage("--second is instead of --from, --run and --identity")
+		return cmdline.Usage("--second is instead of --from, --run and --identity")
 	}
 	from, err := filepath.Abs(c.String("second"))
 	if err != nil {
 		return err
 	}
 	started := time.Now()
-	r, err := restoreSecond(c.Context, from, dir, progress(c))
+	r, err := restoreSecond(c.Context, from, dir, cmdline.Progress(c))
 	if err != nil {
 		return err
 	}
@@ -41,7 +42,7 @@ func restoreSecondAction(c *cli.Context, dir string) error {
 	}
 	ownAgain(cfg, at, slog.Default())
 	r.Next = wayForward(r, cfg.Roles != nil)
-	if err := printResult(c, r, func(w io.Writer) {
+	if err := cmdline.PrintResult(c, r, func(w io.Writer) {
 		fmt.Fprintf(w, "second disk %s of %s, %.1f s\n", r.Repository, r.Domain, r.Seconds)
 		for _, l := range r.Logs {
 			fmt.Fprintf(w, "%-7s  %d entries, root %s\n", l.Name, l.Size, l.Root)
@@ -58,9 +59,9 @@ func restoreSecond(ctx context.Context, from, dir string, said io.Writer) (r res
 	disk, err := backup.RestoreSecond(ctx, from, dir, secondSections())
 	switch {
 	case errors.Is(err, backup.ErrNotEmpty):
-		return r, hinted(err, "a second disk is restored into an empty directory only; nothing in %s was touched", dir)
+		return r, cmdline.Hinted(err, "a second disk is restored into an empty directory only; nothing in %s was touched", dir)
 	case errors.Is(err, fs.ErrNotExist):
-		return r, hinted(err, "is that disk mounted, and is this the folder of log.second.dir?")
+		return r, cmdline.Hinted(err, "is that disk mounted, and is this the folder of log.second.dir?")
 	case err != nil:
 		return r, secondHint(err, from)
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/hsm"
 	"redoubt.internal/installer"
 	"redoubt.internal/mirror/parcel"
@@ -22,7 +23,7 @@ func bundleCommand() *cli.Command {
 		Name: "bundle", Usage: "the one file that installs Redoubt on a machine with no network",
 		Subcommands: []*cli.Command{
 			{Name: "build", Usage: "compile, pack and sign, from a checkout (needs Go and its module cache)",
-				Flags: []cli.Flag{outputFlag(),
+				Flags: []cli.Flag{cmdline.OutputFlag(),
 					&cli.StringFlag{Name: "source", Value: ".", Usage: "root of the checkout", EnvVars: []string{"REDOUBT_SOURCE"}},
 					&cli.StringFlag{Name: "out", Usage: "file to write (default dist/redoubt-VERSION.tar.zst in the checkout)", EnvVars: []string{"REDOUBT_OUT"}},
 					&cli.StringFlag{Name: "release", Usage: "version to build (default: this binary's)", EnvVars: []string{"REDOUBT_RELEASE"}},
@@ -37,7 +38,7 @@ func bundleCommand() *cli.Command {
 			{Name: "unpack", Usage: "check a bundle and write its folder, where tar knows no zstd", ArgsUsage: "FILE [DIR]", Flags: trustFlags(),
 				Action: func(c *cli.Context) error {
 					if c.NArg() < 1 || c.NArg() > 2 {
-						return usage("bundle unpack takes a FILE and perhaps a DIR")
+						return cmdline.Usage("bundle unpack takes a FILE and perhaps a DIR")
 					}
 					trust, err := bundleTrust(c)
 					if err != nil {
@@ -50,10 +51,10 @@ func bundleCommand() *cli.Command {
 					fmt.Fprintln(c.App.Writer, folder)
 					return nil
 				}},
-			{Name: "verify", Usage: "check fingerprint, signature, form and digests of a bundle", ArgsUsage: "FILE", Flags: append(trustFlags(), outputFlag()),
+			{Name: "verify", Usage: "check fingerprint, signature, form and digests of a bundle", ArgsUsage: "FILE", Flags: append(trustFlags(), cmdline.OutputFlag()),
 				Action: func(c *cli.Context) error {
 					if c.NArg() != 1 {
-						return usage("bundle verify takes one FILE")
+						return cmdline.Usage("bundle verify takes one FILE")
 					}
 					trust, err := bundleTrust(c)
 					if err != nil {
@@ -64,7 +65,7 @@ func bundleCommand() *cli.Command {
 						return bundleFault(err)
 					}
 					if trust.Fingerprint == "" && len(trust.Keys) == 0 {
-						fmt.Fprintln(progress(c), "whole, but nothing says whose it is: compare the fingerprint with the one you were told, or give --fingerprint or --key")
+						fmt.Fprintln(cmdline.Progress(c), "whole, but nothing says whose it is: compare the fingerprint with the one you were told, or give --fingerprint or --key")
 					}
 					return printBundle(c, report)
 				}},
@@ -73,7 +74,7 @@ func bundleCommand() *cli.Command {
 }
 
 func printBundle(c *cli.Context, r *installer.Report) error {
-	return printResult(c, r, func(w io.Writer) {
+	return cmdline.PrintResult(c, r, func(w io.Writer) {
 		fmt.Fprintf(w, "%s\n%d bytes, %d files, SHA-256 %s\nfingerprint %s\nsigned by   %s\n", r.Path, r.Bytes, len(r.Files), r.SHA256, r.Fingerprint, r.Key)
 	})
 }
@@ -102,9 +103,9 @@ func bundleTrust(c *cli.Context) (installer.Trust, error) {
 func bundleFault(err error) error {
 	switch {
 	case errors.Is(err, parcel.ErrForeignKey):
-		return hinted(withCode(20, err), "get the maker's key, or the fingerprint of the bundle, by another way than the medium")
+		return cmdline.Hinted(cmdline.WithCode(20, err), "get the maker's key, or the fingerprint of the bundle, by another way than the medium")
 	case errors.Is(err, installer.ErrFingerprint):
-		return hinted(withCode(12, err), "compare it once more with the maker; if it stays another one, do not install this bundle")
+		return cmdline.Hinted(cmdline.WithCode(12, err), "compare it once more with the maker; if it stays another one, do not install this bundle")
 	}
 	return err
 }
@@ -116,7 +117,7 @@ func bundleBuild(c *cli.Context) error {
 	}
 	config := installer.Config{
 		Source: source, Out: c.String("out"), Version: orDefault(c.String("release"), versionString()), Platforms: c.StringSlice("platform"),
-		Previous: c.String("previous"), Progress: progress(c),
+		Previous: c.String("previous"), Progress: cmdline.Progress(c),
 	}
 	if at := c.Int64("created"); at != 0 {
 		config.Time = time.Unix(at, 0).UTC()
@@ -143,13 +144,13 @@ func bundleBuild(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(progress(c), "built in %.0f s, licences of %d modules\n", clock().Sub(started).Seconds(), report.Modules)
+	fmt.Fprintf(cmdline.Progress(c), "built in %.0f s, licences of %d modules\n", clock().Sub(started).Seconds(), report.Modules)
 	return printBundle(c, report)
 }
 
 // bundleKeys opens the token of the key that signs. A checkout without one gets a software key of its own, and is told so.
 func bundleKeys(c *cli.Context, source string) (*keyring, string, error) {
-	logger, err := newLogger(c)
+	logger, err := cmdline.NewLogger(c)
 	if err != nil {
 		return nil, "", err
 	}
@@ -162,7 +163,7 @@ func bundleKeys(c *cli.Context, source string) (*keyring, string, error) {
 	}
 	passphrase := dir.path("passphrase")
 	if _, err := os.Stat(passphrase); errors.Is(err, fs.ErrNotExist) {
-		fmt.Fprintf(progress(c), "making a software key for this checkout in %s; a key of your own, in a token, is --key URI\n", dir.root)
+		fmt.Fprintf(cmdline.Progress(c), "making a software key for this checkout in %s; a key of your own, in a token, is --key URI\n", dir.root)
 		if err := writePassphrase(passphrase); err != nil {
 			return nil, "", fmt.Errorf("writing the passphrase: %w", err)
 		}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/ca/tsa"
 )
 
@@ -30,12 +31,12 @@ func tsaCommand() *cli.Command {
 		Subcommands: []*cli.Command{
 			chainSubcommand("tsa"),
 			rotateCommand("rotate", "a new timestamp key and certificate below the same root", func(*cli.Context) (string, error) { return roleTSA, nil }, chainFlag()),
-			{Name: "status", Usage: "its clock and the floor it never goes below", Flags: append(stateFlags(), outputFlag()), Action: func(c *cli.Context) error {
+			{Name: "status", Usage: "its clock and the floor it never goes below", Flags: append(cmdline.StateFlags(), cmdline.OutputFlag()), Action: func(c *cli.Context) error {
 				status, err := tsaStatus.call(c, struct{}{})
 				if err != nil {
 					return err
 				}
-				return printResult(c, status, func(w io.Writer) { printTSAStatus(w, status) })
+				return cmdline.PrintResult(c, status, func(w io.Writer) { printTSAStatus(w, status) })
 			}},
 		},
 	}
@@ -63,12 +64,12 @@ var chains = verb[string, []certificateRecord]{"chain", func(_ context.Context, 
 }}
 
 func chainSubcommand(which string) *cli.Command {
-	return &cli.Command{Name: "chain", Usage: "print the certificate chain, the signing certificate first", Flags: append(stateFlags(), outputFlag()), Action: func(c *cli.Context) error {
+	return &cli.Command{Name: "chain", Usage: "print the certificate chain, the signing certificate first", Flags: append(cmdline.StateFlags(), cmdline.OutputFlag()), Action: func(c *cli.Context) error {
 		records, err := chains.call(c, which)
 		if err != nil {
 			return err
 		}
-		return printResult(c, records, func(w io.Writer) {
+		return cmdline.PrintResult(c, records, func(w io.Writer) {
 			for _, r := range records {
 				fmt.Fprintf(w, "# %s, until %s, SHA-256 %s\n%s", r.Subject, r.NotAfter.Format(time.DateOnly), r.Fingerprint, r.PEM)
 			}

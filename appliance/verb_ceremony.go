@@ -11,6 +11,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/ca/ceremony"
 	"redoubt.internal/hsm"
 )
@@ -22,7 +23,7 @@ func firstCeremony(ctx context.Context, cfg *Config, dir layout, keys *keyring, 
 	plan.Profile = cfg.Profile
 	err := holdCeremony(ctx, plan, session(keys, progress), dir.path("pki"))
 	if errors.Is(err, ceremony.ErrPlan) {
-		return hinted(err, "write a plan of your own (`redoubt ceremony plan`, --successor-keys for a second root), run it, and give init its result with --ceremony")
+		return cmdline.Hinted(err, "write a plan of your own (`redoubt ceremony plan`, --successor-keys for a second root), run it, and give init its result with --ceremony")
 	}
 	return err
 }
@@ -51,7 +52,7 @@ func ceremonyCommand() *cli.Command {
 		Name: "ceremony", Usage: "make, rotate and cross-sign keys by an approved plan, into a signed transcript; init holds one by itself",
 		Subcommands: []*cli.Command{
 			ceremonyPlanCommand(),
-			{Name: "digest", Usage: "print the SHA-256 of a plan as operators read it to each other", ArgsUsage: "PLAN", Flags: []cli.Flag{outputFlag()}, Action: ceremonyDigest},
+			{Name: "digest", Usage: "print the SHA-256 of a plan as operators read it to each other", ArgsUsage: "PLAN", Flags: []cli.Flag{cmdline.OutputFlag()}, Action: ceremonyDigest},
 			{Name: "operator", Usage: "keys of the people who approve", Subcommands: []*cli.Command{
 				{Name: "new", Usage: "make a key and print its holder's entry for a plan", ArgsUsage: "NAME", Action: operatorNew, Flags: append(personFlags("key to make: soft:FILE, or a URI of another token"),
 					&cli.StringFlag{Name: "algorithm", Value: string(hsm.ECDSAP256), Usage: "ecdsa-p256 or ed25519", EnvVars: []string{"REDOUBT_ALGORITHM"}})},
@@ -59,24 +60,24 @@ func ceremonyCommand() *cli.Command {
 			}},
 			{Name: "approve", Usage: "sign the digest of a plan as one of its operators", ArgsUsage: "PLAN", Action: ceremonyApprove, Flags: append(personFlags("operator's key: URI or PEM file"),
 				registerFlag(), digestFlag(), &cli.StringFlag{Name: "out", Usage: "file to write; must not exist (default stdout)", EnvVars: []string{"REDOUBT_OUT"}})},
-			{Name: "rehearse", Usage: "carry the plan out on stand-in keys in a throwaway token, into a transcript marked rehearsal", ArgsUsage: "PLAN", Action: ceremonyRehearse, Flags: []cli.Flag{outputFlag(), registerFlag(),
+			{Name: "rehearse", Usage: "carry the plan out on stand-in keys in a throwaway token, into a transcript marked rehearsal", ArgsUsage: "PLAN", Action: ceremonyRehearse, Flags: []cli.Flag{cmdline.OutputFlag(), registerFlag(),
 				&cli.StringFlag{Name: "out", Usage: "folder for the rehearsal's transcript and certificates", EnvVars: []string{"REDOUBT_OUT"}},
 				&cli.StringFlag{Name: "keys", Value: "auto", Usage: "auto, softhsm or soft: where the stand-ins are", EnvVars: []string{"REDOUBT_KEYS"}}}},
-			{Name: "run", Usage: "carry out a plan; refuses when any of its keys exists or approvals are missing", ArgsUsage: "PLAN", Action: ceremonyRun, Flags: append([]cli.Flag{outputFlag(), registerFlag(), digestFlag(),
+			{Name: "run", Usage: "carry out a plan; refuses when any of its keys exists or approvals are missing", ArgsUsage: "PLAN", Action: ceremonyRun, Flags: append([]cli.Flag{cmdline.OutputFlag(), registerFlag(), digestFlag(),
 				&cli.StringFlag{Name: "out", Required: true, Usage: "folder for certificates and transcript", EnvVars: []string{"REDOUBT_OUT"}},
 				&cli.StringSliceFlag{Name: "approval", Usage: "an operator's approval; as many as the plan asks for", EnvVars: []string{"REDOUBT_APPROVAL"}},
 				&cli.StringFlag{Name: "requests", Usage: "on the offline machine: " + ceremony.RequestsFile + " as it was carried in", EnvVars: []string{"REDOUBT_REQUESTS"}},
 				&cli.StringFlag{Name: "certificates", Usage: "back on the online machine: " + ceremony.CertificatesFile + " as it was carried back", EnvVars: []string{"REDOUBT_CERTIFICATES"}},
 				&cli.StringFlag{Name: "backup-statement", Usage: "text file: what was done for the declared backup, by whom", EnvVars: []string{"REDOUBT_BACKUP_STATEMENT"}},
 			}, tokenFlags()...)},
-			{Name: "sign", Usage: "add an operator's signature to a transcript, in place", ArgsUsage: "TRANSCRIPT", Action: ceremonySign, Flags: append(personFlags("operator's key: URI or PEM file"), outputFlag())},
-			{Name: "verify", Usage: "check a transcript offline: links, signatures, approvals, certificates, lint, attestations", ArgsUsage: "TRANSCRIPT", Action: ceremonyVerify, Flags: []cli.Flag{outputFlag(),
+			{Name: "sign", Usage: "add an operator's signature to a transcript, in place", ArgsUsage: "TRANSCRIPT", Action: ceremonySign, Flags: append(personFlags("operator's key: URI or PEM file"), cmdline.OutputFlag())},
+			{Name: "verify", Usage: "check a transcript offline: links, signatures, approvals, certificates, lint, attestations", ArgsUsage: "TRANSCRIPT", Action: ceremonyVerify, Flags: []cli.Flag{cmdline.OutputFlag(),
 				&cli.StringFlag{Name: "at", Usage: "RFC 3339 time at which the certificates must be valid as well", EnvVars: []string{"REDOUBT_AT"}},
 				&cli.StringFlag{Name: "attestation-roots", Usage: "PEM file of the roots of the tokens' makers, for attestations", EnvVars: []string{"REDOUBT_ATTESTATION_ROOTS"}},
 				&cli.BoolFlag{Name: "rehearsal", Usage: "accept a rehearsal", EnvVars: []string{"REDOUBT_REHEARSAL"}},
 				&cli.BoolFlag{Name: "pending", Usage: "accept a transcript its operators have yet to sign", EnvVars: []string{"REDOUBT_PENDING"}}}},
-			{Name: "diff", Usage: "compare two transcripts of one plan: what must be the same, what may differ", ArgsUsage: "A B", Flags: []cli.Flag{outputFlag()}, Action: ceremonyDiff},
-			{Name: "register", Usage: "check a register of custodians and say who they are", ArgsUsage: "REGISTER", Flags: []cli.Flag{outputFlag()}, Action: ceremonyRegister},
+			{Name: "diff", Usage: "compare two transcripts of one plan: what must be the same, what may differ", ArgsUsage: "A B", Flags: []cli.Flag{cmdline.OutputFlag()}, Action: ceremonyDiff},
+			{Name: "register", Usage: "check a register of custodians and say who they are", ArgsUsage: "REGISTER", Flags: []cli.Flag{cmdline.OutputFlag()}, Action: ceremonyRegister},
 		},
 	}
 }
@@ -110,7 +111,7 @@ func personFlags(usage string) []cli.Flag {
 
 // openKeyring is a keyring by tokenFlags, working in folder unless a configuration names a state directory.
 func openKeyring(c *cli.Context, folder string) (*keyring, error) {
-	logger, err := newLogger(c)
+	logger, err := cmdline.NewLogger(c)
 	if err != nil {
 		return nil, err
 	}
@@ -183,7 +184,7 @@ func readOptional(c *cli.Context, flag string) ([]byte, error) {
 // readPlan reads the one operand; under --digest it must be the plan that was read aloud.
 func readPlan(c *cli.Context) (ceremony.Plan, error) {
 	if c.NArg() != 1 {
-		return ceremony.Plan{}, usage("%s takes one PLAN", c.Command.HelpName)
+		return ceremony.Plan{}, cmdline.Usage("%s takes one PLAN", c.Command.HelpName)
 	}
 	data, err := readRecord(c.Args().First())
 	if err != nil {
@@ -191,11 +192,11 @@ func readPlan(c *cli.Context) (ceremony.Plan, error) {
 	}
 	plan, err := ceremony.ParsePlan(data)
 	if err != nil {
-		return plan, hinted(err, "`redoubt ceremony plan` writes one with every field explained")
+		return plan, cmdline.Hinted(err, "`redoubt ceremony plan` writes one with every field explained")
 	}
 	if want := c.String("digest"); want != "" && compactDigest(want) != plan.Digest() {
 		aloud, _ := ceremony.Aloud(plan.Digest())
-		return plan, hinted(fmt.Errorf("%s is not the plan that was agreed on: its SHA-256 is %s", c.Args().First(), plan.Digest()), "read it to each other:\n%s", aloud)
+		return plan, cmdline.Hinted(fmt.Errorf("%s is not the plan that was agreed on: its SHA-256 is %s", c.Args().First(), plan.Digest()), "read it to each other:\n%s", aloud)
 	}
 	return plan, nil
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/ca/ceremony"
 )
 
@@ -27,7 +28,7 @@ func ceremonyRun(c *cli.Context) error {
 		return err
 	}
 	defer keys.close()
-	s := session(keys, func(step string) { fmt.Fprintln(progress(c), step) })
+	s := session(keys, func(step string) { fmt.Fprintln(cmdline.Progress(c), step) })
 	if err := readInputs(c, &s); err != nil {
 		return err
 	}
@@ -41,13 +42,13 @@ func ceremonyRun(c *cli.Context) error {
 	if err := ceremony.CheckFree(out, carried...); err != nil {
 		return err
 	}
-	printAloud(progress(c), fmt.Sprintf("plan of kind %s for %s", plan.Kind, plan.Domain), plan.Digest())
+	printAloud(cmdline.Progress(c), fmt.Sprintf("plan of kind %s for %s", plan.Kind, plan.Domain), plan.Digest())
 	if err := os.MkdirAll(orDefault(keys.softDir, keys.dir.keys()), 0o700); err != nil {
 		return err
 	}
 	t, err := s.Run(c.Context, plan)
 	if errors.Is(err, ceremony.ErrApproval) {
-		return hinted(err, "each operator runs `redoubt ceremony approve PLAN --key KEY --out FILE`; give run every FILE with --approval")
+		return cmdline.Hinted(err, "each operator runs `redoubt ceremony approve PLAN --key KEY --out FILE`; give run every FILE with --approval")
 	} else if err != nil {
 		return err
 	}
@@ -103,9 +104,9 @@ func ceremonyRehearse(c *cli.Context) error {
 		return err
 	}
 	defer closing()
-	s := session(keys, func(step string) { fmt.Fprintln(progress(c), "rehearsal: "+step) })
+	s := session(keys, func(step string) { fmt.Fprintln(cmdline.Progress(c), "rehearsal: "+step) })
 	s.Register, s.StandIn = register, uri
-	printAloud(progress(c), fmt.Sprintf("REHEARSAL of a plan of kind %s for %s", plan.Kind, plan.Domain), plan.Digest())
+	printAloud(cmdline.Progress(c), fmt.Sprintf("REHEARSAL of a plan of kind %s for %s", plan.Kind, plan.Domain), plan.Digest())
 	t, err := s.Rehearse(c.Context, plan)
 	if err != nil {
 		return err
@@ -129,13 +130,13 @@ const rehearsalSoftware = `*****************************************************
 // throwawayToken makes the token of a rehearsal: a SoftHSM token in a folder that goes away, software keys where SoftHSM is
 // missing. standIn names each role's stand-in there.
 func throwawayToken(c *cli.Context) (keys *keyring, standIn func(role, uri string) string, closing func(), err error) {
-	logger, err := newLogger(c)
+	logger, err := cmdline.NewLogger(c)
 	if err != nil {
 		return nil, nil, nil, err
 	}
 	want := c.String("keys")
 	if want != "auto" && want != "softhsm" && want != "soft" {
-		return nil, nil, nil, usage("--keys %q: want auto, softhsm or soft", want)
+		return nil, nil, nil, cmdline.Usage("--keys %q: want auto, softhsm or soft", want)
 	}
 	dir, err := os.MkdirTemp("", "redoubt-rehearsal-")
 	if err != nil {

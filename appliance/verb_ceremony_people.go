@@ -12,6 +12,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/ca/ceremony"
 	"redoubt.internal/hsm"
 )
@@ -49,7 +50,7 @@ func ceremonyDigest(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	return printResult(c, digestResult{plan.Kind, plan.Domain, plan.Digest(), aloud, ceremony.WordListName}, func(w io.Writer) {
+	return cmdline.PrintResult(c, digestResult{plan.Kind, plan.Domain, plan.Digest(), aloud, ceremony.WordListName}, func(w io.Writer) {
 		printAloud(w, "plan", plan.Digest())
 	})
 }
@@ -108,7 +109,7 @@ func pemKey(path string) (crypto.Signer, error) {
 
 func operatorName(c *cli.Context) (string, error) {
 	if c.NArg() != 1 {
-		return "", usage("%s takes one NAME", c.Command.HelpName)
+		return "", cmdline.Usage("%s takes one NAME", c.Command.HelpName)
 	}
 	return c.Args().First(), nil
 }
@@ -120,7 +121,7 @@ func operatorNew(c *cli.Context) error {
 	}
 	alg := hsm.Algorithm(c.String("algorithm"))
 	if alg != hsm.ECDSAP256 && alg != hsm.Ed25519 {
-		return usage("--algorithm %q: want ecdsa-p256 or ed25519", alg)
+		return cmdline.Usage("--algorithm %q: want ecdsa-p256 or ed25519", alg)
 	}
 	keys, err := openPersonKeyring(c)
 	if err != nil {
@@ -194,7 +195,7 @@ func ceremonyApprove(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	printAloud(progress(c), fmt.Sprintf("%s approves a plan of kind %s for %s", approval.Statement.Operator, plan.Kind, plan.Domain), plan.Digest())
+	printAloud(cmdline.Progress(c), fmt.Sprintf("%s approves a plan of kind %s for %s", approval.Statement.Operator, plan.Kind, plan.Domain), plan.Digest())
 	if out := c.String("out"); out != "" {
 		return writeOnce(out, data)
 	}
@@ -216,7 +217,7 @@ func approversOf(c *cli.Context, plan *ceremony.Plan) (*ceremony.Operators, erro
 	}
 	among, err := plan.Approvers(register)
 	if err != nil {
-		return nil, hinted(err, "a plan that names an entry of the register needs it: --register FILE")
+		return nil, cmdline.Hinted(err, "a plan that names an entry of the register needs it: --register FILE")
 	}
 	if among == nil {
 		return nil, errors.New("the plan names no operators; nobody has to approve it")
@@ -250,7 +251,7 @@ func ceremonySign(c *cli.Context) error {
 // readTranscript reads and verifies the one operand.
 func readTranscript(c *cli.Context) (*ceremony.Transcript, string, error) {
 	if c.NArg() != 1 {
-		return nil, "", usage("%s takes one TRANSCRIPT", c.Command.HelpName)
+		return nil, "", cmdline.Usage("%s takes one TRANSCRIPT", c.Command.HelpName)
 	}
 	path := c.Args().First()
 	data, err := readRecord(path)
@@ -274,7 +275,7 @@ type registerResult struct {
 
 func ceremonyRegister(c *cli.Context) error {
 	if c.NArg() != 1 {
-		return usage("%s takes one REGISTER", c.Command.HelpName)
+		return cmdline.Usage("%s takes one REGISTER", c.Command.HelpName)
 	}
 	data, err := readRecord(c.Args().First())
 	if err != nil {
@@ -291,7 +292,7 @@ func ceremonyRegister(c *cli.Context) error {
 		due := r.Due()
 		out.Claimed, out.Due = &claimed, &due
 	}
-	return printResult(c, out, func(w io.Writer) {
+	return cmdline.PrintResult(c, out, func(w io.Writer) {
 		printAloud(w, fmt.Sprintf("register of %d entries, the last", out.Entries), out.Head)
 		printPeople(w, "custodians", out.Operators)
 		if successor != nil {

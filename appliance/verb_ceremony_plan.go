@@ -7,6 +7,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/ca/ceremony"
 	"redoubt.internal/hsm"
 )
@@ -57,7 +58,7 @@ func ceremonyPlan(c *cli.Context) error {
 		return err
 	}
 	if err := plan.Validate(); err != nil {
-		return usage("%v", err)
+		return cmdline.Usage("%v", err)
 	}
 	_, err = c.App.Writer.Write(plan.YAML())
 	return err
@@ -97,7 +98,7 @@ func draftPlan(c *cli.Context) (plan ceremony.Plan, err error) {
 		}
 		plan.Subject = &ceremony.Subject{Certificate: string(pem)}
 	default:
-		return plan, usage("--kind %q: known are %v", kind, ceremony.Kinds())
+		return plan, cmdline.Usage("--kind %q: known are %v", kind, ceremony.Kinds())
 	}
 	plan.Profile = c.String("profile")
 	if uri := c.String("successor-keys"); uri != "" {
@@ -113,7 +114,7 @@ func draftPlan(c *cli.Context) (plan ceremony.Plan, err error) {
 	}
 	switch {
 	case register != nil && len(people) > 0:
-		return plan, usage("--register says who the operators are; --operator belongs to a deployment without one")
+		return plan, cmdline.Usage("--register says who the operators are; --operator belongs to a deployment without one")
 	case register != nil:
 		plan.Operators = register.Operators()
 	case len(people) > 0:
@@ -166,7 +167,7 @@ func readAuthority(c *cli.Context) (*ceremony.Authority, error) {
 	}
 	uri := c.String("authority-key")
 	if (uri == "") != (chain == nil) {
-		return nil, usage("--authority-key and --authority-chain belong together")
+		return nil, cmdline.Usage("--authority-key and --authority-chain belong together")
 	}
 	if uri == "" {
 		return nil, nil
@@ -215,11 +216,11 @@ func draftChange(c *cli.Context, register *ceremony.Register, people []ceremony.
 		before := register.Operators()
 		members, limit = before.Members, before.Threshold
 	} else if change.Action != ceremony.ActionFound {
-		return nil, usage("--action %s needs the register it changes: --register FILE", change.Action)
+		return nil, cmdline.Usage("--action %s needs the register it changes: --register FILE", change.Action)
 	}
 	one := func() (o ceremony.Operator, err error) {
 		if len(people) != 1 {
-			return o, usage("--action %s needs one --operator", change.Action)
+			return o, cmdline.Usage("--action %s needs one --operator", change.Action)
 		}
 		change.Member = people[0].Name
 		return people[0], nil
@@ -244,7 +245,7 @@ func draftChange(c *cli.Context, register *ceremony.Register, people []ceremony.
 		}
 		at := slices.IndexFunc(members, func(m ceremony.Operator) bool { return m.Name == o.Name })
 		if at < 0 {
-			return nil, usage("%s is no custodian", o.Name)
+			return nil, cmdline.Usage("%s is no custodian", o.Name)
 		}
 		members[at] = o
 	case ceremony.ActionLose, ceremony.ActionRemove:

@@ -9,6 +9,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/ca/ceremony"
 	"redoubt.internal/hsm"
 )
@@ -22,13 +23,13 @@ type verdictOptions struct {
 
 func ceremonyVerify(c *cli.Context) error {
 	if c.NArg() != 1 {
-		return usage("ceremony verify takes one TRANSCRIPT")
+		return cmdline.Usage("ceremony verify takes one TRANSCRIPT")
 	}
 	o := verdictOptions{rehearsal: c.Bool("rehearsal"), pending: c.Bool("pending")}
 	if text := c.String("at"); text != "" {
 		var err error
 		if o.at, err = time.Parse(time.RFC3339, text); err != nil {
-			return usage("--at %q: want a time as 2031-01-31T00:00:00Z", text)
+			return cmdline.Usage("--at %q: want a time as 2031-01-31T00:00:00Z", text)
 		}
 	}
 	if path := c.String("attestation-roots"); path != "" {
@@ -123,12 +124,12 @@ func printCeremony(c *cli.Context, t *ceremony.Transcript, o verdictOptions) err
 		return err
 	}
 	if t.Rehearsal() && !o.rehearsal {
-		return hinted(errors.New("this is a rehearsal: its keys are stand-ins, nothing of it may be trusted"), "--rehearsal accepts it")
+		return cmdline.Hinted(errors.New("this is a rehearsal: its keys are stand-ins, nothing of it may be trusted"), "--rehearsal accepts it")
 	}
 	if r.Awaited > 0 && !t.Rehearsal() && !o.pending {
-		return hinted(fmt.Errorf("the transcript is sound, and %d more of its operators have to sign it", r.Awaited), "`redoubt ceremony sign TRANSCRIPT --key KEY`; --pending accepts it as it is")
+		return cmdline.Hinted(fmt.Errorf("the transcript is sound, and %d more of its operators have to sign it", r.Awaited), "`redoubt ceremony sign TRANSCRIPT --key KEY`; --pending accepts it as it is")
 	}
-	return printResult(c, r, r.print)
+	return cmdline.PrintResult(c, r, r.print)
 }
 
 func (r *ceremonyResult) print(w io.Writer) {
@@ -173,7 +174,7 @@ var errDiffers = errors.New("the transcripts differ where they must not")
 
 func ceremonyDiff(c *cli.Context) error {
 	if c.NArg() != 2 {
-		return usage("ceremony diff takes two transcripts")
+		return cmdline.Usage("ceremony diff takes two transcripts")
 	}
 	var both [2]*ceremony.Transcript
 	for i := range both {
@@ -186,7 +187,7 @@ func ceremonyDiff(c *cli.Context) error {
 		}
 	}
 	d := ceremony.Diff(both[0], both[1])
-	if err := printResult(c, d, func(w io.Writer) {
+	if err := cmdline.PrintResult(c, d, func(w io.Writer) {
 		for _, x := range d.Refused {
 			fmt.Fprintf(w, "REFUSED   %s\n          %s\n          %s\n", x.Where, x.A, x.B)
 		}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/ca/ceremony"
 	"redoubt.internal/hsm"
 )
@@ -66,19 +67,19 @@ func TestRehearsalWithoutSoftHSM(t *testing.T) {
 	}
 	t.Setenv("SOFTHSM2_CONF", os.Getenv("SOFTHSM2_CONF")) // a rehearsal points this process elsewhere
 	var stdout, stderr bytes.Buffer
-	if code := run([]string{"redoubt", "ceremony", "rehearse", plan}, &stdout, &stderr); code != exitOK || !strings.Contains(stdout.String(), "pkcs11:token=rehearsal") || strings.Contains(stderr.String(), "SOFTWARE KEYS") {
+	if code := run([]string{"redoubt", "ceremony", "rehearse", plan}, &stdout, &stderr); code != cmdline.ExitOK || !strings.Contains(stdout.String(), "pkcs11:token=rehearsal") || strings.Contains(stderr.String(), "SOFTWARE KEYS") {
 		t.Fatalf("with SoftHSM: exit %d\n%s%s", code, stdout.String(), stderr.String())
 	}
 	t.Setenv("PATH", "")
 	stdout.Reset()
 	stderr.Reset()
-	if code := run([]string{"redoubt", "ceremony", "rehearse", plan}, &stdout, &stderr); code != exitOK {
+	if code := run([]string{"redoubt", "ceremony", "rehearse", plan}, &stdout, &stderr); code != cmdline.ExitOK {
 		t.Fatalf("exit %d: %s", code, stderr.String())
 	}
 	if !strings.Contains(stderr.String(), "REHEARSAL WITH SOFTWARE KEYS") || !strings.Contains(stdout.String(), "soft:stand-in-ct-2") {
 		t.Errorf("the banner or the stand-in is missing:\n%s%s", stdout.String(), stderr.String())
 	}
-	if code := run([]string{"redoubt", "ceremony", "rehearse", plan, "--keys", "softhsm"}, &stdout, &stderr); code != exitLocal {
+	if code := run([]string{"redoubt", "ceremony", "rehearse", plan, "--keys", "softhsm"}, &stdout, &stderr); code != cmdline.ExitLocal {
 		t.Errorf("--keys softhsm without it: exit %d", code)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/urfave/cli/v2"
 	"go.yaml.in/yaml/v3"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/ca/identity"
 	"redoubt.internal/log/strictyaml"
 	"redoubt.internal/mirror"
@@ -24,8 +25,8 @@ func configCommand() *cli.Command {
 		Name: "config", Usage: "check, print or describe the configuration",
 		Subcommands: []*cli.Command{
 			configReloadCommand(),
-			{Name: "validate", Usage: "check the configuration and say where it is wrong", ArgsUsage: "[FILE]", Flags: append(stateFlags(), outputFlag()), Action: configValidate},
-			{Name: "show", Usage: "print the configuration as it was understood", Flags: append(stateFlags(), outputFlag()), Action: configShow},
+			{Name: "validate", Usage: "check the configuration and say where it is wrong", ArgsUsage: "[FILE]", Flags: append(cmdline.StateFlags(), cmdline.OutputFlag()), Action: configValidate},
+			{Name: "show", Usage: "print the configuration as it was understood", Flags: append(cmdline.StateFlags(), cmdline.OutputFlag()), Action: configShow},
 			{Name: "schema", Usage: "print the JSON Schema of the configuration", Action: configSchema},
 		},
 	}
@@ -34,7 +35,7 @@ func configCommand() *cli.Command {
 func configValidate(c *cli.Context) error {
 	path := c.Args().First()
 	if path == "" {
-		path = configPath(c)
+		path = cmdline.ConfigPath(c)
 	}
 	result := configVerdict{File: path}
 	cfg, err := loadConfig(path)
@@ -47,11 +48,11 @@ func configValidate(c *cli.Context) error {
 	}
 	if err == nil {
 		result.Valid = true
-		return printResult(c, result, func(w io.Writer) { fmt.Fprintf(w, "%s: valid\n", path) })
+		return cmdline.PrintResult(c, result, func(w io.Writer) { fmt.Fprintf(w, "%s: valid\n", path) })
 	}
 	result.Reason = err.Error()
 	if c.String("output") == "json" {
-		if err := printJSON(c, result); err != nil {
+		if err := cmdline.PrintJSON(c, result); err != nil {
 			return err
 		}
 	}
@@ -103,7 +104,7 @@ func configShow(c *cli.Context) error {
 	if err := yaml.Unmarshal(text, &plain); err != nil {
 		return fmt.Errorf("encoding the configuration: %w", err)
 	}
-	return printResult(c, plain, func(w io.Writer) { w.Write(text) })
+	return cmdline.PrintResult(c, plain, func(w io.Writer) { w.Write(text) })
 }
 
 func configSchema(c *cli.Context) error {
@@ -114,7 +115,7 @@ func configSchema(c *cli.Context) error {
 	schema := strictyaml.Schema(reflect.TypeFor[Config](), docs)
 	schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
 	schema["title"] = "redoubt.yaml"
-	return printJSON(c, schema)
+	return cmdline.PrintJSON(c, schema)
 }
 
 // configDocs reads the comments of config.go and of config_*.go.

@@ -5,12 +5,13 @@ import (
 	"io"
 
 	"github.com/urfave/cli/v2"
+	"redoubt.internal/appliance/cmdline"
 )
 
 func configReloadCommand() *cli.Command {
 	return &cli.Command{
 		Name: "reload", Usage: "let the server take issuers, people, approvers, log.read and the TLS certificate from the file again, as SIGHUP does; new rules wait for approval",
-		Flags: append(append(stateFlags(), approvalFlags()...), outputFlag()),
+		Flags: append(append(cmdline.StateFlags(), approvalFlags()...), cmdline.OutputFlag()),
 		Action: func(c *cli.Context) error {
 			given, err := givenApprovals(c)
 			if err != nil {
@@ -20,7 +21,7 @@ func configReloadCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			return printResult(c, r, func(w io.Writer) {
+			return cmdline.PrintResult(c, r, func(w io.Writer) {
 				fmt.Fprintf(w, "reloaded; SHA-256 of the file %s\n", r.SHA256)
 				if len(r.Changed) > 0 {
 					fmt.Fprintf(w, "rules that changed: %v\n", r.Changed)

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/urfave/cli/v2"
+	"redoubt.internal/appliance/cmdline"
 )
 
 const exitCodesTopic = `Exit codes
@@ -91,7 +92,7 @@ func docsCommand() *cli.Command {
 			}
 			page, ok := all[name]
 			if !ok {
-				return usage("no page %q; there are %s", name, strings.Join(slices.Sorted(maps.Keys(all)), ", "))
+				return cmdline.Usage("no page %q; there are %s", name, strings.Join(slices.Sorted(maps.Keys(all)), ", "))
 			}
 			return page(c.App.Writer)
 		},
@@ -142,7 +143,7 @@ func completionCommand() *cli.Command {
 			case "words":
 				text = strings.Join(candidates(app, c.Args().Tail()), "\n") + "\n"
 			default:
-				return usage("completion takes bash, zsh, fish or powershell, not %q", shell)
+				return cmdline.Usage("completion takes bash, zsh, fish or powershell, not %q", shell)
 			}
 			if err == nil {
 				_, err = io.WriteString(c.App.Writer, text)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/mirror"
 	"redoubt.internal/mirror/parcel"
 )
@@ -27,7 +28,7 @@ func evidenceCommand() *cli.Command {
 func verifyEvidence(name string) *cli.Command {
 	return &cli.Command{
 		Name: name, Usage: "check a file that proves a log's two histories, with the log's key alone; touches no state", ArgsUsage: "FILE",
-		Flags: []cli.Flag{outputFlag(),
+		Flags: []cli.Flag{cmdline.OutputFlag(),
 			&cli.StringFlag{Name: "key", Required: true, Usage: "file with the log's public key as you know it: PEM, or a C2SP note verifier line", EnvVars: []string{"REDOUBT_KEY"}},
 			&cli.StringFlag{Name: "origin", Usage: "the log's origin, if it is not the name in the key", EnvVars: []string{"REDOUBT_ORIGIN"}},
 			&cli.StringSliceFlag{Name: "former-origin", Usage: "an origin the same log had earlier, as you know it; may be repeated", EnvVars: []string{"REDOUBT_FORMER_ORIGIN"}},
@@ -36,7 +37,7 @@ func verifyEvidence(name string) *cli.Command {
 		},
 		Action: func(c *cli.Context) error {
 			if c.NArg() != 1 {
-				return usage("mirror evidence takes one FILE")
+				return cmdline.Usage("mirror evidence takes one FILE")
 			}
 			key, err := os.ReadFile(c.String("key"))
 			if err != nil {
@@ -56,7 +57,7 @@ func verifyEvidence(name string) *cli.Command {
 				return err
 			}
 			if len(data) > maxEvidence {
-				return withCode(mirror.ExitCode(mirror.ErrProof), errors.New("the file is too large to be evidence"))
+				return cmdline.WithCode(mirror.ExitCode(mirror.ErrProof), errors.New("the file is too large to be evidence"))
 			}
 			claimants, err := readLines(c.StringSlice("claimant"))
 			if err != nil {
@@ -64,9 +65,9 @@ func verifyEvidence(name string) *cli.Command {
 			}
 			e, err := mirror.CheckEvidence(data, log, claimants...)
 			if err != nil {
-				return withCode(mirror.ExitCode(err), err)
+				return cmdline.WithCode(mirror.ExitCode(err), err)
 			}
-			return printResult(c, e, func(w io.Writer) {
+			return cmdline.PrintResult(c, e, func(w io.Writer) {
 				if e.Claim != "" {
 					fmt.Fprintf(w, "proven: %s and the enclave that signed this contradict each other\n\n%s\n%s", e.Origin, e.Claim, e.Larger)
 					return

@@ -8,6 +8,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/ca/denied"
 )
 
@@ -18,7 +19,7 @@ func identityCommand() *cli.Command {
 	}
 	several := append(who, &cli.StringFlag{Name: "identity-regexp", Usage: "expression that matches the whole identity", EnvVars: []string{"REDOUBT_IDENTITY_REGEXP"}})
 	act := func(more ...cli.Flag) []cli.Flag {
-		return append(append(append(append(stateFlags(), approvalFlags()...), outputFlag()), several...), more...)
+		return append(append(append(append(cmdline.StateFlags(), approvalFlags()...), cmdline.OutputFlag()), several...), more...)
 	}
 	return &cli.Command{
 		Name: "identity", Usage: "who is denied, who stands behind a pseudonym, and tokens of the built-in issuer",
@@ -30,19 +31,19 @@ func identityCommand() *cli.Command {
 				&cli.StringFlag{Name: "until", Usage: "last signed time that is refused, RFC 3339 (default: none is)", EnvVars: []string{"REDOUBT_UNTIL"}},
 				&cli.StringFlag{Name: "reason", Required: true, Usage: "why; published with the list", EnvVars: []string{"REDOUBT_REASON"}})},
 			{Name: "allow", Usage: "take an identity off the list of those denied; two others approve", Action: denyAction(identityAllow), Flags: act()},
-			{Name: "list", Usage: "the identities that are denied", Flags: append(stateFlags(), outputFlag()), Action: func(c *cli.Context) error {
+			{Name: "list", Usage: "the identities that are denied", Flags: append(cmdline.StateFlags(), cmdline.OutputFlag()), Action: func(c *cli.Context) error {
 				list, err := identityList.call(c, struct{}{})
 				if err != nil {
 					return err
 				}
-				return printResult(c, list, func(w io.Writer) {
+				return cmdline.PrintResult(c, list, func(w io.Writer) {
 					fmt.Fprintf(w, "version %d, %d denied\n", list.Version, len(list.Entries))
 					for _, e := range list.Entries {
 						fmt.Fprintln(w, e.String())
 					}
 				})
 			}},
-			{Name: "explain", Usage: "whether an identity is denied, and what was issued to it", Flags: append(append(stateFlags(), outputFlag()), who...), Action: explainIdentity},
+			{Name: "explain", Usage: "whether an identity is denied, and what was issued to it", Flags: append(append(cmdline.StateFlags(), cmdline.OutputFlag()), who...), Action: explainIdentity},
 		},
 	}
 }
@@ -52,12 +53,12 @@ func denyAction(v verb[denyArgs, deniedResult]) cli.ActionFunc {
 	return func(c *cli.Context) (err error) {
 		a := denyArgs{Entry: denied.Entry{Issuer: c.String("issuer"), Identity: c.String("identity"), IdentityRegexp: c.String("identity-regexp"), Reason: c.String("reason")}}
 		if (a.Identity == "") == (a.IdentityRegexp == "") {
-			return usage("%s needs --identity or --identity-regexp", c.Command.HelpName)
+			return cmdline.Usage("%s needs --identity or --identity-regexp", c.Command.HelpName)
 		}
 		for name, to := range map[string]*time.Time{"since": &a.Since, "until": &a.Until} {
 			if text := c.String(name); text != "" {
 				if *to, err = time.Parse(time.RFC3339, text); err != nil {
-					return usage("--%s %q: want a time as 2006-01-02T15:04:05Z", name, text)
+					return cmdline.Usage("--%s %q: want a time as 2006-01-02T15:04:05Z", name, text)
 				}
 			}
 		}
@@ -71,7 +72,7 @@ func denyAction(v verb[denyArgs, deniedResult]) cli.ActionFunc {
 		if !r.Published {
 			fmt.Fprintf(c.App.ErrWriter, "redoubt: warning: the CA goes by the new list, it is not published yet: %s\n", r.Reason)
 		}
-		return printResult(c, r, func(w io.Writer) {
+		return cmdline.PrintResult(c, r, func(w io.Writer) {
 			fmt.Fprintf(w, "the list of denied identities is version %d, with %d entries\n", r.Version, r.Denied)
 		})
 	}
@@ -79,13 +80,13 @@ func denyAction(v verb[denyArgs, deniedResult]) cli.ActionFunc {
 
 func explainIdentity(c *cli.Context) error {
 	if c.String("identity") == "" {
-		return usage("identity explain needs --identity")
+		return cmdline.Usage("identity explain needs --identity")
 	}
 	e, err := identityExplain.call(c, denied.Entry{Issuer: c.String("issuer"), Identity: c.String("identity")})
 	if err != nil {
 		return err
 	}
-	return printResult(c, e, func(w io.Writer) {
+	return cmdline.PrintResult(c, e, func(w io.Writer) {
 		said := map[bool]string{true: "yes", false: "no"}
 		fmt.Fprintf(w, "issuer accepted  %s\ndenied now       %s (list version %d)\n", said[e.Known], said[e.Denied], e.Version)
 		for _, d := range e.Entries {
@@ -102,7 +103,7 @@ func identityTokenCommand() *cli.Command {
 	return &cli.Command{
 		Name: "token", Usage: "print a token of the built-in issuer (dev profile)",
 		Description: "With --email (or a subject that is an address) the token speaks for a person, with --subject URI for a workload.",
-		Flags: append(append(stateFlags(), approvalFlags()...), outputFlag(),
+		Flags: append(append(cmdline.StateFlags(), approvalFlags()...), cmdline.OutputFlag(),
 			&cli.StringFlag{Name: "subject", Usage: "sub claim", EnvVars: []string{"REDOUBT_SUBJECT"}},
 			&cli.StringFlag{Name: "email", Usage: "email claim, marked verified", EnvVars: []string{"REDOUBT_EMAIL"}},
 			&cli.StringFlag{Name: "audience", Usage: "aud claim (default: issuer.audience)", EnvVars: []string{"REDOUBT_AUDIENCE"}},
@@ -118,7 +119,7 @@ func identityTokenCommand() *cli.Command {
 			for _, kv := range c.StringSlice("claim") {
 				k, v, ok := strings.Cut(kv, "=")
 				if !ok || k == "" {
-					return usage("--claim %q: want name=value", kv)
+					return cmdline.Usage("--claim %q: want name=value", kv)
 				}
 				args.Extra[k] = claimValue(v)
 			}
@@ -126,7 +127,7 @@ func identityTokenCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			return printResult(c, token, func(w io.Writer) { printToken(w, token.Token) })
+			return cmdline.PrintResult(c, token, func(w io.Writer) { printToken(w, token.Token) })
 		},
 	}
 }

@@ -11,9 +11,11 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"redoubt.internal/appliance/admission"
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/appliance/inventory"
 	"redoubt.internal/appliance/policy"
 	"redoubt.internal/appliance/verify"
+	"redoubt.internal/appliance/verifying"
 	"redoubt.internal/mirror/images"
 )
 
@@ -21,7 +23,7 @@ func inventoryCommand() *cli.Command {
 	return &cli.Command{
 		Name: "inventory", Usage: "say of every image of a registry, a layout or a cluster who signed it and what a policy makes of it", ArgsUsage: "oci://HOST[/REPOSITORY]|oci-layout:DIR|cluster: ...",
 		Description: "A registry is listed by its catalogue. Of a cluster, pods and workloads are listed; their images are read from the registries that --registry names, and from no other.",
-		Flags: append(registryFlags(),
+		Flags: append(verifying.RegistryFlags(),
 			&cli.StringFlag{Name: "policy", Required: true, Usage: "the rules that decide", EnvVars: []string{"REDOUBT_POLICY"}},
 			&cli.StringFlag{Name: "as", Usage: "oci-layout: the name that the rules see, HOST/REPOSITORY (default what the layout says)", EnvVars: []string{"REDOUBT_AS"}},
 			&cli.StringFlag{Name: "receipts", Usage: "folder of attestations, *.json, that count as if they stood beside the images that they are about", EnvVars: []string{"REDOUBT_RECEIPTS"}},
@@ -29,7 +31,7 @@ func inventoryCommand() *cli.Command {
 			&cli.StringSliceFlag{Name: "registry", Usage: "cluster: a registry that may be read; may be repeated", EnvVars: []string{"REDOUBT_REGISTRY"}},
 			&cli.StringFlag{Name: "metrics", Usage: "write the figures to this file too, for Prometheus' collector of text files (*.prom)", EnvVars: []string{"REDOUBT_METRICS"}},
 			&cli.BoolFlag{Name: "require", Usage: "exit 23 unless there are images and the policy allows each", EnvVars: []string{"REDOUBT_REQUIRE"}},
-			outputFlag(),
+			cmdline.OutputFlag(),
 		),
 		Action: takeInventory,
 	}
@@ -37,11 +39,11 @@ func inventoryCommand() *cli.Command {
 
 func takeInventory(c *cli.Context) error {
 	if c.NArg() == 0 {
-		return usage("inventory takes oci://HOST[/REPOSITORY], oci-layout:DIR or cluster:")
+		return cmdline.Usage("inventory takes oci://HOST[/REPOSITORY], oci-layout:DIR or cluster:")
 	}
 	p, err := policy.Load(c.String("policy"), policy.Config{EveryReason: true, Now: clock})
 	if err != nil {
-		return policyFault(err)
+		return verifying.PolicyFault(err)
 	}
 	var receipts map[string][]policy.Evidence
 	if dir := c.String("receipts"); dir != "" {
@@ -67,14 +69,14 @@ func takeInventory(c *cli.Context) error {
 			return fmt.Errorf("writing the metrics: %w", err)
 		}
 	}
-	if err := printResult(c, report, func(w io.Writer) { printInventory(w, report) }); err != nil {
+	if err := cmdline.PrintResult(c, report, func(w io.Writer) { printInventory(w, report) }); err != nil {
 		return err
 	}
 	switch {
 	case report.Counts[inventory.Unreadable] > 0:
-		return withCode(exitUnavailable, fmt.Errorf("%d of %d images could not be read", report.Counts[inventory.Unreadable], report.Total))
+		return cmdline.WithCode(cmdline.ExitUnavailable, fmt.Errorf("%d of %d images could not be read", report.Counts[inventory.Unreadable], report.Total))
 	case c.Bool("require") && (report.Total == 0 || report.Counts[inventory.Allowed] < report.Total):
-		return withCode(verify.ExitCode(verify.ErrPolicy), fmt.Errorf("the policy allows %d of %d images", report.Counts[inventory.Allowed], report.Total))
+		return cmdline.WithCode(verify.ExitCode(verify.ErrPolicy), fmt.Errorf("the policy allows %d of %d images", report.Counts[inventory.Allowed], report.Total))
 	}
 	return nil
 }
@@ -100,18 +102,18 @@ func targetsOf(c *cli.Context, operand string) (all []inventory.Target, close fu
 		all, err = clusterTargets(c)
 		return all, none, err
 	}
-	return nil, none, usage("%q is none of oci://HOST[/REPOSITORY], oci-layout:DIR and cluster:", operand)
+	return nil, none, cmdline.Usage("%q is none of oci://HOST[/REPOSITORY], oci-layout:DIR and cluster:", operand)
 }
 
 func registryTargets(c *cli.Context, rest string) (all []inventory.Target, err error) {
 	host, below, _ := strings.Cut(rest, "/")
-	source, err := openRegistry(c, host)
+	source, err := verifying.OpenRegistry(c, host)
 	if err != nil {
 		return nil, err
 	}
 	refs, err := source.Catalog(c.Context, below)
 	if err != nil {
-		return nil, hinted(unavailable(err), "a registry may refuse to list what it holds: `redoubt verify oci://HOST/NAME:TAG --policy P` judges one image")
+		return nil, cmdline.Hinted(cmdline.Unavailable(err), "a registry may refuse to list what it holds: `redoubt verify oci://HOST/NAME:TAG --policy P` judges one image")
 	}
 	for _, ref := range refs {
 		all = append(all, inventory.Target{Reference: ref.String(), Ref: ref, Source: source})
@@ -127,15 +129,15 @@ func clusterTargets(c *cli.Context) (all []inventory.Target, err error) {
 			return nil, err
 		}
 	} else if !inside {
-		return nil, usage("cluster: needs --kubeconfig outside of a pod")
+		return nil, cmdline.Usage("cluster: needs --kubeconfig outside of a pod")
 	}
 	used, err := admission.Images(c.Context, cluster)
 	if err != nil {
-		return nil, hinted(unavailable(err), "it needs the right to list pods and workloads in all namespaces: docs/verdict.md has the role")
+		return nil, cmdline.Hinted(cmdline.Unavailable(err), "it needs the right to list pods and workloads in all namespaces: docs/verdict.md has the role")
 	}
 	sources := map[string]*images.Source{}
 	for _, host := range c.StringSlice("registry") {
-		if sources[host], err = openRegistry(c, host); err != nil {
+		if sources[host], err = verifying.OpenRegistry(c, host); err != nil {
 			return nil, err
 		}
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/log"
 )
 
@@ -17,31 +18,31 @@ func keysCommand() *cli.Command {
 	return &cli.Command{
 		Name: "keys", Usage: "every key: where it lives, what it is for, whether it signs",
 		Subcommands: []*cli.Command{
-			{Name: "list", Usage: "list every key: place, type, the token's claims about it, since when, until when, what for", Flags: append(stateFlags(), outputFlag()), Action: func(c *cli.Context) error {
+			{Name: "list", Usage: "list every key: place, type, the token's claims about it, since when, until when, what for", Flags: append(cmdline.StateFlags(), cmdline.OutputFlag()), Action: func(c *cli.Context) error {
 				records, err := listKeys.call(c, struct{}{})
 				if err != nil {
 					return err
 				}
-				if err := printResult(c, records, func(w io.Writer) { printKeys(w, records) }); err != nil {
+				if err := cmdline.PrintResult(c, records, func(w io.Writer) { printKeys(w, records) }); err != nil {
 					return err
 				}
 				for _, k := range records {
 					if k.Error != "" && k.State == stateActive {
-						return hinted(fmt.Errorf("the %s key does not open: %s", k.Name, k.Error), "`redoubt keys check` tries every key")
+						return cmdline.Hinted(fmt.Errorf("the %s key does not open: %s", k.Name, k.Error), "`redoubt keys check` tries every key")
 					}
 				}
 				return nil
 			}},
-			{Name: "check", Usage: "make every key sign once; exit 3 when one does not", Flags: append(stateFlags(), outputFlag()), Action: func(c *cli.Context) error {
+			{Name: "check", Usage: "make every key sign once; exit 3 when one does not", Flags: append(cmdline.StateFlags(), cmdline.OutputFlag()), Action: func(c *cli.Context) error {
 				checks, err := checkKeys.call(c, struct{}{})
 				if err != nil {
 					return err
 				}
-				if err := printResult(c, checks, func(w io.Writer) { printChecks(w, checks) }); err != nil {
+				if err := cmdline.PrintResult(c, checks, func(w io.Writer) { printChecks(w, checks) }); err != nil {
 					return err
 				}
 				if !ready(checks) {
-					return unavailable(fmt.Errorf("a key does not sign"))
+					return cmdline.Unavailable(fmt.Errorf("a key does not sign"))
 				}
 				return nil
 			}},

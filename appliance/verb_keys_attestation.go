@@ -11,6 +11,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/hsm"
 )
 
@@ -27,11 +28,11 @@ func attestationCommand() *cli.Command {
 			&cli.StringFlag{Name: "roots", Usage: "PEM roots of TPM makers; without them nothing says that a TPM made the statement", EnvVars: []string{"REDOUBT_ROOTS"}},
 			&cli.StringFlag{Name: "nonce", Usage: "the challenge it must be over, hex", EnvVars: []string{"REDOUBT_NONCE"}},
 			&cli.StringFlag{Name: "certificate", Usage: "PEM certificate or chain whose first key it must be about", EnvVars: []string{"REDOUBT_CERTIFICATE"}},
-			outputFlag(),
+			cmdline.OutputFlag(),
 		},
 		Action: func(c *cli.Context) error {
 			if c.NArg() != 1 {
-				return usage("keys attestation takes one FILE")
+				return cmdline.Usage("keys attestation takes one FILE")
 			}
 			a, err := readAttestation(c.Args().First())
 			if err != nil {
@@ -54,7 +55,7 @@ func attestationCommand() *cli.Command {
 			if err := asked(c, a, report); err != nil {
 				return err
 			}
-			return printResult(c, report, func(w io.Writer) { printAttestation(w, report) })
+			return cmdline.PrintResult(c, report, func(w io.Writer) { printAttestation(w, report) })
 		},
 	}
 }

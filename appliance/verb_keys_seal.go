@@ -9,6 +9,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/hsm"
 )
 
@@ -39,7 +40,7 @@ func sealCommand() *cli.Command {
 			&cli.StringFlag{Name: "device", Usage: "TPM device or swtpm socket (default /dev/tpmrm0)", EnvVars: []string{"REDOUBT_TPM_DEVICE"}},
 			plainSessionsFlag(),
 			&cli.StringFlag{Name: "tpm-auth-file", Usage: "authorisation value that is needed besides the PCRs", EnvVars: []string{"REDOUBT_TPM_AUTH_FILE"}},
-			outputFlag(),
+			cmdline.OutputFlag(),
 		},
 		Action: func(c *cli.Context) error {
 			secret, err := hsm.ReadSecret(c.String("in"), maxSecret)
@@ -59,12 +60,12 @@ func sealCommand() *cli.Command {
 			r := sealed{Out: out, PCRs: c.String("pcrs"), Auth: c.String("tpm-auth-file") != "", Use: sealedPrefix + out}
 			err = keys.sealSecret(c.Context, out, secret, r.PCRs, r.Auth)
 			if errors.Is(err, hsm.ErrExists) {
-				return hinted(err, "choose another --out; nothing was changed")
+				return cmdline.Hinted(err, "choose another --out; nothing was changed")
 			}
 			if err != nil {
 				return err
 			}
-			return printResult(c, r, func(w io.Writer) {
+			return cmdline.PrintResult(c, r, func(w io.Writer) {
 				fmt.Fprintf(w, "sealed to PCRs %s: %s\nuse it as passphrase-file, pin-file or auth-file: %s\nKeep the secret itself off this machine; it is needed when firmware or kernel change.\n", r.PCRs, r.Out, r.Use)
 			})
 		},

@@ -13,24 +13,27 @@ import (
 	"github.com/transparency-dev/merkle/rfc6962"
 	"github.com/urfave/cli/v2"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/log"
 	"redoubt.internal/log/rekor"
 )
 
 func logCommand() *cli.Command {
 	which := &cli.StringFlag{Name: "log", Value: roleRekor, Usage: "rekor, rekor-<n>, ct or audit", EnvVars: []string{"REDOUBT_LOG"}}
-	flags := func(more ...cli.Flag) []cli.Flag { return append(append(stateFlags(), outputFlag(), which), more...) }
+	flags := func(more ...cli.Flag) []cli.Flag {
+		return append(append(cmdline.StateFlags(), cmdline.OutputFlag(), which), more...)
+	}
 	return &cli.Command{
 		Name: "log", Usage: "read, search, prove and check the logs",
 		Subcommands: []*cli.Command{
-			{Name: "info", Usage: "origin, size, root and state of every log", Flags: append(stateFlags(), outputFlag()), Action: logInfoAction},
+			{Name: "info", Usage: "origin, size, root and state of every log", Flags: append(cmdline.StateFlags(), cmdline.OutputFlag()), Action: logInfoAction},
 			{Name: "get", Usage: "print one entry", ArgsUsage: "INDEX|LEAFHASH", Flags: flags(), Action: logGetAction},
 			{Name: "search", Usage: "log and index of the entries of the artifact logs that carry a key: an e-mail, a URI, sha256:HEX, a certificate's SHA-256", ArgsUsage: "KEY",
-				Flags: append(stateFlags(), outputFlag(), &cli.IntFlag{Name: "limit", Value: 100, Usage: "most entries of one log to print", EnvVars: []string{"REDOUBT_LIMIT"}}), Action: logSearchAction},
+				Flags: append(cmdline.StateFlags(), cmdline.OutputFlag(), &cli.IntFlag{Name: "limit", Value: 100, Usage: "most entries of one log to print", EnvVars: []string{"REDOUBT_LIMIT"}}), Action: logSearchAction},
 			{Name: "proof", Usage: "inclusion proof of an entry, or with --from the consistency of two sizes; verified before it is printed", ArgsUsage: "[INDEX]",
 				Flags: flags(&cli.Uint64Flag{Name: "size", Usage: "tree size (default: the head's)", EnvVars: []string{"REDOUBT_SIZE"}},
 					&cli.Uint64Flag{Name: "from", Usage: "older size of a consistency proof", EnvVars: []string{"REDOUBT_FROM"}}), Action: logProofAction},
-			{Name: "fsck", Usage: "recompute everything and check every head ever signed", Flags: append(stateFlags(), outputFlag()), Action: logFsckAction},
+			{Name: "fsck", Usage: "recompute everything and check every head ever signed", Flags: append(cmdline.StateFlags(), cmdline.OutputFlag()), Action: logFsckAction},
 			rotateCommand("rotate", "a new log with a new key; the one before stays readable and takes no more entries", func(c *cli.Context) (string, error) { return c.String("log"), nil }, which),
 			logResumeCommand(), logRetireCommand(), logResubmitCommand(),
 			logMarkCommand(),
@@ -72,7 +75,7 @@ func logInfoAction(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	return printResult(c, infos, func(w io.Writer) {
+	return cmdline.PrintResult(c, infos, func(w io.Writer) {
 		for _, i := range infos {
 			fmt.Fprintf(w, "%-7s  %s\n         %d entries, root %s, signed %s\n", i.Log, i.Origin, i.Size, i.RootHash, i.Time.Format(time.RFC3339))
 			if i.Lost != "" {
@@ -102,7 +105,7 @@ func (in *instance) pick(name string) (*log.Log, error) {
 			return l.log, nil
 		}
 	}
-	return nil, usage("--log %q: this instance has no such log; `redoubt log info` lists them", name)
+	return nil, cmdline.Usage("--log %q: this instance has no such log; `redoubt log info` lists them", name)
 }
 
 // logEntry is the JSON of `redoubt log get -o json`; the bodies of the artifact and audit logs are JSON themselves.
@@ -131,7 +134,7 @@ var logGet = verb[logArgs, logEntry]{"log.get", func(ctx context.Context, in *in
 		var hash [32]byte
 		raw, err := hex.DecodeString(a.Key)
 		if err != nil || copy(hash[:], raw) != len(raw) || len(raw) != len(hash) {
-			return logEntry{}, usage("%q is neither an index, nor a leaf hash of 64 hex digits, nor such a hash after the id of a tree of ours", a.Key)
+			return logEntry{}, cmdline.Usage("%q is neither an index, nor a leaf hash of 64 hex digits, nor such a hash after the id of a tree of ours", a.Key)
 		}
 		at, found, err := l.LeafIndex(ctx, hash)
 		if err != nil {
@@ -152,13 +155,13 @@ var logGet = verb[logArgs, logEntry]{"log.get", func(ctx context.Context, in *in
 
 func logGetAction(c *cli.Context) error {
 	if c.NArg() != 1 {
-		return usage("log get takes one INDEX or LEAFHASH")
+		return cmdline.Usage("log get takes one INDEX or LEAFHASH")
 	}
 	e, err := logGet.call(c, logArgs{Log: c.String("log"), Key: c.Args().First()})
 	if err != nil {
 		return err
 	}
-	return printResult(c, e, func(w io.Writer) {
+	return cmdline.PrintResult(c, e, func(w io.Writer) {
 		fmt.Fprintf(w, "index     %d\nleaf hash %s\n", e.Index, e.LeafHash)
 		if e.Log == roleCT {
 			fmt.Fprintf(w, "leaf      %s\n", base64.StdEncoding.EncodeToString(e.Leaf))
@@ -190,13 +193,13 @@ var logSearch = verb[logArgs, []logMatch]{"log.search", func(ctx context.Context
 
 func logSearchAction(c *cli.Context) error {
 	if c.NArg() != 1 {
-		return usage("log search takes one KEY")
+		return cmdline.Usage("log search takes one KEY")
 	}
 	found, err := logSearch.call(c, logArgs{Key: c.Args().First(), Limit: c.Int("limit")})
 	if err != nil {
 		return err
 	}
-	return printResult(c, found, func(w io.Writer) {
+	return cmdline.PrintResult(c, found, func(w io.Writer) {
 		for _, m := range found {
 			fmt.Fprintln(w, m.Log, m.Index)
 		}
@@ -274,19 +277,19 @@ func proveConsistency(ctx context.Context, l *log.Log, from, size uint64, root [
 func logProofAction(c *cli.Context) error {
 	args := logArgs{Log: c.String("log"), From: c.Uint64("from"), Size: c.Uint64("size")}
 	if (c.NArg() == 1) == (args.From > 0) || c.NArg() > 1 {
-		return usage("log proof takes one INDEX, or --from SIZE")
+		return cmdline.Usage("log proof takes one INDEX, or --from SIZE")
 	}
 	if args.From == 0 {
 		var err error
 		if args.Index, err = strconv.ParseUint(c.Args().First(), 10, 64); err != nil {
-			return usage("%q is not an index", c.Args().First())
+			return cmdline.Usage("%q is not an index", c.Args().First())
 		}
 	}
 	p, err := logProve.call(c, args)
 	if err != nil {
 		return err
 	}
-	return printResult(c, p, func(w io.Writer) {
+	return cmdline.PrintResult(c, p, func(w io.Writer) {
 		fmt.Fprintf(w, "%s proof in the %s log of size %d, root %s\n", p.Kind, p.Log, p.Size, p.Root)
 		for _, h := range p.Hashes {
 			fmt.Fprintln(w, h)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/mirror"
 	"redoubt.internal/mirror/parcel"
 	"redoubt.internal/mirror/tiles"
@@ -18,7 +19,7 @@ import (
 func logExportCommand(which cli.Flag) *cli.Command {
 	return &cli.Command{
 		Name: "export", Usage: "write a log at its signed head as a folder of C2SP tlog-tiles files and prove the folder; run again, it goes on or catches up",
-		Flags: append(stateFlags(), outputFlag(), which,
+		Flags: append(cmdline.StateFlags(), cmdline.OutputFlag(), which,
 			&cli.StringFlag{Name: "out", Required: true, Usage: "folder to write: new, empty, or an earlier export of the same log", EnvVars: []string{"REDOUBT_OUT"}}),
 		Action: logExportAction,
 	}
@@ -55,7 +56,7 @@ var logCopy = verb[copyArgs, copyAnswer]{"log.copy", func(ctx context.Context, i
 		return copyAnswer{}, err
 	}
 	if len(a.Tiles) > copyTiles {
-		return copyAnswer{}, usage("%d tiles at once, %d are answered", len(a.Tiles), copyTiles)
+		return copyAnswer{}, cmdline.Usage("%d tiles at once, %d are answered", len(a.Tiles), copyTiles)
 	}
 	head := l.Head()
 	r := copyAnswer{Origin: in.cfg.origin(a.Log), Note: head.Note, Size: head.Size, Root: hex.EncodeToString(head.Root[:])}
@@ -103,9 +104,9 @@ type logExport struct {
 
 func logExportAction(c *cli.Context) error {
 	if c.NArg() > 0 {
-		return usage("log export takes no operand; the folder is --out")
+		return cmdline.Usage("log export takes no operand; the folder is --out")
 	}
-	if err := checkOutput(c); err != nil {
+	if err := cmdline.CheckOutput(c); err != nil {
 		return err
 	}
 	out, err := filepath.Abs(c.String("out"))
@@ -117,11 +118,11 @@ func logExportAction(c *cli.Context) error {
 		return err
 	}
 	defer done()
-	r, err := exportLog(c.Context, c.String("log"), out, ask, progress(c))
+	r, err := exportLog(c.Context, c.String("log"), out, ask, cmdline.Progress(c))
 	if err != nil {
 		return err
 	}
-	return printResult(c, r, func(w io.Writer) {
+	return cmdline.PrintResult(c, r, func(w io.Writer) {
 		fmt.Fprintf(w, "origin  %s\nsize    %d\nroot    %s\nvkey    %s\nfiles   %d (%d kept), %d bytes\n", r.Origin, r.Size, r.RootHash, r.VKey, r.Files, r.Kept, r.Bytes)
 	})
 }
@@ -191,7 +192,7 @@ func exportLog(ctx context.Context, name, out string, ask func(copyArgs) (copyAn
 		return r, err
 	}
 	if _, err := mirror.VerifyCopy(ctx, mirror.LogConfig{Origin: head.Origin, VKey: head.VKey, Source: out}, 0); err != nil {
-		return r, hinted(badDump(err), "remove the file that is named and run the same command again: it is written anew")
+		return r, cmdline.Hinted(badDump(err), "remove the file that is named and run the same command again: it is written anew")
 	}
 	return r, d.sweep(head.Size)
 }

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/mod/sumdb/tlog"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/mirror"
 	"redoubt.internal/mirror/tiles"
 )
@@ -144,9 +145,9 @@ func TestLogVerifyByLine(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for key, want := range map[string]int{r.VKey: exitOK, file: exitOK, other.VKey: exitBadProof, r.VKey + "x": exitLocal} {
+	for key, want := range map[string]int{r.VKey: cmdline.ExitOK, file: cmdline.ExitOK, other.VKey: exitBadProof, r.VKey + "x": cmdline.ExitLocal} {
 		var stdout, stderr bytes.Buffer
-		if code := run([]string{"redoubt", "log", "verify", out, "--key", key}, &stdout, &stderr); code != want || (want == exitOK) != strings.Contains(stdout.String(), r.RootHash) {
+		if code := run([]string{"redoubt", "log", "verify", out, "--key", key}, &stdout, &stderr); code != want || (want == cmdline.ExitOK) != strings.Contains(stdout.String(), r.RootHash) {
 			t.Errorf("--key %s: code %d, %s%s", key, code, &stdout, &stderr)
 		}
 	}
@@ -191,8 +192,8 @@ func TestLogExportEveryFileCounts(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			if err := verifyDump(r); exitCode(err) != exitBadProof || !strings.Contains(err.Error(), name) {
-				t.Errorf("%s %s: code %d, %v", name, what, exitCode(err), err)
+			if err := verifyDump(r); cmdline.ExitCode(err) != exitBadProof || !strings.Contains(err.Error(), name) {
+				t.Errorf("%s %s: code %d, %v", name, what, cmdline.ExitCode(err), err)
 			}
 		}
 		if err := os.WriteFile(path, good, 0o644); err != nil {
@@ -254,7 +255,7 @@ func TestLogExportRefusesAnotherHistory(t *testing.T) {
 			twist(&r)
 			return r, err
 		}, io.Discard)
-		if !errors.Is(err, errTwoFace) || exitCode(err) != exitBadProof {
+		if !errors.Is(err, errTwoFace) || cmdline.ExitCode(err) != exitBadProof {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

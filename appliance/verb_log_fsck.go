@@ -10,6 +10,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/log"
 )
 
@@ -72,7 +73,7 @@ func logFsckAction(c *cli.Context) error {
 // printFsck prints v, which holds results, and is an error when one of them has a problem.
 func printFsck(c *cli.Context, v any, results []fsckResult) error {
 	problems := 0
-	err := printResult(c, v, func(w io.Writer) {
+	err := cmdline.PrintResult(c, v, func(w io.Writer) {
 		for _, r := range results {
 			r.print(w)
 		}

@@ -9,13 +9,14 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/log"
 )
 
 func logMarkCommand() *cli.Command {
 	return &cli.Command{
 		Name: "mark", Usage: "mark every log in a counter new to log.highwater, after checking it whole against the marks it has; the server is stopped",
-		Flags:  append(stateFlags(), outputFlag()),
+		Flags:  append(cmdline.StateFlags(), cmdline.OutputFlag()),
 		Action: logMarkAction,
 	}
 }
@@ -36,7 +37,7 @@ type newMark struct {
 var errNotMarked = errors.New("nothing was marked")
 
 func logMarkAction(c *cli.Context) error {
-	if err := checkOutput(c); err != nil {
+	if err := cmdline.CheckOutput(c); err != nil {
 		return err
 	}
 	_, dir, err := configured(c)
@@ -44,7 +45,7 @@ func logMarkAction(c *cli.Context) error {
 		return err
 	}
 	if dir.answers(c.Context, nil) {
-		return hinted(errors.New("a server holds this directory; logs are marked while none does"), "stop the server, run this again, start it")
+		return cmdline.Hinted(errors.New("a server holds this directory; logs are marked while none does"), "stop the server, run this again, start it")
 	}
 	s, err := openStopped(c)
 	if err != nil {
@@ -78,11 +79,11 @@ func (r marked) print(w io.Writer) {
 func (s *stopped) mark(ctx context.Context) (r marked, err error) {
 	r = marked{Checked: []fsckResult{}, Marked: []newMark{}}
 	if len(s.in.highWater) == 0 || len(s.in.noMarks) > 0 {
-		return r, hinted(fmt.Errorf("%w: no high-water file vouches for this directory", errNotMarked), "put the high-water file of this machine back")
+		return r, cmdline.Hinted(fmt.Errorf("%w: no high-water file vouches for this directory", errNotMarked), "put the high-water file of this machine back")
 	}
 	counters := s.in.slowMarks
 	if len(counters) == 0 {
-		return r, hinted(fmt.Errorf("%w: log.highwater lists no counter", errNotMarked), "add tpm:nv=0x01...... to it")
+		return r, cmdline.Hinted(fmt.Errorf("%w: log.highwater lists no counter", errNotMarked), "add tpm:nv=0x01...... to it")
 	}
 	for _, m := range counters {
 		if err := m.Err(); err != nil {

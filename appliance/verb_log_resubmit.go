@@ -25,7 +25,9 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/appliance/verify"
+	"redoubt.internal/appliance/verifying"
 	"redoubt.internal/mirror"
 	"redoubt.internal/mirror/parcel"
 )
@@ -34,7 +36,7 @@ func logResubmitCommand() *cli.Command {
 	return &cli.Command{
 		Name: "resubmit", Usage: "enter signatures whose entries a retired log lost into the log after it; each bundle is verified first, as the proof that the entry was there", ArgsUsage: "BUNDLE...",
 		Description: "The bundles stay what clients verify: they prove the entry in the retired log. The new entry lets monitors and searches find the signature again.",
-		Flags: []cli.Flag{outputFlag(),
+		Flags: []cli.Flag{cmdline.OutputFlag(),
 			&cli.StringFlag{Name: "setup", Required: true, Usage: "folder of `redoubt client setup`, written after the log was retired", EnvVars: []string{"REDOUBT_SETUP"}}},
 		Action: logResubmitAction,
 	}
@@ -53,7 +55,7 @@ type resubmitted struct {
 
 func logResubmitAction(c *cli.Context) error {
 	if c.NArg() == 0 {
-		return usage("log resubmit takes at least one BUNDLE")
+		return cmdline.Usage("log resubmit takes at least one BUNDLE")
 	}
 	s, err := openResubmission(c.String("setup"))
 	if err != nil {
@@ -71,7 +73,7 @@ func logResubmitAction(c *cli.Context) error {
 		}
 		results = append(results, r)
 	}
-	if err := printResult(c, results, func(w io.Writer) {
+	if err := cmdline.PrintResult(c, results, func(w io.Writer) {
 		for _, r := range results {
 			r.print(w)
 		}
@@ -126,7 +128,7 @@ func openResubmission(setup string) (*resubmission, error) {
 // bundle verifies one bundle and enters its signature where the log it was entered into lacks it.
 func (s *resubmission) bundle(ctx context.Context, path string) (resubmitted, error) {
 	r := resubmitted{Bundle: path}
-	data, err := readBounded("bundle", path)
+	data, err := verifying.ReadBounded("bundle", path)
 	if err != nil {
 		return r, err
 	}
@@ -139,7 +141,7 @@ func (s *resubmission) bundle(ctx context.Context, path string) (resubmitted, er
 		return r, err
 	}
 	anybody := verify.Identity{SANRegexp: ".", IssuerRegexp: "."}
-	result, err := verifyArtifact(ctx, verifyRequest{Artifact: digest, Bundle: path, Setup: s.setup, Identity: anybody})
+	result, err := verifying.Verify(ctx, verifying.Request{Artifact: digest, Bundle: path, Setup: s.setup, Identity: anybody})
 	if err != nil {
 		return r, fmt.Errorf("it proves nothing: %w", err)
 	}
@@ -207,12 +209,12 @@ func (s *resubmission) head(ctx context.Context, at string) (mirror.Checkpoint, 
 	client := http.Client{Timeout: clientTimeout}
 	response, err := client.Do(request)
 	if err != nil {
-		return mirror.Checkpoint{}, unavailable(fmt.Errorf("asking for a checkpoint: %w", err))
+		return mirror.Checkpoint{}, cmdline.Unavailable(fmt.Errorf("asking for a checkpoint: %w", err))
 	}
 	defer response.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(response.Body, maxReason))
 	if err != nil || response.StatusCode != http.StatusOK {
-		return mirror.Checkpoint{}, unavailable(fmt.Errorf("asking for a checkpoint: %s answered %s", at, response.Status))
+		return mirror.Checkpoint{}, cmdline.Unavailable(fmt.Errorf("asking for a checkpoint: %s answered %s", at, response.Status))
 	}
 	h, err := s.checkpoint(body)
 	if err != nil {
@@ -280,7 +282,7 @@ func (s *resubmission) enter(ctx context.Context, b *protobundle.Bundle, version
 		if there := alreadyThere.FindStringSubmatch(err.Error()); version == 2 && there != nil {
 			return s.there(ctx, there[1], r)
 		}
-		return unavailable(fmt.Errorf("entering it: %w", err))
+		return cmdline.Unavailable(fmt.Errorf("entering it: %w", err))
 	}
 	answer := again.VerificationMaterial.TlogEntries[0]
 	entry, err := tlog.ParseTransparencyLogEntry(answer)

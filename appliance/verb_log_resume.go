@@ -9,6 +9,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/log"
 	"redoubt.internal/log/audit"
 )
@@ -16,7 +17,7 @@ import (
 func logResumeCommand() *cli.Command {
 	return &cli.Command{
 		Name: "resume", Usage: "let a log that a failed write halted take entries again, after checking it whole; the server is stopped",
-		Flags: append(stateFlags(), outputFlag(),
+		Flags: append(cmdline.StateFlags(), cmdline.OutputFlag(),
 			&cli.StringFlag{Name: "log", Usage: "rekor, rekor-<n>, ct or audit (default: every halted one)", EnvVars: []string{"REDOUBT_LOG"}}),
 		Action: logResumeAction,
 	}
@@ -31,7 +32,7 @@ type resumed struct {
 }
 
 func logResumeAction(c *cli.Context) error {
-	if err := checkOutput(c); err != nil {
+	if err := cmdline.CheckOutput(c); err != nil {
 		return err
 	}
 	cfg, dir, err := configured(c)
@@ -41,12 +42,12 @@ func logResumeAction(c *cli.Context) error {
 	roles := cfg.logRoles()
 	if only := c.String("log"); only != "" {
 		if !slices.Contains(roles, only) {
-			return usage("--log %q: this instance has no such log; `redoubt log info` lists them", only)
+			return cmdline.Usage("--log %q: this instance has no such log; `redoubt log info` lists them", only)
 		}
 		roles = []string{only}
 	}
 	if dir.answers(c.Context, nil) {
-		return hinted(errors.New("a server holds this directory; a halted log resumes while none does"), "stop the server, run this again, start it")
+		return cmdline.Hinted(errors.New("a server holds this directory; a halted log resumes while none does"), "stop the server, run this again, start it")
 	}
 	s, err := openStopped(c)
 	if err != nil {

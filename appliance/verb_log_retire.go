@@ -9,13 +9,14 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/ca/approval"
 )
 
 func logRetireCommand() *cli.Command {
 	return &cli.Command{
 		Name: "retire", Usage: "after a restore: end every log that may have signed more than it has and open the next one; without --confirm only say which; where approvers are configured they approve it; the server is stopped",
-		Flags: append(append(stateFlags(), approvalFlags()...), outputFlag(),
+		Flags: append(append(cmdline.StateFlags(), approvalFlags()...), cmdline.OutputFlag(),
 			&cli.BoolFlag{Name: "confirm", Usage: "no newer copy of this directory exists anywhere: do it", EnvVars: []string{"REDOUBT_CONFIRM"}}),
 		Action: logRetireAction,
 	}
@@ -27,11 +28,11 @@ func logRetireAction(c *cli.Context) error {
 		return err
 	}
 	if dir.answers(c.Context, nil) {
-		return hinted(errors.New("a server holds this directory; logs are retired while none does"), "stop the server, run this again, start it")
+		return cmdline.Hinted(errors.New("a server holds this directory; logs are retired while none does"), "stop the server, run this again, start it")
 	}
 	logger := slog.New(slog.DiscardHandler) // that logs are behind is what this verb is about
 	if c.IsSet("log-level") {
-		if logger, err = newLogger(c); err != nil {
+		if logger, err = cmdline.NewLogger(c); err != nil {
 			return err
 		}
 	}
@@ -80,7 +81,7 @@ func logRetireAction(c *cli.Context) error {
 		r.Next = append(r.Next, "`redoubt serve`", "give clients the new trusted root: those of the trust repository fetch it, others need `redoubt client setup`",
 			"`redoubt log resubmit BUNDLE...` for signatures made after the backup: their bundles prove them, and they enter the new log", "`redoubt backup create`")
 	}
-	return printResult(c, r, func(w io.Writer) { r.print(w) })
+	return cmdline.PrintResult(c, r, func(w io.Writer) { r.print(w) })
 }
 
 func (r retireResult) print(w io.Writer) {
@@ -118,7 +119,7 @@ func (in *instance) mayRetire(c *cli.Context, who person, lost []retiredLog) (re
 	case people == nil && in.law().everything:
 		return retirement{}, nil
 	case people == nil:
-		return retirement{}, hinted(errNoApprovers, "set approvers in the configuration; `redoubt docs config` explains them")
+		return retirement{}, cmdline.Hinted(errNoApprovers, "set approvers in the configuration; `redoubt docs config` explains them")
 	}
 	a, err := givenApprovals(c)
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/mirror"
 	"redoubt.internal/mirror/parcel"
 	"redoubt.internal/mirror/tiles"
@@ -23,7 +24,7 @@ const exitBadProof = 22
 func logVerifyCommand() *cli.Command {
 	return &cli.Command{
 		Name: "verify", Usage: "hash every byte of an exported log up to its signed checkpoint, with the log's key alone; touches no state", ArgsUsage: "DIR",
-		Flags: []cli.Flag{outputFlag(),
+		Flags: []cli.Flag{cmdline.OutputFlag(),
 			&cli.StringFlag{Name: "key", Required: true, Usage: "the log's public key as you know it: a C2SP note verifier line, or a file with one or with PEM", EnvVars: []string{"REDOUBT_KEY"}},
 			&cli.StringFlag{Name: "origin", Usage: "the log's origin, if it is not the name in the key; with PEM, the checkpoint's own is taken and printed", EnvVars: []string{"REDOUBT_ORIGIN"}},
 		},
@@ -44,9 +45,9 @@ type logVerified struct {
 
 func logVerifyAction(c *cli.Context) error {
 	if c.NArg() != 1 {
-		return usage("log verify takes one DIR")
+		return cmdline.Usage("log verify takes one DIR")
 	}
-	if err := checkOutput(c); err != nil {
+	if err := cmdline.CheckOutput(c); err != nil {
 		return err
 	}
 	dir, err := filepath.Abs(c.Args().First())
@@ -68,7 +69,7 @@ func logVerifyAction(c *cli.Context) error {
 		return badDump(err)
 	}
 	r := logVerified{dir, log.Origin, v.Checkpoint.Size, hex.EncodeToString(v.Checkpoint.Root[:]), log.VKey, v.Leaves, v.Bytes}
-	return printResult(c, r, func(w io.Writer) {
+	return cmdline.PrintResult(c, r, func(w io.Writer) {
 		fmt.Fprintf(w, "verified: every byte hashes up to the signed root\norigin  %s\nsize    %d\nroot    %s\nvkey    %s\n", r.Origin, r.Size, r.RootHash, r.VKey)
 	})
 }
@@ -108,7 +109,7 @@ func dumpLog(root *os.Root, key, origin string) (mirror.LogConfig, error) {
 func badDump(err error) error {
 	for _, bad := range []error{mirror.ErrProof, mirror.ErrUnknownOrigin, mirror.ErrRemote, mirror.ErrDamaged, tiles.ErrProof, tiles.ErrBundle, fs.ErrNotExist} {
 		if errors.Is(err, bad) && !errors.Is(err, fs.ErrPermission) {
-			return withCode(exitBadProof, err)
+			return cmdline.WithCode(exitBadProof, err)
 		}
 	}
 	return err

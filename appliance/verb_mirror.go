@@ -10,6 +10,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/mirror"
 	"redoubt.internal/mirror/freshness"
 )
@@ -22,7 +23,7 @@ func mirrorCommand() *cli.Command {
 }
 
 func mirrorFlags(more ...cli.Flag) []cli.Flag {
-	return append(append(stateFlags(), outputFlag()), more...)
+	return append(append(cmdline.StateFlags(), cmdline.OutputFlag()), more...)
 }
 
 // mirrorOutside are the verbs of the connected side.
@@ -35,14 +36,14 @@ func mirrorOutside() []*cli.Command {
 			if err != nil {
 				return err
 			}
-			return printResult(c, k, func(w io.Writer) { fmt.Fprintln(w, k.Key) })
+			return cmdline.PrintResult(c, k, func(w io.Writer) { fmt.Fprintln(w, k.Key) })
 		}},
 		{Name: "pull", Usage: "outside: collect and verify what the configured logs have that we have not", Flags: mirrorFlags(), Action: func(c *cli.Context) error {
 			report, err := watched(c, mirrorPull, struct{}{})
 			if err != nil {
 				return err
 			}
-			return printResult(c, report, func(w io.Writer) {
+			return cmdline.PrintResult(c, report, func(w io.Writer) {
 				printTUFSteps(w, report.TUF)
 				printImageSteps(w, report.Images)
 				printSteps(w, report.Logs)
@@ -63,13 +64,13 @@ func mirrorOutside() []*cli.Command {
 			}
 			size, err := parseSize(c.String("volume-size"))
 			if err != nil {
-				return usage("--volume-size %q: %v", c.String("volume-size"), err)
+				return cmdline.Usage("--volume-size %q: %v", c.String("volume-size"), err)
 			}
 			packed, err := watched(c, mirrorExport, exportArgs{out[0], size, c.Bool("refresh"), c.Uint64("again"), c.Bool("unacknowledged"), c.StringSlice("announce"), c.StringSlice("retire")})
 			if err != nil {
 				return err
 			}
-			return printResult(c, packed, func(w io.Writer) {
+			return cmdline.PrintResult(c, packed, func(w io.Writer) {
 				for _, a := range packed.Again {
 					fmt.Fprintf(w, "parcel %d once more, digest %s, %d bytes\n%s\n", a.Sequence, a.Digest, a.Bytes, strings.Join(a.Files, "\n"))
 				}
@@ -95,7 +96,7 @@ func mirrorInside() []*cli.Command {
 			if err != nil {
 				return err
 			}
-			return printResult(c, r, func(w io.Writer) {
+			return cmdline.PrintResult(c, r, func(w io.Writer) {
 				fmt.Fprintf(w, "the clock is accepted at %s; the last import was at %s\n", r.Now.Format(time.RFC3339), r.Was.Format(time.RFC3339))
 			})
 		}},
@@ -104,7 +105,7 @@ func mirrorInside() []*cli.Command {
 			if err != nil {
 				return err
 			}
-			return printResult(c, status, func(w io.Writer) { printMirrorStatus(w, &status) })
+			return cmdline.PrintResult(c, status, func(w io.Writer) { printMirrorStatus(w, &status) })
 		}},
 		{Name: "reconcile", Usage: "inside: hash what is new and a part of the rest anew, compare with accepted checkpoints, report forks, gaps and ages; the report is signed", Flags: mirrorFlags(
 			&cli.BoolFlag{Name: "full", Usage: "hash everything that is stored", EnvVars: []string{"REDOUBT_FULL"}},
@@ -113,7 +114,7 @@ func mirrorInside() []*cli.Command {
 			if err != nil {
 				return err
 			}
-			if err := printResult(c, r, func(w io.Writer) {
+			if err := cmdline.PrintResult(c, r, func(w io.Writer) {
 				for _, l := range r.Report.Logs {
 					printLogStatus(w, l.LogStatus)
 					fmt.Fprintf(w, "  %d leaves and %d tiles hashed anew, %d accepted checkpoints reproduced\n", l.Leaves, l.Tiles, l.Heads)
@@ -141,7 +142,7 @@ func mirrorInside() []*cli.Command {
 				return err
 			}
 			if r.Finding != "" {
-				return withCode(r.Code, errors.New(r.Finding))
+				return cmdline.WithCode(r.Code, errors.New(r.Finding))
 			}
 			return nil
 		}},
@@ -263,7 +264,7 @@ func printTransfers(w io.Writer, r mirror.Report) {
 // mirrorInspect needs no state, only the exporters' keys of the configuration.
 func mirrorInspect(c *cli.Context) error {
 	if c.NArg() == 0 {
-		return usage("mirror inspect takes volumes, or folders of volumes")
+		return cmdline.Usage("mirror inspect takes volumes, or folders of volumes")
 	}
 	cfg, _, err := configured(c)
 	if err != nil {
@@ -271,7 +272,7 @@ func mirrorInspect(c *cli.Context) error {
 	}
 	found, failed := mirror.Inspect(c.Context, c.Args().Slice(), cfg.Mirror.Exporters)
 	if len(found) > 0 {
-		err := printResult(c, found, func(w io.Writer) {
+		err := cmdline.PrintResult(c, found, func(w io.Writer) {
 			for _, p := range found {
 				fmt.Fprintf(w, "parcel %d of %s, made %s by %s, whole=%t\n", p.Manifest.Sequence, p.Manifest.Stream, p.Manifest.Created.Format(time.RFC3339), p.Manifest.Exporter, p.Whole)
 				for _, l := range p.Manifest.Logs {
@@ -290,5 +291,5 @@ func mirrorInspect(c *cli.Context) error {
 			return err
 		}
 	}
-	return withCode(mirror.ExitCode(failed), failed)
+	return cmdline.WithCode(mirror.ExitCode(failed), failed)
 }

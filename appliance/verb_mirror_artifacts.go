@@ -7,6 +7,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/mirror"
 )
 
@@ -31,7 +32,7 @@ func artifactsListed(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	return printResult(c, all, func(w io.Writer) {
+	return cmdline.PrintResult(c, all, func(w io.Writer) {
 		for _, i := range all {
 			fmt.Fprintf(w, "%s\n  %s, last parcel %d, %d log entries named\n", i.Reference, i.Digest, i.Sequence, len(i.Entries))
 			for _, a := range i.Artifacts {
@@ -54,7 +55,7 @@ func artifactsListed(c *cli.Context) error {
 // artifactsOperand is what get and push are about.
 func artifactsOperand(c *cli.Context) (artifactsArgs, error) {
 	if c.NArg() != 1 {
-		return artifactsArgs{}, usage("mirror artifacts %s takes one reference or digest", c.Command.Name)
+		return artifactsArgs{}, cmdline.Usage("mirror artifacts %s takes one reference or digest", c.Command.Name)
 	}
 	return artifactsArgs{Name: c.Args().First()}, nil
 }
@@ -73,7 +74,7 @@ func artifactsGot(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	return printResult(c, r, func(w io.Writer) {
+	return cmdline.PrintResult(c, r, func(w io.Writer) {
 		fmt.Fprintf(w, "%s: %d files in %s\n", orDefault(r.Reference, r.Digest), r.Files, r.Out)
 	})
 }
@@ -101,7 +102,7 @@ func artifactsPushed(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	return printResult(c, r, func(w io.Writer) {
+	return cmdline.PrintResult(c, r, func(w io.Writer) {
 		fmt.Fprintf(w, "%s: %d artifacts\n%s\n", r.Repository, len(r.Artifacts), strings.Join(r.Artifacts, "\n"))
 		for _, d := range r.Absent {
 			fmt.Fprintf(w, "NOT THERE %s of the image; what vouches for it was passed over\n", d)
@@ -114,7 +115,7 @@ func artifactsChecked(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := printResult(c, r, func(w io.Writer) {
+	if err := cmdline.PrintResult(c, r, func(w io.Writer) {
 		fmt.Fprintf(w, "%d files hashed, %s\n", r.Files, megabytes(uint64(r.Bytes)))
 		for _, p := range r.Problems {
 			fmt.Fprintf(w, "  DAMAGED: %s\n", p)
@@ -122,7 +123,7 @@ func artifactsChecked(c *cli.Context) error {
 	}); err != nil {
 		return err
 	}
-	return withCode(mirror.ExitCode(r.Err()), r.Err())
+	return cmdline.WithCode(mirror.ExitCode(r.Err()), r.Err())
 }
 
 func printImageSteps(w io.Writer, steps []mirror.ImageStep) {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/mirror"
 )
 
@@ -19,7 +20,7 @@ var mirrorClaimsOf = verb[struct{}, []mirror.EntryClaim]{"mirror.claims", func(c
 	}
 	in.observeSpool(ctx)
 	claims, err := m.Claims(ctx)
-	return claims, withCode(mirror.ExitCode(err), err)
+	return claims, cmdline.WithCode(mirror.ExitCode(err), err)
 }}
 
 func claimsCommand() *cli.Command {
@@ -37,7 +38,7 @@ func claimsCommand() *cli.Command {
 					return e.Stands == mirror.ClaimMirrored || e.Stands == mirror.ClaimProven
 				})
 			}
-			return printResult(c, claims, func(w io.Writer) {
+			return cmdline.PrintResult(c, claims, func(w io.Writer) {
 				for _, e := range claims {
 					printClaim(w, e)
 				}

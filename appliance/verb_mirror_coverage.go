@@ -9,6 +9,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/mirror"
 )
 
@@ -39,10 +40,10 @@ func coverageAction(c *cli.Context) error {
 	}
 	inventories := paths("inventory", cfg.Mirror.Reconcile.Inventory)
 	if len(inventories) == 0 {
-		return usage("mirror coverage takes --inventory FILE, or mirror.reconcile.inventory")
+		return cmdline.Usage("mirror coverage takes --inventory FILE, or mirror.reconcile.inventory")
 	}
 	if n := slices.Index(inventories, "-"); n >= 0 && slices.Contains(inventories[n+1:], "-") {
-		return usage("--inventory - can be given once")
+		return cmdline.Usage("--inventory - can be given once")
 	}
 	ask, done, err := mirrorCoverage.attach(c)
 	if err != nil {
@@ -56,7 +57,7 @@ func coverageAction(c *cli.Context) error {
 	if c.Bool("open") {
 		r.Images = slices.DeleteFunc(r.Images, func(i mirror.CoveredImage) bool { return i.State == mirror.CoverSigned })
 	}
-	if err := printResult(c, r, func(w io.Writer) { printCoverage(w, r) }); err != nil {
+	if err := cmdline.PrintResult(c, r, func(w io.Writer) { printCoverage(w, r) }); err != nil {
 		return err
 	}
 	for _, i := range r.Inventories {

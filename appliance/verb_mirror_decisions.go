@@ -8,6 +8,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/mirror"
 )
 
@@ -45,7 +46,7 @@ func evidenceVerbs() []*cli.Command {
 
 func oneOrigin(c *cli.Context) (string, error) {
 	if c.NArg() != 1 {
-		return "", usage("%s takes one ORIGIN", c.Command.HelpName)
+		return "", cmdline.Usage("%s takes one ORIGIN", c.Command.HelpName)
 	}
 	return c.Args().First(), nil
 }
@@ -56,10 +57,10 @@ func unfreeze(c *cli.Context) error {
 		return err
 	}
 	if c.Bool("keep") == c.Bool("retire") {
-		return usage("mirror unfreeze takes one of --keep and --retire")
+		return cmdline.Usage("mirror unfreeze takes one of --keep and --retire")
 	}
 	if c.String("successor") != "" && !c.Bool("retire") {
-		return usage("--successor goes with --retire")
+		return cmdline.Usage("--successor goes with --retire")
 	}
 	given, err := givenApprovals(c)
 	if err != nil {
@@ -69,7 +70,7 @@ func unfreeze(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	return printResult(c, s, func(w io.Writer) {
+	return cmdline.PrintResult(c, s, func(w io.Writer) {
 		fmt.Fprintf(w, "%s: %s, at %d entries, root %s; approved by %v\nevidence stays: %s\n", s.Origin, s.Resolution, s.Size, s.Root, s.By, s.Evidence)
 		if !s.Retire {
 			fmt.Fprintf(w, "next: the next parcel has to carry %s on from %d entries\n", s.Origin, s.Size)
@@ -82,7 +83,7 @@ func quarantineList(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	return printResult(c, all, func(w io.Writer) {
+	return cmdline.PrintResult(c, all, func(w io.Writer) {
 		for _, q := range all {
 			printQuarantined(w, q)
 		}
@@ -108,7 +109,7 @@ func quarantineShow(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	return printResult(c, files, func(w io.Writer) {
+	return cmdline.PrintResult(c, files, func(w io.Writer) {
 		for _, f := range files {
 			printQuarantined(w, f.Quarantined)
 			fmt.Fprintf(w, "  parcel %s by %s\n  %d files, SHA-256 of their list %s\n", f.Parcel, f.Exporter, f.Files, f.SHA256)
@@ -136,7 +137,7 @@ func quarantineRelease(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	return printResult(c, r, func(w io.Writer) {
+	return cmdline.PrintResult(c, r, func(w io.Writer) {
 		fmt.Fprintf(w, "released from quarantine, approved by %v\n", r.By)
 		for _, s := range r.Steps {
 			printStep(w, s)
@@ -149,7 +150,7 @@ func evidenceList(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	return printResult(c, r, func(w io.Writer) {
+	return cmdline.PrintResult(c, r, func(w io.Writer) {
 		for _, f := range r.Files {
 			verdict := "proves two histories"
 			if f.Problem != "" {
@@ -168,11 +169,11 @@ func evidenceList(c *cli.Context) error {
 
 func evidenceShow(c *cli.Context) error {
 	if c.NArg() != 1 {
-		return usage("mirror evidence show takes one NAME or SHA256")
+		return cmdline.Usage("mirror evidence show takes one NAME or SHA256")
 	}
 	f, err := mirrorEvidenceShow.call(c, c.Args().First())
 	if err != nil {
 		return err
 	}
-	return printResult(c, f, func(w io.Writer) { io.WriteString(w, f.Text) })
+	return cmdline.PrintResult(c, f, func(w io.Writer) { io.WriteString(w, f.Text) })
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/mirror"
 )
 
@@ -34,7 +35,7 @@ var mirrorFsck = verb[struct{}, mirrorFscked]{"mirror.fsck", func(ctx context.Co
 	if err == nil {
 		r.Images, err = m.FsckImages(ctx)
 	}
-	return r, withCode(mirror.ExitCode(err), err)
+	return r, cmdline.WithCode(mirror.ExitCode(err), err)
 }}
 
 func mirrorFsckCommand() *cli.Command {
@@ -45,11 +46,11 @@ func mirrorFsckCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			if err := printResult(c, found, func(w io.Writer) { printFscked(w, &found) }); err != nil {
+			if err := cmdline.PrintResult(c, found, func(w io.Writer) { printFscked(w, &found) }); err != nil {
 				return err
 			}
 			bad := found.err()
-			return withCode(mirror.ExitCode(bad), bad)
+			return cmdline.WithCode(mirror.ExitCode(bad), bad)
 		},
 	}
 }

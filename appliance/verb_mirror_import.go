@@ -4,6 +4,7 @@ import (
 	"io"
 
 	"github.com/urfave/cli/v2"
+	"redoubt.internal/appliance/cmdline"
 )
 
 func importCommand() *cli.Command {
@@ -17,15 +18,15 @@ func importCommand() *cli.Command {
 			a := importArgs{Medium: c.String("medium"), DryRun: c.Bool("dry-run"), Resume: c.Bool("resume")}
 			if c.Bool("inbox") {
 				if c.NArg() > 0 || a.Medium != "" || a.DryRun || a.Resume {
-					return usage("--inbox goes with no other flag and no volumes")
+					return cmdline.Usage("--inbox goes with no other flag and no volumes")
 				}
 				return looked(c, lookArgs{})
 			}
 			if a.DryRun && a.Resume {
-				return usage("--dry-run takes nothing in, so there is nothing of it to resume")
+				return cmdline.Usage("--dry-run takes nothing in, so there is nothing of it to resume")
 			}
 			if c.NArg() == 0 && !a.Resume {
-				return usage("mirror import takes volumes, or folders of volumes")
+				return cmdline.Usage("mirror import takes volumes, or folders of volumes")
 			}
 			var err error
 			if a.Paths, err = absolute(c.Args().Slice()); err != nil {
@@ -35,7 +36,7 @@ func importCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			return printResult(c, report, func(w io.Writer) { printTransfers(w, report) })
+			return cmdline.PrintResult(c, report, func(w io.Writer) { printTransfers(w, report) })
 		},
 	}
 }

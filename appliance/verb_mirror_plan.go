@@ -8,6 +8,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/mirror"
 )
 
@@ -19,7 +20,7 @@ func mirrorPlans() []*cli.Command {
 			if err != nil {
 				return err
 			}
-			return printResult(c, report, func(w io.Writer) { printPlan(w, report); printPlannedImages(w, report.Images) })
+			return cmdline.PrintResult(c, report, func(w io.Writer) { printPlan(w, report); printPlannedImages(w, report.Images) })
 		}},
 		{Name: "picklist", Usage: "inside: write what the outside is asked to pick, as text to read before it leaves", Flags: mirrorFlags(append(approvalFlags(),
 			&cli.BoolFlag{Name: "preview", Usage: "show the text and its digest; nothing leaves and nobody is asked", EnvVars: []string{"REDOUBT_PREVIEW"}},
@@ -90,10 +91,10 @@ func picklistWritten(c *cli.Context) error {
 			return err
 		}
 	}
-	return printResult(c, r, func(w io.Writer) {
+	return cmdline.PrintResult(c, r, func(w io.Writer) {
 		if c.String("out") == "" || a.Preview {
 			fmt.Fprint(w, r.Text)
 		}
-		fmt.Fprintf(progress(c), "SHA-256 %s\n", r.SHA256)
+		fmt.Fprintf(cmdline.Progress(c), "SHA-256 %s\n", r.SHA256)
 	})
 }

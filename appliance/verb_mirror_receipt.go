@@ -11,6 +11,7 @@ import (
 	"github.com/urfave/cli/v2"
 	"rsc.io/qr"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/mirror"
 )
 
@@ -42,7 +43,7 @@ func outboundFlags(c *cli.Context) (outboundArgs, error) {
 
 func receiptPrinted(c *cli.Context) error {
 	if c.NArg() > 0 {
-		return usage("mirror receipt takes no %q; redoubt mirror receipt read FILE reads one", c.Args().First())
+		return cmdline.Usage("mirror receipt takes no %q; redoubt mirror receipt read FILE reads one", c.Args().First())
 	}
 	a, err := outboundFlags(c)
 	if err != nil {
@@ -56,7 +57,7 @@ func receiptPrinted(c *cli.Context) error {
 		return printPreview(c, r)
 	}
 	if r.Uncosigned != "" {
-		fmt.Fprintf(progress(c), "no copy is cosigned: %s\n", r.Uncosigned)
+		fmt.Fprintf(cmdline.Progress(c), "no copy is cosigned: %s\n", r.Uncosigned)
 	}
 	if err := writeWhole(c, r); err != nil {
 		return err
@@ -65,7 +66,7 @@ func receiptPrinted(c *cli.Context) error {
 	if err != nil {
 		return fmt.Errorf("drawing the receipt: %w", err)
 	}
-	return printResult(c, r, func(w io.Writer) { fmt.Fprint(w, r.Note, blocks) })
+	return cmdline.PrintResult(c, r, func(w io.Writer) { fmt.Fprint(w, r.Note, blocks) })
 }
 
 // drawReceipt writes a receipt as a QR code into a PNG file, or returns it as blocks for "-". Paper gets folded and stained, a
@@ -93,9 +94,9 @@ func writeWhole(c *cli.Context, r receiptResult) error {
 	file := c.String("whole")
 	switch {
 	case r.Whole == "" && file != "":
-		fmt.Fprintf(progress(c), "the receipt holds everything: %s is not needed and was not written\n", file)
+		fmt.Fprintf(cmdline.Progress(c), "the receipt holds everything: %s is not needed and was not written\n", file)
 	case r.Whole != "" && file == "":
-		fmt.Fprintf(progress(c), "%d of %d logs fit into the receipt, which names the digest of the whole list: --whole FILE writes that\n", len(r.Statement.Heads), r.Statement.Total)
+		fmt.Fprintf(cmdline.Progress(c), "%d of %d logs fit into the receipt, which names the digest of the whole list: --whole FILE writes that\n", len(r.Statement.Heads), r.Statement.Total)
 	case r.Whole != "":
 		return writeOnce(file, []byte(r.Whole))
 	}
@@ -103,7 +104,7 @@ func writeWhole(c *cli.Context, r receiptResult) error {
 }
 
 func printPreview(c *cli.Context, r receiptResult) error {
-	return printResult(c, r, func(w io.Writer) { fmt.Fprintf(w, "%sSHA-256 %s\n", indent(r.Text), r.SHA256) })
+	return cmdline.PrintResult(c, r, func(w io.Writer) { fmt.Fprintf(w, "%sSHA-256 %s\n", indent(r.Text), r.SHA256) })
 }
 
 // qrBlocks draws a code with half blocks, two rows of modules in a line: what is light in print is light on a dark terminal.
@@ -131,7 +132,7 @@ func qrBlocks(code *qr.Code) string {
 
 func headsWritten(c *cli.Context) error {
 	if c.NArg() > 0 || c.String("out") == "" && !c.Bool("preview") {
-		return usage("mirror heads takes --out FILE, or --preview")
+		return cmdline.Usage("mirror heads takes --out FILE, or --preview")
 	}
 	a, err := outboundFlags(c)
 	if err != nil {
@@ -145,12 +146,12 @@ func headsWritten(c *cli.Context) error {
 		return printPreview(c, r)
 	}
 	if r.Uncosigned != "" {
-		fmt.Fprintf(progress(c), "no checkpoint is cosigned: %s\n", r.Uncosigned)
+		fmt.Fprintf(cmdline.Progress(c), "no checkpoint is cosigned: %s\n", r.Uncosigned)
 	}
 	if err := writeOnce(c.String("out"), []byte(r.File)); err != nil {
 		return err
 	}
-	return printResult(c, r, func(w io.Writer) {
+	return cmdline.PrintResult(c, r, func(w io.Writer) {
 		fmt.Fprintf(w, "%d heads after parcel %d: %s\n", len(r.Statement.Heads), r.Statement.Sequence, c.String("out"))
 	})
 }
@@ -158,7 +159,7 @@ func headsWritten(c *cli.Context) error {
 // readOperand reads the one operand of a verb: a file, or - for the standard input.
 func readOperand(c *cli.Context, what string) ([]byte, error) {
 	if c.NArg() != 1 {
-		return nil, usage("%s takes one FILE, or - for the standard input", what)
+		return nil, cmdline.Usage("%s takes one FILE, or - for the standard input", what)
 	}
 	return readLimited(c, c.Args().First())
 }
@@ -195,7 +196,7 @@ func receiptRead(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	return printResult(c, r, func(w io.Writer) {
+	return cmdline.PrintResult(c, r, func(w io.Writer) {
 		fmt.Fprintf(w, "%s imported parcel %d of %s at %s; acknowledged up to %d, %d wait for a receipt\n", r.Receiver, r.Sequence, r.Stream, r.Time.Format(time.RFC3339), r.Acknowledged, r.Unacknowledged)
 		if r.LeftOut > 0 {
 			fmt.Fprintf(w, "%d logs are only in the whole list: --whole FILE\n", r.LeftOut)
@@ -213,7 +214,7 @@ func headsCompared(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	return printResult(c, r, func(w io.Writer) {
+	return cmdline.PrintResult(c, r, func(w io.Writer) {
 		fmt.Fprintf(w, "%s by %s\n", r.Kind, r.By)
 		printStands(w, r.Heads)
 	})
@@ -234,7 +235,7 @@ func observedListed(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	return printResult(c, all, func(w io.Writer) {
+	return cmdline.PrintResult(c, all, func(w io.Writer) {
 		for _, s := range all {
 			fmt.Fprintf(w, "%s: %d entries, root %s: %s, from %s %s\n", s.Origin, s.Size, s.Root, s.State, s.Source, s.Seen.Format(time.RFC3339))
 			if len(s.Witnesses) > 0 {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/mirror"
 	"redoubt.internal/mirror/diode"
 )
@@ -21,7 +22,7 @@ func mirrorTransfers() []*cli.Command {
 			&cli.StringFlag{Name: "shard-size", Value: "1MiB", Usage: "size of a data shard; volumes of more than about 200 shards have larger ones", EnvVars: []string{"REDOUBT_SHARD_SIZE"}},
 			&cli.IntFlag{Name: "repeat", Value: 1, Usage: "how often every shard is sent", EnvVars: []string{"REDOUBT_REPEAT"}},
 			&cli.DurationFlag{Name: "every", Usage: "time between two rounds, and then the folder holds one round at a time; 0: all copies at once", EnvVars: []string{"REDOUBT_EVERY"}},
-			outputFlag(),
+			cmdline.OutputFlag(),
 		}},
 		{Name: "receive", Usage: "inside: put volumes together from shards, import those parcels that are whole", Action: mirrorReceived, Flags: mirrorFlags(
 			&cli.StringFlag{Name: "diode", Required: true, Usage: "folder the line puts files into", EnvVars: []string{"REDOUBT_DIODE"}},
@@ -48,11 +49,11 @@ func mirrorTransfers() []*cli.Command {
 
 func mirrorSent(c *cli.Context) error {
 	if c.NArg() == 0 {
-		return usage("mirror send takes volumes, or folders of volumes")
+		return cmdline.Usage("mirror send takes volumes, or folders of volumes")
 	}
 	size, err := parseSize(c.String("shard-size"))
 	if err != nil {
-		return usage("--shard-size %q: %v", c.String("shard-size"), err)
+		return cmdline.Usage("--shard-size %q: %v", c.String("shard-size"), err)
 	}
 	sent, err := sendVolumes(c.Context, diode.Settings{
 		Out: c.String("diode"), Parity: c.Int("parity"), ShardSize: size, Repeat: c.Int("repeat"), Every: c.Duration("every"),
@@ -60,7 +61,7 @@ func mirrorSent(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	return printResult(c, sent, func(w io.Writer) {
+	return cmdline.PrintResult(c, sent, func(w io.Writer) {
 		for _, s := range sent {
 			fmt.Fprintf(w, "%s: %d data and %d parity shards of %d bytes, %d times\n", s.File, s.Data, s.Parity, s.ShardBytes, s.Rounds)
 		}
@@ -81,7 +82,7 @@ func looked(c *cli.Context, a lookArgs) error {
 	if err != nil {
 		return err
 	}
-	return printResult(c, report, func(w io.Writer) { printInbox(w, report) })
+	return cmdline.PrintResult(c, report, func(w io.Writer) { printInbox(w, report) })
 }
 
 func printInbox(w io.Writer, r mirror.InboxReport) {
@@ -120,7 +121,7 @@ func mirrorMediaListed(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	return printResult(c, media, func(w io.Writer) {
+	return cmdline.PrintResult(c, media, func(w io.Writer) {
 		for _, m := range media {
 			fmt.Fprintf(w, "%d %s %s %q by %s: %s", m.Number, m.Began.Format(time.RFC3339), m.Digest[:16], m.Label, m.Who, m.Outcome)
 			for _, p := range m.Parcels {
@@ -139,7 +140,7 @@ func exportersListed(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	return printResult(c, keys, func(w io.Writer) {
+	return cmdline.PrintResult(c, keys, func(w io.Writer) {
 		for _, k := range keys {
 			state := "in use"
 			if !k.Valid {
@@ -171,7 +172,7 @@ func exporterAnnounced(c *cli.Context) error {
 	if err := writeOnce(c.String("out"), []byte(made.Text)); err != nil {
 		return err
 	}
-	return printResult(c, made, func(w io.Writer) {
+	return cmdline.PrintResult(c, made, func(w io.Writer) {
 		fmt.Fprintf(w, "%s announces %s after parcel %d of %s\n", c.String("out"), made.Announcement.Key, made.Announcement.Last.Sequence, made.Announcement.Stream)
 	})
 }
@@ -189,7 +190,7 @@ func exporterAccepted(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	return printResult(c, k, func(w io.Writer) {
+	return cmdline.PrintResult(c, k, func(w io.Writer) {
 		fmt.Fprintf(w, "accepted from parcel %d on, approved by %s: %s\n", k.First, strings.Join(k.Approved, ", "), k.Key)
 	})
 }
@@ -203,7 +204,7 @@ func exporterContinued(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	return printResult(c, made, func(w io.Writer) {
+	return cmdline.PrintResult(c, made, func(w io.Writer) {
 		fmt.Fprintf(w, "the next parcel of %s is number %d\n", made.Stream, made.Last.Sequence+1)
 	})
 }

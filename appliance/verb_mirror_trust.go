@@ -12,6 +12,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/ca/trust"
 	"redoubt.internal/mirror"
 	"redoubt.internal/mirror/freshness"
@@ -25,14 +26,14 @@ func mirrorTrustCommand() *cli.Command {
 				if err != nil {
 					return err
 				}
-				return printResult(c, views, func(w io.Writer) { printTrust(w, views) })
+				return cmdline.PrintResult(c, views, func(w io.Writer) { printTrust(w, views) })
 			}},
 			{Name: "history", Usage: "what each parcel changed of whom we trust, the oldest first", ArgsUsage: "[NAME]", Flags: mirrorFlags(), Action: func(c *cli.Context) error {
 				changes, err := mirrorTrustHistory.call(c, c.Args().First())
 				if err != nil {
 					return err
 				}
-				return printResult(c, changes, func(w io.Writer) {
+				return cmdline.PrintResult(c, changes, func(w io.Writer) {
 					for _, t := range changes {
 						printTrustChange(w, t)
 					}
@@ -42,7 +43,7 @@ func mirrorTrustCommand() *cli.Command {
 				&cli.StringFlag{Name: "out", Required: true, Usage: "folder for the files; made if it is not there", EnvVars: []string{"REDOUBT_OUT"}},
 			), Action: func(c *cli.Context) error {
 				if c.NArg() != 1 {
-					return usage("mirror trust export takes the name of one repository")
+					return cmdline.Usage("mirror trust export takes the name of one repository")
 				}
 				r, err := mirrorTrustExport.call(c, c.Args().First())
 				if err != nil {
@@ -86,7 +87,7 @@ var mirrorTrustShow = verb[string, []trustView]{"mirror.trust.show", func(_ cont
 			v.Targets = head.Targets
 			logs, authorities, err := m.Trust(head)
 			if err != nil {
-				return nil, withCode(mirror.ExitCode(err), err)
+				return nil, cmdline.WithCode(mirror.ExitCode(err), err)
 			}
 			v.Logs, v.Authorities = append(v.Logs, logs...), append(v.Authorities, authorities...)
 		} else if !errors.Is(err, mirror.ErrNotFound) {
@@ -95,7 +96,7 @@ var mirrorTrustShow = verb[string, []trustView]{"mirror.trust.show", func(_ cont
 		views = append(views, v)
 	}
 	if len(views) == 0 {
-		return nil, hinted(fmt.Errorf("%w: TUF repository %q", mirror.ErrNotFound, name), "repositories are configured under mirror.tuf; `redoubt docs config` explains them")
+		return nil, cmdline.Hinted(fmt.Errorf("%w: TUF repository %q", mirror.ErrNotFound, name), "repositories are configured under mirror.tuf; `redoubt docs config` explains them")
 	}
 	return views, nil
 }}
@@ -123,7 +124,7 @@ var mirrorTrustExport = verb[string, trustFiles]{"mirror.trust.export", func(ctx
 	}
 	head, err := m.TUF(name)
 	if err != nil {
-		return trustFiles{}, withCode(mirror.ExitCode(err), err)
+		return trustFiles{}, cmdline.WithCode(mirror.ExitCode(err), err)
 	}
 	if err := in.mayPublish(); err != nil {
 		return trustFiles{}, err
@@ -136,7 +137,7 @@ var mirrorTrustExport = verb[string, trustFiles]{"mirror.trust.export", func(ctx
 	}
 	repository := in.mirrored.get(name)
 	if repository == nil {
-		return trustFiles{}, hinted(fmt.Errorf("%w: TUF repository %q is not served", mirror.ErrNotFound, name), "configure it under mirror.tuf")
+		return trustFiles{}, cmdline.Hinted(fmt.Errorf("%w: TUF repository %q is not served", mirror.ErrNotFound, name), "configure it under mirror.tuf")
 	}
 	out := trustFiles{Name: name, URL: in.cfg.mirroredURL(name), Files: []trust.File{{Name: "root.json", Data: repository.Root()}}}
 	for _, target := range []string{trust.TrustedRootName, upstreamTarget} {
@@ -194,7 +195,7 @@ func writeTrust(c *cli.Context, t trustFiles, out string) error {
 		}
 		r.Files = append(r.Files, f.Name)
 	}
-	return printResult(c, r, func(w io.Writer) { fmt.Fprint(w, readme) })
+	return cmdline.PrintResult(c, r, func(w io.Writer) { fmt.Fprint(w, readme) })
 }
 
 func trustInstructions(t trustFiles, out string, hasRoot bool) string {

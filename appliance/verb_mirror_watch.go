@@ -9,6 +9,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/mirror"
 )
 
@@ -45,10 +46,10 @@ var mirrorWatchScan = verb[bool, mirror.WatchReport]{"mirror.watch.scan", func(c
 	}
 	r, err := m.Watch(ctx)
 	if r == nil && err == nil {
-		err = hinted(fmt.Errorf("%w: nothing is watched for", mirror.ErrNothing), "set mirror.watch; `redoubt docs config` explains it")
+		err = cmdline.Hinted(fmt.Errorf("%w: nothing is watched for", mirror.ErrNothing), "set mirror.watch; `redoubt docs config` explains it")
 	}
 	if err != nil {
-		return mirror.WatchReport{}, withCode(mirror.ExitCode(err), err)
+		return mirror.WatchReport{}, cmdline.WithCode(mirror.ExitCode(err), err)
 	}
 	return *r, nil
 }}
@@ -70,7 +71,7 @@ var mirrorWatchAck = verb[ackArgs, ackResult]{"mirror.watch.ack", func(ctx conte
 		return ackResult{}, err
 	}
 	n, err := m.Acknowledge(ctx, a.AckFilter, actor, a.Note)
-	return ackResult{n}, withCode(mirror.ExitCode(err), err)
+	return ackResult{n}, cmdline.WithCode(mirror.ExitCode(err), err)
 }}
 
 func watchList(c *cli.Context) error {
@@ -78,7 +79,7 @@ func watchList(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	return printResult(c, hits, func(w io.Writer) {
+	return cmdline.PrintResult(c, hits, func(w io.Writer) {
 		for _, h := range hits {
 			printHit(w, h)
 		}
@@ -103,7 +104,7 @@ func watchScan(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	return printResult(c, r, func(w io.Writer) { printWatched(w, &r) })
+	return cmdline.PrintResult(c, r, func(w io.Writer) { printWatched(w, &r) })
 }
 
 // printWatched prints what the watches found, and what they cannot say.
@@ -131,7 +132,7 @@ func watchAck(c *cli.Context) error {
 	a := ackArgs{mirror.AckFilter{Watch: c.String("watch"), Origin: c.String("origin")}, c.String("note")}
 	if c.IsSet("index") {
 		if a.Origin == "" {
-			return usage("--index goes with --origin")
+			return cmdline.Usage("--index goes with --origin")
 		}
 		n := c.Uint64("index")
 		a.Index = &n
@@ -140,5 +141,5 @@ func watchAck(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	return printResult(c, r, func(w io.Writer) { fmt.Fprintf(w, "%d hits acknowledged\n", r.Acknowledged) })
+	return cmdline.PrintResult(c, r, func(w io.Writer) { fmt.Fprintf(w, "%d hits acknowledged\n", r.Acknowledged) })
 }

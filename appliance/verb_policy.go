@@ -14,8 +14,9 @@ import (
 	"github.com/urfave/cli/v2"
 	"go.yaml.in/yaml/v3"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/appliance/policy"
-	"redoubt.internal/appliance/verify"
+	"redoubt.internal/appliance/verifying"
 )
 
 func policyCommand() *cli.Command {
@@ -23,19 +24,19 @@ func policyCommand() *cli.Command {
 		Name: "policy", Usage: "write, check, test, explain and take over the policy that verify and the cluster's gate decide by",
 		Subcommands: []*cli.Command{
 			{Name: "init", Usage: "write a policy to begin with", ArgsUsage: "FILE", Flags: []cli.Flag{
-				&cli.StringFlag{Name: "template", Value: "k8s-base", Usage: "slsa-l3, k8s-base, fedramp-like or vendor-images", EnvVars: []string{"REDOUBT_TEMPLATE"}}, outputFlag()}, Action: policyInit},
-			{Name: "test", Usage: "judge the cases in NAME.test.yaml beside the policy NAME.yaml", ArgsUsage: "FILE", Flags: []cli.Flag{outputFlag()}, Action: policyTest},
+				&cli.StringFlag{Name: "template", Value: "k8s-base", Usage: "slsa-l3, k8s-base, fedramp-like or vendor-images", EnvVars: []string{"REDOUBT_TEMPLATE"}}, cmdline.OutputFlag()}, Action: policyInit},
+			{Name: "test", Usage: "judge the cases in NAME.test.yaml beside the policy NAME.yaml", ArgsUsage: "FILE", Flags: []cli.Flag{cmdline.OutputFlag()}, Action: policyTest},
 			{Name: "explain", Usage: "say every rule in words, and which decides about an image or an artifact", ArgsUsage: "FILE [IMAGE]", Flags: []cli.Flag{
-				&cli.BoolFlag{Name: "artifact", Usage: "the second operand names a file, not an image", EnvVars: []string{"REDOUBT_ARTIFACT"}}, outputFlag()}, Action: policyExplain},
+				&cli.BoolFlag{Name: "artifact", Usage: "the second operand names a file, not an image", EnvVars: []string{"REDOUBT_ARTIFACT"}}, cmdline.OutputFlag()}, Action: policyExplain},
 			{Name: "import", Usage: "make a policy of ClusterImagePolicies or of Kyverno's verifyImages; what has no equal is an error", ArgsUsage: "FILE", Flags: []cli.Flag{
 				&cli.StringFlag{Name: "root", Value: "own", Usage: "name of the trusted root for signers whose policy names none", EnvVars: []string{"REDOUBT_ROOT"}},
-				&cli.StringFlag{Name: "out", Required: true, Usage: "folder for policy.yaml and its keys; must not exist, or be empty", EnvVars: []string{"REDOUBT_OUT"}}, outputFlag()}, Action: policyImport},
+				&cli.StringFlag{Name: "out", Required: true, Usage: "folder for policy.yaml and its keys; must not exist, or be empty", EnvVars: []string{"REDOUBT_OUT"}}, cmdline.OutputFlag()}, Action: policyImport},
 			{Name: "schema", Usage: "print the JSON Schema of policies, for editors", Action: func(c *cli.Context) error {
 				schema, err := policy.JSONSchema()
 				if err != nil {
 					return err
 				}
-				return printJSON(c, schema)
+				return cmdline.PrintJSON(c, schema)
 			}},
 		},
 	}
@@ -44,20 +45,9 @@ func policyCommand() *cli.Command {
 // policyOperand is the file that a verb is about.
 func policyOperand(c *cli.Context, most int) (string, error) {
 	if c.NArg() < 1 || c.NArg() > most {
-		return "", usage("policy %s takes %s", c.Command.Name, c.Command.ArgsUsage)
+		return "", cmdline.Usage("policy %s takes %s", c.Command.Name, c.Command.ArgsUsage)
 	}
 	return c.Args().First(), nil
-}
-
-// policyFault is an error about a policy, with its exit code.
-func policyFault(err error) error {
-	if !errors.Is(err, policy.ErrFile) && !errors.Is(err, policy.ErrImport) {
-		return err
-	}
-	if errors.Is(err, fs.ErrNotExist) {
-		return hinted(withCode(verify.ExitCode(verify.ErrLocal), err), "files that a policy names stand relative to its own folder; `redoubt policy init FILE` writes a policy to begin with")
-	}
-	return hinted(withCode(verify.ExitCode(verify.ErrUsage), err), "docs/policy.md shows every part; `redoubt policy schema` describes it to an editor")
 }
 
 // policyWritten is the JSON of `redoubt policy init -o json` and of `redoubt policy import -o json`.
@@ -73,7 +63,7 @@ func policyInit(c *cli.Context) error {
 	}
 	text, err := policy.Template(c.String("template"))
 	if err != nil {
-		return usage("%v", err)
+		return cmdline.Usage("%v", err)
 	}
 	if err := writeNew(path, text); err != nil {
 		return err
@@ -84,7 +74,7 @@ func policyInit(c *cli.Context) error {
 		return err
 	}
 	out.Needs = policyNeeds(f)
-	return printResult(c, out, func(w io.Writer) { printPolicyWritten(w, out) })
+	return cmdline.PrintResult(c, out, func(w io.Writer) { printPolicyWritten(w, out) })
 }
 
 // policyNeeds are the files that a policy names.
@@ -111,7 +101,7 @@ func printPolicyWritten(w io.Writer, out policyWritten) {
 func writeNew(path string, data []byte) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 	if errors.Is(err, fs.ErrExist) {
-		return hinted(err, "nothing is overwritten: name another file, or move this one away")
+		return cmdline.Hinted(err, "nothing is overwritten: name another file, or move this one away")
 	}
 	if err != nil {
 		return err
@@ -127,7 +117,7 @@ func policyTest(c *cli.Context) error {
 	}
 	results, err := policy.Test(c.Context, path, policy.Config{Now: clock})
 	if err != nil {
-		return policyFault(err)
+		return verifying.PolicyFault(err)
 	}
 	failed := 0
 	for _, r := range results {
@@ -135,7 +125,7 @@ func policyTest(c *cli.Context) error {
 			failed++
 		}
 	}
-	if err := printResult(c, results, func(w io.Writer) {
+	if err := cmdline.PrintResult(c, results, func(w io.Writer) {
 		for _, r := range results {
 			verdict := "ok  "
 			if !r.Passed {
@@ -163,7 +153,7 @@ func policyExplain(c *cli.Context) error {
 	}
 	p, err := policy.Load(path, policy.Config{Now: clock})
 	if err != nil {
-		return policyFault(err)
+		return verifying.PolicyFault(err)
 	}
 	a := policy.Artifact{Kind: policy.Image, Name: c.Args().Get(1)}
 	if c.Bool("artifact") {
@@ -173,7 +163,7 @@ func policyExplain(c *cli.Context) error {
 		a = policy.Artifact{}
 	}
 	all := p.Explain(a)
-	return printResult(c, all, func(w io.Writer) {
+	return cmdline.PrintResult(c, all, func(w io.Writer) {
 		decided := false
 		for _, e := range all {
 			mark := ""
@@ -198,13 +188,13 @@ func policyImport(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	data, err := readBounded("policy", path)
+	data, err := verifying.ReadBounded("policy", path)
 	if err != nil {
 		return err
 	}
 	in, err := policy.Import(data, c.String("root"))
 	if err != nil {
-		return policyFault(err)
+		return verifying.PolicyFault(err)
 	}
 	text, err := in.YAML()
 	if err != nil {
@@ -215,7 +205,7 @@ func policyImport(c *cli.Context) error {
 		return err
 	}
 	if held, err := os.ReadDir(dir); err != nil || len(held) > 0 {
-		return errors.Join(err, usage("--out %s is not empty", dir))
+		return errors.Join(err, cmdline.Usage("--out %s is not empty", dir))
 	}
 	var out policyWritten
 	for _, name := range slices.Sorted(maps.Keys(in.Keys)) {
@@ -233,5 +223,5 @@ func policyImport(c *cli.Context) error {
 			out.Needs = append(out.Needs, need)
 		}
 	}
-	return printResult(c, out, func(w io.Writer) { printPolicyWritten(w, out) })
+	return cmdline.PrintResult(c, out, func(w io.Writer) { printPolicyWritten(w, out) })
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/urfave/cli/v2"
 	"go.yaml.in/yaml/v3"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/log"
 	"redoubt.internal/log/store"
 	"redoubt.internal/log/store/bolt"
@@ -22,7 +23,7 @@ import (
 func rolesCommand() *cli.Command {
 	return &cli.Command{Name: "roles", Usage: "which user runs which part of the server", Subcommands: []*cli.Command{
 		{Name: "apart", Usage: "give each role of a stopped server its user and its files, so that `serve --roles` can run them apart; again after a restore",
-			Flags: append(append(stateFlags(), outputFlag()), roleFlags()...), Action: rolesApartAction},
+			Flags: append(append(cmdline.StateFlags(), cmdline.OutputFlag()), roleFlags()...), Action: rolesApartAction},
 	}}
 }
 
@@ -41,12 +42,12 @@ func rolesOf(c *cli.Context) (*Roles, error) {
 	for _, pair := range c.StringSlice("role-user") {
 		part, who, ok := strings.Cut(pair, "=")
 		if !ok || !slices.Contains(partNames, part) {
-			return nil, usage("--role-user %q: want ROLE=USER; roles are %s", pair, strings.Join(partNames, ", "))
+			return nil, cmdline.Usage("--role-user %q: want ROLE=USER; roles are %s", pair, strings.Join(partNames, ", "))
 		}
 		r.Users[part] = who
 	}
 	if err := errors.Join(r.check()...); err != nil {
-		return nil, usage("--role-user: %v", err)
+		return nil, cmdline.Usage("--role-user: %v", err)
 	}
 	return r, nil
 }
@@ -87,11 +88,11 @@ func rolesApartAction(c *cli.Context) error {
 		return err
 	}
 	if cfg.Roles == nil || !maps.Equal(cfg.Roles.Users, roles.Users) || cfg.Roles.Group != roles.Group {
-		if err := writeRoles(configPath(c), roles); err != nil {
+		if err := writeRoles(cmdline.ConfigPath(c), roles); err != nil {
 			return err
 		}
 	}
-	return printResult(c, rolesResult{dir.root, roles.Group, roles.Users}, rolesResult{dir.root, roles.Group, roles.Users}.print)
+	return cmdline.PrintResult(c, rolesResult{dir.root, roles.Group, roles.Users}, rolesResult{dir.root, roles.Group, roles.Users}.print)
 }
 
 // separate parts the files that more than one role would write: the time floor gets a database, and the marks of the artifact logs get

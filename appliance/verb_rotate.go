@@ -9,6 +9,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/hsm"
 )
 
@@ -22,7 +23,7 @@ func rotateCommand(name, says string, role func(*cli.Context) (string, error), m
 	command := &cli.Command{
 		Name: name, Usage: says,
 		Description: "Run again, it goes on where an interrupted run stopped. A running server takes the new key up by itself.",
-		Flags: append(append(stateFlags(), outputFlag(),
+		Flags: append(append(cmdline.StateFlags(), cmdline.OutputFlag(),
 			&cli.StringFlag{Name: "key", Usage: "URI of the new key (default: the next name in keys.token)", EnvVars: []string{"REDOUBT_KEY"}},
 			&cli.StringFlag{Name: "algorithm", Usage: "its type (default: that of the key before)", EnvVars: []string{"REDOUBT_ALGORITHM"}},
 			&cli.BoolFlag{Name: "announce", Usage: "publish the new key and let the old one sign on; without this flag the verb then goes on", EnvVars: []string{"REDOUBT_ANNOUNCE"}},
@@ -48,9 +49,9 @@ func rotateCommand(name, says string, role func(*cli.Context) (string, error), m
 			return err
 		}
 		if _, err := finishRotation.call(c, struct{}{}); err != nil {
-			return hinted(fmt.Errorf("%s is %s, and the trusted root does not show all of it yet: %w", result.To, result.State, err), "the same verb again, or the next start of the server, goes on from here")
+			return cmdline.Hinted(fmt.Errorf("%s is %s, and the trusted root does not show all of it yet: %w", result.To, result.State, err), "the same verb again, or the next start of the server, goes on from here")
 		}
-		return printResult(c, result, func(w io.Writer) {
+		return cmdline.PrintResult(c, result, func(w io.Writer) {
 			fmt.Fprintf(w, "%s is %s at %s; its signatures count from %s\n", result.To, result.State, result.URI, result.Start.Format(time.RFC3339))
 			if !result.End.IsZero() {
 				fmt.Fprintf(w, "%s is retired; its signatures count until %s\n", result.From, result.End.Format(time.RFC3339))
@@ -67,7 +68,7 @@ func rotateCommand(name, says string, role func(*cli.Context) (string, error), m
 // rotatedRole is the argument of `keys rotate`.
 func rotatedRole(c *cli.Context) (string, error) {
 	if c.NArg() != 1 {
-		return "", usage("keys rotate takes one ROLE")
+		return "", cmdline.Usage("keys rotate takes one ROLE")
 	}
 	return c.Args().First(), nil
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/sigstore/sigstore-go/pkg/root"
 	"github.com/sigstore/sigstore-go/pkg/sign"
 	"github.com/urfave/cli/v2"
+	"redoubt.internal/appliance/cmdline"
 )
 
 // serviceFlags say which services certify and log a signature, and for whom.
@@ -37,11 +38,11 @@ func signCommand() *cli.Command {
 		Flags: append(serviceFlags(),
 			&cli.StringFlag{Name: "bundle", Required: true, Usage: "file to write the Sigstore bundle to", EnvVars: []string{"REDOUBT_BUNDLE"}},
 			&cli.StringFlag{Name: "payload-type", Usage: "sign FILE as the payload of a DSSE envelope of this type, such as application/vnd.in-toto+json", EnvVars: []string{"REDOUBT_PAYLOAD_TYPE"}},
-			outputFlag(),
+			cmdline.OutputFlag(),
 		),
 		Action: func(c *cli.Context) error {
 			if c.NArg() != 1 {
-				return usage("sign takes one FILE")
+				return cmdline.Usage("sign takes one FILE")
 			}
 			data, err := os.ReadFile(c.Args().First())
 			if err != nil {
@@ -55,7 +56,7 @@ func signCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			return printResult(c, result, func(w io.Writer) {
+			return cmdline.PrintResult(c, result, func(w io.Writer) {
 				fmt.Fprintf(w, "signed %s, log index %d, bundle %s\n", c.Args().First(), result.LogIndex, result.Bundle)
 			})
 		},
@@ -87,7 +88,7 @@ func namedServices(c *cli.Context) serviceFiles {
 func readServices(c *cli.Context, at serviceFiles) (r signRequest, err error) {
 	setup, rootPath, configPath := at.setup, at.trustedRoot, at.signingConfig
 	if setup == "" && (rootPath == "" || configPath == "") {
-		return r, usage("name the services: --setup DIR (written by `redoubt client setup`), or --trusted-root and --signing-config")
+		return r, cmdline.Usage("name the services: --setup DIR (written by `redoubt client setup`), or --trusted-root and --signing-config")
 	}
 	name := "signing_config.v0.2.json"
 	if c.Bool("rekor-v2") {
@@ -111,14 +112,14 @@ func readToken(source string, stdin io.Reader) (string, error) {
 	var err error
 	switch {
 	case source == "":
-		return "", usage("--identity-token, $REDOUBT_IDENTITY_TOKEN or $SIGSTORE_ID_TOKEN is missing")
+		return "", cmdline.Usage("--identity-token, $REDOUBT_IDENTITY_TOKEN or $SIGSTORE_ID_TOKEN is missing")
 	case source == "-":
 		data, err = io.ReadAll(io.LimitReader(stdin, maxTokenBytes))
 	case strings.Count(source, ".") == 2 && strings.HasPrefix(source, "ey"):
 		return source, nil
 	default:
 		if data, err = os.ReadFile(source); errors.Is(err, fs.ErrNotExist) {
-			return "", usage("--identity-token is neither a token nor a file that exists")
+			return "", cmdline.Usage("--identity-token is neither a token nor a file that exists")
 		}
 	}
 	if err != nil {
@@ -161,7 +162,7 @@ func signBundle(ctx context.Context, r signRequest) (*protobundle.Bundle, error)
 	}
 	bundle, err := sign.Bundle(r.Content, keypair, options)
 	if err != nil {
-		return nil, unavailable(fmt.Errorf("signing: %w", err))
+		return nil, cmdline.Unavailable(fmt.Errorf("signing: %w", err))
 	}
 	return bundle, nil
 }

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/sigstore/sigstore-go/pkg/sign"
+	"redoubt.internal/appliance/cmdline"
 )
 
 // TestSignKeepsTheReason: what a service says with 503 and 429 is in the error.
@@ -43,11 +44,11 @@ func TestSignNeedsAPlaceForTheBundle(t *testing.T) {
 	dir := t.TempDir()
 	redoubt := func(args ...string) (int, string, string) {
 		var stdout, stderr bytes.Buffer
-		code := execute(t.Context(), newApp(&stdout, &stderr), append([]string{"redoubt"}, args...))
+		code := cmdline.Execute(t.Context(), newApp(&stdout, &stderr), append([]string{"redoubt"}, args...))
 		return code, stdout.String(), stderr.String()
 	}
 	setup, token := filepath.Join(dir, "setup"), filepath.Join(dir, "token")
-	if code, _, stderr := redoubt("client", "setup", "--dir", s.cfg.Dir, "--out", setup); code != exitOK {
+	if code, _, stderr := redoubt("client", "setup", "--dir", s.cfg.Dir, "--out", setup); code != cmdline.ExitOK {
 		t.Fatal(stderr)
 	}
 	_, jwt, _ := redoubt("identity", "token", "--dir", s.cfg.Dir)
@@ -56,7 +57,7 @@ func TestSignNeedsAPlaceForTheBundle(t *testing.T) {
 	}
 	before := s.in.ctLog.Head().Size
 	for _, bundle := range []string{filepath.Join(dir, "nosuch", "x.json"), dir} {
-		if code, _, stderr := redoubt("sign", token, "--setup", setup, "--identity-token", token, "--bundle", bundle); code != exitLocal || !strings.Contains(stderr, "writing the bundle") {
+		if code, _, stderr := redoubt("sign", token, "--setup", setup, "--identity-token", token, "--bundle", bundle); code != cmdline.ExitLocal || !strings.Contains(stderr, "writing the bundle") {
 			t.Errorf("%s: exit code %d: %s", bundle, code, stderr)
 		}
 	}

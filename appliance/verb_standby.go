@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/urfave/cli/v2"
+	"redoubt.internal/appliance/cmdline"
 )
 
 func standbyCommand() *cli.Command {
@@ -19,10 +20,10 @@ func standbyCommand() *cli.Command {
 		Name: "standby", Usage: "a second machine that follows an appliance and takes its place when two people say so",
 		Subcommands: []*cli.Command{
 			{Name: "follow", Usage: "follow the primary until a signal: its backup, and its logs as everybody sees them",
-				Flags: []cli.Flag{dir, outputFlag(), &cli.BoolFlag{Name: "once", Usage: "look once", EnvVars: []string{"REDOUBT_ONCE"}}}, Action: standbyFollowAction},
-			{Name: "status", Usage: "how far the standby is, and what may be said of the primary", Flags: []cli.Flag{dir, outputFlag()}, Action: standbyStatusAction},
+				Flags: []cli.Flag{dir, cmdline.OutputFlag(), &cli.BoolFlag{Name: "once", Usage: "look once", EnvVars: []string{"REDOUBT_ONCE"}}}, Action: standbyFollowAction},
+			{Name: "status", Usage: "how far the standby is, and what may be said of the primary", Flags: []cli.Flag{dir, cmdline.OutputFlag()}, Action: standbyStatusAction},
 			{Name: "promote", Usage: "take the primary's place: prove what is here, fence the primary, make the state directory; the primary is stopped",
-				Flags: append(approvalFlags(), dir, outputFlag(),
+				Flags: append(approvalFlags(), dir, cmdline.OutputFlag(),
 					&cli.BoolFlag{Name: "second", Usage: "take the primary's second disk instead of the newest run of its backup", EnvVars: []string{"REDOUBT_SECOND"}},
 					&cli.BoolFlag{Name: "retire", Usage: "end the logs that lack entries where they stand, and open the next ones", EnvVars: []string{"REDOUBT_RETIRE"}}),
 				Action: standbyPromoteAction},
@@ -35,16 +36,16 @@ func standbyFollowAction(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	logger, err := newLogger(c)
+	logger, err := cmdline.NewLogger(c)
 	if err != nil {
 		return err
 	}
 	if _, err := os.Stat(s.promotedFile()); err == nil {
-		return hinted(errPromoted, "its state directory is %s; begin a new folder for the next standby", s.target())
+		return cmdline.Hinted(errPromoted, "its state directory is %s; begin a new folder for the next standby", s.target())
 	}
 	if c.Bool("once") {
 		if _, err := s.follow(c.Context, logger); err != nil {
-			return unavailable(err)
+			return cmdline.Unavailable(err)
 		}
 		return standbyStatusAction(c)
 	}
@@ -101,7 +102,7 @@ func standbyStatusAction(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	return printResult(c, r, func(w io.Writer) {
+	return cmdline.PrintResult(c, r, func(w io.Writer) {
 		fmt.Fprintf(w, "%s of %s; the primary: %s", r.Role, r.Domain, r.Primary)
 		if r.Reason != "" {
 			fmt.Fprintf(w, " (%s)", r.Reason)
@@ -123,23 +124,23 @@ func standbyPromoteAction(c *cli.Context) error {
 	}
 	a := promoteArgs{Second: c.Bool("second"), Retire: c.Bool("retire")}
 	if a.Second && s.Second == "" {
-		return usage("--second needs second: FOLDER in %s", standbyFile)
+		return cmdline.Usage("--second needs second: FOLDER in %s", standbyFile)
 	}
 	if a.approvalArgs, err = givenApprovals(c); err != nil {
 		return err
 	}
-	logger, err := newLogger(c)
+	logger, err := cmdline.NewLogger(c)
 	if err != nil {
 		return err
 	}
-	r, err := s.promote(context.WithoutCancel(c.Context), a, progress(c), logger)
+	r, err := s.promote(context.WithoutCancel(c.Context), a, cmdline.Progress(c), logger)
 	if errors.Is(err, errPrimaryRuns) || errors.Is(err, errNotFenced) || errors.Is(err, errBehind) {
-		err = unavailable(err)
+		err = cmdline.Unavailable(err)
 	}
 	if err != nil {
 		return err
 	}
-	return printResult(c, r, func(w io.Writer) {
+	return cmdline.PrintResult(c, r, func(w io.Writer) {
 		fmt.Fprintf(w, "promoted in %.1f s by act %s, approved by %v\n", r.Seconds, r.Act, r.By)
 		for _, l := range r.Logs {
 			fmt.Fprintf(w, "%-7s  %d entries, root %s", l.Log, l.Size, l.Root)

@@ -12,13 +12,14 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/log/store"
 	"redoubt.internal/log/store/bolt"
 )
 
 func stateCommand() *cli.Command {
 	return &cli.Command{Name: "state", Usage: "the format of the state directory", Subcommands: []*cli.Command{
-		{Name: "show", Usage: "which format the directory and each database are of, and which this program works on", Flags: append(stateFlags(), outputFlag()),
+		{Name: "show", Usage: "which format the directory and each database are of, and which this program works on", Flags: append(cmdline.StateFlags(), cmdline.OutputFlag()),
 			Action: func(c *cli.Context) error {
 				dir, err := stateDir(c)
 				if err != nil {
@@ -28,10 +29,10 @@ func stateCommand() *cli.Command {
 				if err != nil {
 					return err
 				}
-				return printResult(c, r, r.print)
+				return cmdline.PrintResult(c, r, r.print)
 			}},
 		{Name: "migrate", Usage: "bring a stopped directory to another format; interrupted, run it again. `redoubt upgrade` does this by itself",
-			Flags:  append(stateFlags(), outputFlag(), &cli.Uint64Flag{Name: "to", Usage: "format (default: this program's); a lower one for an earlier program", EnvVars: []string{"REDOUBT_TO"}}),
+			Flags:  append(cmdline.StateFlags(), cmdline.OutputFlag(), &cli.Uint64Flag{Name: "to", Usage: "format (default: this program's); a lower one for an earlier program", EnvVars: []string{"REDOUBT_TO"}}),
 			Action: migrateAction},
 	}}
 }
@@ -124,7 +125,7 @@ func migrateAction(c *cli.Context) error {
 		return err
 	}
 	r.Moved = moved
-	return printResult(c, r, r.print)
+	return cmdline.PrintResult(c, r, r.print)
 }
 
 func (r stateResult) print(w io.Writer) {
@@ -165,7 +166,7 @@ func migrateToServe(ctx context.Context, dir layout, logger *slog.Logger) error 
 func checkMigrated(db *bolt.DB) error {
 	n, err := db.Format()
 	if err == nil && n != store.Format {
-		err = hinted(fmt.Errorf("%w: %s is of format %d, this program works on %d", errOlderState, db.Path(), n, store.Format), "`redoubt state migrate` ends what was begun")
+		err = cmdline.Hinted(fmt.Errorf("%w: %s is of format %d, this program works on %d", errOlderState, db.Path(), n, store.Format), "`redoubt state migrate` ends what was begun")
 	}
 	return err
 }

@@ -11,15 +11,16 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/ca/frontend"
 )
 
 func tlsCommand() *cli.Command {
 	return &cli.Command{Name: "tls", Usage: "the certificate of the listeners", Subcommands: []*cli.Command{
-		{Name: "show", Usage: "what the listeners show, until when, and the root that clients need", Flags: append(stateFlags(), outputFlag()), Action: func(c *cli.Context) error {
+		{Name: "show", Usage: "what the listeners show, until when, and the root that clients need", Flags: append(cmdline.StateFlags(), cmdline.OutputFlag()), Action: func(c *cli.Context) error {
 			return tlsAction(c, tlsShow)
 		}},
-		{Name: "renew", Usage: "make a new certificate now; connections go on, the next ones see it", Flags: append(stateFlags(), outputFlag()), Action: func(c *cli.Context) error {
+		{Name: "renew", Usage: "make a new certificate now; connections go on, the next ones see it", Flags: append(cmdline.StateFlags(), cmdline.OutputFlag()), Action: func(c *cli.Context) error {
 			return tlsAction(c, tlsRenew)
 		}},
 	}}
@@ -30,7 +31,7 @@ func tlsAction(c *cli.Context, v verb[struct{}, tlsState]) error {
 	if err != nil {
 		return err
 	}
-	return printResult(c, state, state.print)
+	return cmdline.PrintResult(c, state, state.print)
 }
 
 // tlsState is the JSON of `redoubt tls show` and `redoubt tls renew`.
@@ -61,11 +62,11 @@ var tlsShow = verb[struct{}, tlsState]{"tls.show", func(_ context.Context, in *i
 var tlsRenew = verb[struct{}, tlsState]{"tls.renew", func(ctx context.Context, in *instance, actor string, _ struct{}) (tlsState, error) {
 	switch {
 	case in.cfg.TLS.Cert != "":
-		return tlsState{}, hinted(errSiteCert, "put a new one into the file tls.cert names, then SIGHUP")
+		return tlsState{}, cmdline.Hinted(errSiteCert, "put a new one into the file tls.cert names, then SIGHUP")
 	case !in.cfg.issued():
-		return tlsState{}, hinted(errNoTLS, "set tls.cert and tls.key to a certificate of your site")
+		return tlsState{}, cmdline.Hinted(errNoTLS, "set tls.cert and tls.key to a certificate of your site")
 	case in.front == nil:
-		return tlsState{}, hinted(errNoFrontEnd, "`redoubt serve`")
+		return tlsState{}, cmdline.Hinted(errNoFrontEnd, "`redoubt serve`")
 	}
 	if err := in.front.renew(ctx, in, actor); err != nil {
 		return tlsState{}, fmt.Errorf("renewing the certificate of the listeners; the old one stays: %w", err)

@@ -9,18 +9,19 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/ca/trust"
 )
 
 func trustCommand() *cli.Command {
-	flags := append(stateFlags(), outputFlag())
+	flags := append(cmdline.StateFlags(), cmdline.OutputFlag())
 	show := func(v verb[struct{}, []trust.RoleStatus]) cli.ActionFunc {
 		return func(c *cli.Context) error {
 			roles, err := v.call(c, struct{}{})
 			if err != nil {
 				return err
 			}
-			return printResult(c, roles, func(w io.Writer) {
+			return cmdline.PrintResult(c, roles, func(w io.Writer) {
 				for _, r := range roles {
 					fmt.Fprintf(w, "%-10s version %d, until %s\n", r.Role, r.Version, r.Expires.Format(time.RFC3339))
 				}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/installer/host"
 )
 
@@ -16,7 +17,7 @@ const defaultDir = "/var/lib/redoubt"
 
 // machineFlags say what is worked on, for verbs that put releases on a machine.
 func machineFlags() []cli.Flag {
-	return []cli.Flag{outputFlag(),
+	return []cli.Flag{cmdline.OutputFlag(),
 		&cli.StringFlag{Name: "root", Usage: "work below this folder, an image or a chroot, instead of on this machine", EnvVars: []string{"REDOUBT_ROOT"}},
 		&cli.StringFlag{Name: "dir", Value: defaultDir, Usage: "state directory", EnvVars: []string{"REDOUBT_DIR"}},
 		&cli.BoolFlag{Name: "dry-run", Usage: "say what would be done, and do nothing", EnvVars: []string{"REDOUBT_DRY_RUN"}},
@@ -50,7 +51,7 @@ func uninstallCommand() *cli.Command {
 			if err != nil {
 				return hostHint(err)
 			}
-			return printResult(c, r, func(w io.Writer) { printHost(w, r) })
+			return cmdline.PrintResult(c, r, func(w io.Writer) { printHost(w, r) })
 		},
 	}
 }
@@ -58,7 +59,7 @@ func uninstallCommand() *cli.Command {
 func preflightCommand() *cli.Command {
 	return &cli.Command{
 		Name: "preflight", Usage: "named checks of a machine before Redoubt is installed, made or upgraded on it, with a fix for each failure",
-		Flags: []cli.Flag{outputFlag(),
+		Flags: []cli.Flag{cmdline.OutputFlag(),
 			&cli.StringFlag{Name: "dir", Value: defaultDir, Usage: "state directory; need not be there", EnvVars: []string{"REDOUBT_DIR"}},
 			&cli.StringFlag{Name: "keys", Usage: "token that will hold the keys (default: whatever is found)", EnvVars: []string{"REDOUBT_KEYS"}},
 			&cli.StringFlag{Name: "tpm-device", Usage: "TPM device, or socket of swtpm", EnvVars: []string{"REDOUBT_TPM_DEVICE"}},
@@ -68,7 +69,7 @@ func preflightCommand() *cli.Command {
 		},
 		Action: func(c *cli.Context) error {
 			checks := preflight(c.Context, preflightArgs{Dir: c.String("dir"), Keys: c.String("keys"), TPMDevice: c.String("tpm-device"), Address: c.String("address"), FirstPort: c.Int("first-port"), AcceptClock: c.Bool("accept-clock")}, clock())
-			if err := printResult(c, checks, func(w io.Writer) { printChecks(w, checks) }); err != nil {
+			if err := cmdline.PrintResult(c, checks, func(w io.Writer) { printChecks(w, checks) }); err != nil {
 				return err
 			}
 			if !ready(checks) {
@@ -82,17 +83,17 @@ func preflightCommand() *cli.Command {
 var errPreflight = errors.New("this machine is not ready")
 
 func hostConfig(c *cli.Context) host.Config {
-	return host.Config{Root: c.String("root"), Dir: c.String("dir"), DryRun: c.Bool("dry-run"), Progress: progress(c)}
+	return host.Config{Root: c.String("root"), Dir: c.String("dir"), DryRun: c.Bool("dry-run"), Progress: cmdline.Progress(c)}
 }
 
 func upgradeAction(c *cli.Context) error {
 	h := hostConfig(c)
 	h.From, h.NoUser, h.NoBackup, h.AllowOlder = c.String("from"), c.Bool("no-user"), c.Bool("no-backup"), c.Bool("allow-older")
 	if c.Bool("rollback") == (h.From != "") {
-		return usage("upgrade takes --from FOLDER or --rollback")
+		return cmdline.Usage("upgrade takes --from FOLDER or --rollback")
 	}
 	if h.Root == "" && os.Geteuid() != 0 && !h.DryRun {
-		return hinted(errors.New("only root installs on this machine"), "run it as root, or with --root DIR --no-user")
+		return cmdline.Hinted(errors.New("only root installs on this machine"), "run it as root, or with --root DIR --no-user")
 	}
 	if to := c.String("backup-to"); to != "" {
 		to, err := filepath.Abs(to)
@@ -109,9 +110,9 @@ func upgradeAction(c *cli.Context) error {
 	}
 	if h.Root == "" && h.From != "" {
 		checks := preflight(c.Context, preflightArgs{Dir: h.Dir, AcceptClock: c.Bool("accept-clock")}, clock())
-		printChecks(progress(c), checks)
+		printChecks(cmdline.Progress(c), checks)
 		if !ready(withoutUpgrade(checks)) && !c.Bool("no-preflight") {
-			return hinted(errPreflight, "each failure above names its fix; --no-preflight goes on all the same")
+			return cmdline.Hinted(errPreflight, "each failure above names its fix; --no-preflight goes on all the same")
 		}
 	}
 	do := host.Upgrade
@@ -126,7 +127,7 @@ func upgradeAction(c *cli.Context) error {
 	if err != nil {
 		return hostHint(err)
 	}
-	return printResult(c, r, func(w io.Writer) { printHost(w, r) })
+	return cmdline.PrintResult(c, r, func(w io.Writer) { printHost(w, r) })
 }
 
 // withoutUpgrade leaves out what an upgrade that was cut off is told by: this one ends it.
@@ -157,21 +158,21 @@ func printHost(w io.Writer, r host.Report) {
 func hostHint(err error) error {
 	switch {
 	case errors.Is(err, host.ErrOlder):
-		return hinted(err, "`redoubt upgrade --rollback` goes back to the release before this one; --allow-older installs any, if its program knows the format of the data")
+		return cmdline.Hinted(err, "`redoubt upgrade --rollback` goes back to the release before this one; --allow-older installs any, if its program knows the format of the data")
 	case errors.Is(err, host.ErrBackup):
-		return hinted(err, "--backup-to FOLDER with --recipient or --no-encryption, or backup.path in the configuration; --no-backup makes none")
+		return cmdline.Hinted(err, "--backup-to FOLDER with --recipient or --no-encryption, or backup.path in the configuration; --no-backup makes none")
 	case errors.Is(err, host.ErrServing):
-		return hinted(err, "stop that server; systemd stops and starts the units by itself")
+		return cmdline.Hinted(err, "stop that server; systemd stops and starts the units by itself")
 	case errors.Is(err, host.ErrPackage):
-		return hinted(err, "use dpkg or rpm with the package in the bundle")
+		return cmdline.Hinted(err, "use dpkg or rpm with the package in the bundle")
 	case errors.Is(err, host.ErrNoPrevious):
-		return hinted(err, "carry in the bundle of the release you want: `install.sh --fingerprint F --allow-older`")
+		return cmdline.Hinted(err, "carry in the bundle of the release you want: `install.sh --fingerprint F --allow-older`")
 	case errors.Is(err, host.ErrBegun):
-		return hinted(err, "end that one first: the same command again, or `redoubt upgrade --rollback`")
+		return cmdline.Hinted(err, "end that one first: the same command again, or `redoubt upgrade --rollback`")
 	case errors.Is(err, host.ErrFull):
-		return withCode(42, hinted(err, "what was in force is in force; free space and run it again"))
+		return cmdline.WithCode(42, cmdline.Hinted(err, "what was in force is in force; free space and run it again"))
 	case errors.Is(err, host.ErrRelease):
-		return hinted(err, "--from names the folder that holds SHA256SUMS and bin; the bundle has builds for amd64 and arm64")
+		return cmdline.Hinted(err, "--from names the folder that holds SHA256SUMS and bin; the bundle has builds for amd64 and arm64")
 	}
 	return err
 }

@@ -17,6 +17,7 @@ import (
 
 	"redoubt.internal/appliance/policy"
 	"redoubt.internal/appliance/verify"
+	"redoubt.internal/appliance/verifying"
 )
 
 //go:embed testdata/sarif-2.1.0-subset.schema.json
@@ -56,14 +57,14 @@ func closeObjects(v any) {
 // checked is main for scripts: what verify prints under -o json and -o sarif is held to its schema, in every script. The exit code 99 says that
 // it does not follow it.
 func checked() {
-	schema := verdictSchema
+	schema := verifying.Schema
 	switch format := formatOf(os.Args); {
-	case len(os.Args) < 2 || !slices.Contains(os.Args, verifyVerb) || slices.Contains(os.Args, "--help"):
+	case len(os.Args) < 2 || !slices.Contains(os.Args, verifying.Verb) || slices.Contains(os.Args, "--help"):
 		main()
 		return
 	case format == "sarif":
 		schema = sarifSubset
-	case format != "json" || os.Args[1] != verifyVerb:
+	case format != "json" || os.Args[1] != verifying.Verb:
 		main()
 		return
 	}
@@ -99,13 +100,13 @@ func follows(schema, document []byte) error {
 
 // TestVerdictSchema: the schema and the types have the same members, so that neither can fall behind the other.
 func TestVerdictSchema(t *testing.T) {
-	if _, err := strictSchema(verdictSchema); err != nil {
+	if _, err := strictSchema(verifying.Schema); err != nil {
 		t.Fatal(err)
 	}
 	var s struct {
 		Defs map[string]map[string]any `json:"$defs"`
 	}
-	if err := json.Unmarshal(verdictSchema, &s); err != nil {
+	if err := json.Unmarshal(verifying.Schema, &s); err != nil {
 		t.Fatal(err)
 	}
 	for name, of := range map[string]reflect.Type{"verified": verify.ResultShape(), "refused": reflect.TypeFor[verify.Failure](), "decided": reflect.TypeFor[policy.Decision]()} {
@@ -168,49 +169,40 @@ func TestFollowsRefuses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := follows(verdictSchema, failure); err != nil {
+	if err := follows(verifying.Schema, failure); err != nil {
 		t.Error(err)
 	}
 	for _, change := range [][2]string{{`"code":24`, `"code":27`}, {`"verified":false`, `"verified":true`}, {`"verified":false`, `"verified":false,"more":1`}, {`"id":"time"`, `"id":"clock"`}, {`"reasons":`, `"reason2":`}, {`redoubt.verify/v1`, `redoubt.verify/v2`}} {
 		changed := bytes.Replace(failure, []byte(change[0]), []byte(change[1]), 1)
-		if bytes.Equal(changed, failure) || follows(verdictSchema, changed) == nil {
+		if bytes.Equal(changed, failure) || follows(verifying.Schema, changed) == nil {
 			t.Errorf("%s in place of %s is taken", change[1], change[0])
 		}
 	}
-	s := sarifFailure("a file", verify.NewFailure(verify.ErrTime))
-	log := sarifLog{sarifSchema, "2.1.0", []sarifRun{s.run}}
+	var stdout, stderr bytes.Buffer
+	run([]string{"redoubt", "verify", "-o", "sarif", "a file"}, &stdout, &stderr)
 	for change, want := range map[string]bool{"": true, "version": false, "level": false, "uri": false, "index": false} {
-		l := log
-		l.Runs = []sarifRun{s.run}
-		l.Runs[0].Results = slices.Clone(s.run.Results)
+		var log map[string]any
+		if err := json.Unmarshal(stdout.Bytes(), &log); err != nil {
+			t.Fatal(err)
+		}
+		of := log["runs"].([]any)[0].(map[string]any)
+		result := of["results"].([]any)[0].(map[string]any)
 		switch change {
 		case "version":
-			l.Version = "2.1"
+			log["version"] = "2.1"
 		case "level":
-			l.Runs[0].Results[0].Level = "fatal"
+			result["level"] = "fatal"
 		case "uri":
-			l.Runs[0].Artifacts = []sarifArtifact{{Location: sarifURI{"a file"}}}
+			of["artifacts"] = []any{map[string]any{"location": map[string]any{"uri": "a file"}}}
 		case "index":
-			l.Runs[0].Results[0].RuleIndex = -2
+			result["ruleIndex"] = -2
 		}
-		raw, err := json.Marshal(l)
+		raw, err := json.Marshal(log)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if err := follows(sarifSubset, raw); (err == nil) != want {
 			t.Errorf("%q: %v", change, err)
-		}
-	}
-}
-
-// TestSARIFURI: whatever an operand is called, it becomes a URI reference that reads as what it is.
-func TestSARIFURI(t *testing.T) {
-	for operand, want := range map[string]string{
-		"dist/app 1.tgz": "dist/app%201.tgz", "a:b": "./a:b", "sha256:00ff": "sha256:00ff", "oci://reg.corp.internal:5000/app:v1": "oci://reg.corp.internal:5000/app:v1",
-		"oci-layout:dir name@sha256:0": "oci-layout:dir%20name@sha256:0", "docker-archive:/x/y.tar": "docker-archive:/x/y.tar", "100%": "100%25",
-	} {
-		if got := sarifURIOf(operand); got != want {
-			t.Errorf("%s: %s, want %s", operand, got, want)
 		}
 	}
 }

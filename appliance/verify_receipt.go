@@ -10,6 +10,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"redoubt.internal/appliance/policy"
+	"redoubt.internal/appliance/verifying"
 )
 
 const (
@@ -47,30 +48,6 @@ type receiptRules struct {
 	Reasons []string `json:"reasons"`
 }
 
-// receiptFlags ask for a signed receipt of a verification.
-func receiptFlags() []cli.Flag {
-	return []cli.Flag{
-		&cli.StringFlag{Name: "receipt", Usage: "with --policy, of what it allows: write a signed and logged receipt (SLSA verification summary) to this file; talks to the services of --receipt-setup", EnvVars: []string{"REDOUBT_RECEIPT"}},
-		&cli.StringFlag{Name: "receipt-setup", Usage: "folder of `redoubt client setup` of the instance that certifies and logs the receipt", EnvVars: []string{"REDOUBT_RECEIPT_SETUP"}},
-		&cli.StringFlag{Name: "identity-token", Usage: "with --receipt: a file that holds the OIDC token of who verifies, or - for standard input", EnvVars: []string{"REDOUBT_IDENTITY_TOKEN", "SIGSTORE_ID_TOKEN"}},
-	}
-}
-
-// checkReceipt refuses what no receipt can be made of, before anything is judged.
-func checkReceipt(c *cli.Context) error {
-	switch {
-	case c.String("receipt") == "":
-		return nil
-	case c.String("policy") == "":
-		return usage("--receipt needs --policy: a receipt says by which policy something was verified")
-	case c.String("receipt-setup") == "":
-		return usage("--receipt needs --receipt-setup DIR, written by `redoubt client setup`: who signs and logs it")
-	case c.Bool("prove-offline"):
-		return usage("--prove-offline has no network, and --receipt asks a certificate authority and a log")
-	}
-	return nil
-}
-
 // leaveReceipt signs and writes the receipt of what was allowed.
 func leaveReceipt(c *cli.Context, p *policy.Policy, a policy.Artifact, d policy.Decision) error {
 	predicate, err := json.Marshal(summarize(p, a, d, filepath.Base(c.String("policy")), clock()))
@@ -100,7 +77,7 @@ func summarize(p *policy.Policy, a policy.Artifact, d policy.Decision, policyNam
 	if a.Kind == policy.Image {
 		s.ResourceURI = "oci://" + a.Name + "@" + d.Artifact
 	} else {
-		s.ResourceURI = sarifURIOf(a.Name)
+		s.ResourceURI = verifying.URIOf(a.Name)
 	}
 	if level := p.SLSALevel(d.Rule); level > 0 {
 		s.Levels = []string{fmt.Sprintf("SLSA_BUILD_LEVEL_%d", min(level, topLevel))}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/log/store"
 )
 
@@ -47,10 +48,10 @@ func versionString() string { return readVersion().Version }
 func versionCommand() *cli.Command {
 	return &cli.Command{
 		Name: "version", Usage: "print what was built, by which Go, from which commit",
-		Flags: []cli.Flag{outputFlag()},
+		Flags: []cli.Flag{cmdline.OutputFlag()},
 		Action: func(c *cli.Context) error {
 			v := readVersion()
-			return printResult(c, v, func(w io.Writer) {
+			return cmdline.PrintResult(c, v, func(w io.Writer) {
 				fmt.Fprintf(w, "redoubt %s %s %s cgo=%t fips140=%s\n", v.Version, v.Go, v.Platform, v.CGO, v.FIPS)
 			})
 		},

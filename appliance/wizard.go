@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/urfave/cli/v2"
+	"redoubt.internal/appliance/cmdline"
 )
 
 // The wizard of `redoubt init`: what no flag and no variable says is asked, at a terminal. Answers become flags, so that everything after
@@ -26,7 +27,7 @@ func answerInit(c *cli.Context) error {
 	if a == nil {
 		for _, name := range []string{"dir", "domain"} {
 			if c.String(name) == "" {
-				return usage("%s needs --%s", c.Command.HelpName, name)
+				return cmdline.Usage("%s needs --%s", c.Command.HelpName, name)
 			}
 		}
 		return clockFit(c)
@@ -49,7 +50,7 @@ func clockFit(c *cli.Context) error {
 	if c.String("profile") != profileProduction {
 		return nil
 	}
-	return hinted(clockNear(clock(), sourceDate, c.Bool("accept-clock")), "look at a watch, then `date --set` and `hwclock --systohc`; if the clock is right, --accept-clock")
+	return cmdline.Hinted(clockNear(clock(), sourceDate, c.Bool("accept-clock")), "look at a watch, then `date --set` and `hwclock --systohc`; if the clock is right, --accept-clock")
 }
 
 // wizard asks for one init.
@@ -117,7 +118,7 @@ func (w *wizard) clock() error {
 		fmt.Fprintf(w.out, "  %v\n", err)
 	}
 	if !w.c.Bool("accept-clock") && !w.yes(w.named("Is that right?", "accept-clock")) {
-		return hinted(fmt.Errorf("%w: the clock is not right", errStopped), "`date --set` and `hwclock --systohc`, then again")
+		return cmdline.Hinted(fmt.Errorf("%w: the clock is not right", errStopped), "`date --set` and `hwclock --systohc`, then again")
 	}
 	return w.c.Set("accept-clock", "true")
 }

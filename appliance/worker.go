@@ -13,6 +13,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/hsm"
 	"redoubt.internal/hsm/worker"
 )
@@ -55,7 +56,7 @@ func workerCommand() *cli.Command {
 		Action: func(c *cli.Context) error {
 			conn, err := worker.ChildConn()
 			if err != nil {
-				return usage("%v", err)
+				return cmdline.Usage("%v", err)
 			}
 			logger := slog.New(slog.NewTextHandler(c.App.ErrWriter, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
 				if a.Key == slog.TimeKey {

@@ -4,6 +4,7 @@ import (
 	"crypto"
 	"encoding/json"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -96,6 +97,9 @@ func (c *State) Sign(name string, key crypto.Signer) error {
 	}
 	return nil
 }
+
+// Path is where a state directory has the claim of its mirror.
+func Path(dir string) string { return filepath.Join(dir, "mirror", "state.note") }
 
 // Open verifies a signed claim by the mirror's verifier key and reads it. Errors are ErrState, or parcel.ErrForeignKey.
 func Open(note []byte, vkey string) (*State, error) {

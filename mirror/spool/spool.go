@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 
 	"redoubt.internal/log/strictjson"
 	"redoubt.internal/mirror/parcel"
@@ -52,6 +53,9 @@ type spooled struct {
 	Proof  []string `json:"proof"`
 	Source string   `json:"source"`
 }
+
+// Path is where a state directory has its spool.
+func Path(dir string) string { return filepath.Join(dir, "mirror", "spool") }
 
 // Leave puts an observation in dir, which is made if it is not there. The same one twice is one file. A full spool is ErrFull.
 func Leave(dir string, o Observation) error {

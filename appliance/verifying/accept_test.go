@@ -1,4 +1,4 @@
-package main
+package verifying
 
 import (
 	"crypto/sha256"
@@ -39,13 +39,13 @@ func TestKeyInABundle(t *testing.T) {
 	forger, trusted := d.SignMessage(1, "a release"), d.Issue(d.Now, nil)
 	file, root, key, forgersKey := write("file", []byte("a release")), write("root.json", d.Root()), write("trusted.pub", public(trusted)), write("forger.pub", public(forger.Signer))
 	for name, c := range map[string]struct {
-		request verifyRequest
+		request Request
 		want    error
 	}{
-		"an identity":       {verifyRequest{Identity: verify.Identity{SAN: d.Identity, Issuer: d.Issuer}}, verify.ErrNoSignature},
-		"another's key":     {verifyRequest{Key: key}, verify.ErrSignature},
-		"the signer's key":  {verifyRequest{Key: forgersKey}, nil},
-		"an accepted group": {verifyRequest{Accepted: []verify.Identity{{Root: root, SANRegexp: ".*", IssuerRegexp: ".*"}}}, verify.ErrNoSignature},
+		"an identity":       {Request{Identity: verify.Identity{SAN: d.Identity, Issuer: d.Issuer}}, verify.ErrNoSignature},
+		"another's key":     {Request{Key: key}, verify.ErrSignature},
+		"the signer's key":  {Request{Key: forgersKey}, nil},
+		"an accepted group": {Request{Accepted: []verify.Identity{{Root: root, SANRegexp: ".*", IssuerRegexp: ".*"}}}, verify.ErrNoSignature},
 	} {
 		body := keyBody(forger.Signature, forger.Artifact, public(forger.Signer))
 		bundle := write("bundle", legacyBundle(t, forger.Signature, []byte(base64.StdEncoding.EncodeToString(public(forger.Signer))), d.Entry(body, d.Now.Add(time.Minute), true)))
@@ -54,7 +54,7 @@ func TestKeyInABundle(t *testing.T) {
 			t.Fatal(err)
 		}
 		c.request.Found, c.request.Roots = &found, []string{root}
-		if _, err := verifyArtifact(t.Context(), c.request); !errors.Is(err, c.want) {
+		if _, err := Verify(t.Context(), c.request); !errors.Is(err, c.want) {
 			t.Errorf("%s: %v, want %v", name, err, c.want)
 		}
 	}

@@ -1,4 +1,4 @@
-package main
+package verifying
 
 import (
 	"encoding/base64"
@@ -108,7 +108,7 @@ func TestSignatureWithLogEntry(t *testing.T) {
 			}
 			g, err := gatherBlob(filepath.Join(dir, "file"), blobParts{Signature: filepath.Join(dir, "sig"), Certificate: filepath.Join(dir, "cert"), Entry: filepath.Join(dir, "entry")})
 			if err == nil {
-				_, err = verifyArtifact(t.Context(), verifyRequest{Found: &g, Roots: []string{filepath.Join(dir, "root.json")}, Identity: verify.Identity{SAN: d.Identity, Issuer: d.Issuer}})
+				_, err = Verify(t.Context(), Request{Found: &g, Roots: []string{filepath.Join(dir, "root.json")}, Identity: verify.Identity{SAN: d.Identity, Issuer: d.Issuer}})
 			}
 			if !errors.Is(err, c.want) {
 				t.Fatalf("%v, want %v", err, c.want)

@@ -1,8 +1,10 @@
-package main
+package verifying
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -13,6 +15,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/appliance/policy"
 	"redoubt.internal/appliance/verify"
 	"redoubt.internal/mirror"
@@ -22,7 +25,7 @@ import (
 
 // operandFlags are those that say what is verified and what vouches for it.
 func operandFlags() []cli.Flag {
-	return append(registryFlags(),
+	return append(RegistryFlags(),
 		&cli.StringFlag{Name: "bundle", Usage: "the Sigstore bundle, cosign's before 3.0, or the PEP 740 attestation of a Python distribution; may be several, one on each line", EnvVars: []string{"REDOUBT_BUNDLE"}},
 		&cli.StringFlag{Name: "signature", Usage: "the signature alone, raw or in base64, or the DSSE envelope; in place of --bundle, or beside it where that lacks it", EnvVars: []string{"REDOUBT_SIGNATURE"}},
 		&cli.StringFlag{Name: "certificate", Usage: "with --signature: the signer's certificate", EnvVars: []string{"REDOUBT_CERTIFICATE"}},
@@ -34,8 +37,8 @@ func operandFlags() []cli.Flag {
 	)
 }
 
-// registryFlags are those that say how a registry is read.
-func registryFlags() []cli.Flag {
+// RegistryFlags are those that say how a registry is read.
+func RegistryFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.StringSliceFlag{Name: "also", Usage: "oci://: another host that the registry may send us to; may be repeated", EnvVars: []string{"REDOUBT_ALSO"}},
 		&cli.BoolFlag{Name: "plain-http", Usage: "oci://: allow http; to loopback it is always allowed", EnvVars: []string{"REDOUBT_PLAIN_HTTP"}},
@@ -76,8 +79,8 @@ func gatherOperand(c *cli.Context) (policy.Gathered, error) {
 	case g.Artifact.Open == nil && strings.Contains(name, "/"): // of an image that is somewhere else
 		g.Artifact.Kind = policy.Image
 	case g.Artifact.Open != nil && c.String("policy") != "":
-		g.Artifact.Name = orDefault(name, filepath.Base(operand))
-		g.Artifact.Digest, err = streamDigest(g.Artifact.Open)
+		g.Artifact.Name = cmp.Or(name, filepath.Base(operand))
+		g.Artifact.Digest, err = StreamDigest(g.Artifact.Open)
 	}
 	return g, err
 }
@@ -99,7 +102,7 @@ func gatherBlob(operand string, p blobParts) (g policy.Gathered, err error) {
 			}
 			return f, nil
 		}
-		digest = func() (string, error) { return streamDigest(g.Artifact.Open) }
+		digest = func() (string, error) { return StreamDigest(g.Artifact.Open) }
 	}
 	g.Evidence, err = p.evidence(digest)
 	return g, err
@@ -109,7 +112,7 @@ func gatherBlob(operand string, p blobParts) (g policy.Gathered, err error) {
 func (p blobParts) evidence(digest func() (string, error)) ([]policy.Evidence, error) {
 	var s detached.Signature
 	if p.Bundle != "" {
-		data, err := readBounded("bundle", p.Bundle)
+		data, err := ReadBounded("bundle", p.Bundle)
 		if err != nil {
 			return nil, err
 		}
@@ -157,7 +160,7 @@ func (p blobParts) read(s *detached.Signature) error {
 		if part.path == "" {
 			continue
 		}
-		data, err := readBounded(part.role, part.path)
+		data, err := ReadBounded(part.role, part.path)
 		if err != nil {
 			return err
 		}
@@ -233,23 +236,23 @@ func gatherRegistry(c *cli.Context, rest, name string) (g policy.Gathered, err e
 	if err != nil {
 		return g, fmt.Errorf("%w: %w", verify.ErrUsage, err)
 	}
-	source, err := openRegistry(c, ref.Host())
+	source, err := OpenRegistry(c, ref.Host())
 	if err != nil {
 		return g, err
 	}
 	g, err = withBundle(c.Context, c.String("bundle"), source, ref, name)
 	if err != nil {
-		return g, withCode(3, err)
+		return g, cmdline.WithCode(3, err)
 	}
 	return g, nil
 }
 
-// openRegistry is one registry, as the flags say that it is read.
-func openRegistry(c *cli.Context, host string) (source *images.Source, err error) {
+// OpenRegistry is one registry, as the flags say that it is read.
+func OpenRegistry(c *cli.Context, host string) (source *images.Source, err error) {
 	access := images.Access{Host: host, Also: c.StringSlice("also"), PlainHTTP: c.Bool("plain-http"), DockerConfig: c.String("docker-config")}
 	var over mirror.Access
 	if file := c.String("ca-file"); file != "" {
-		if over.Roots, err = readRoots(file); err != nil {
+		if over.Roots, err = ReadRoots(file); err != nil {
 			return nil, fmt.Errorf("%w: ca-file: %w", verify.ErrLocal, err)
 		}
 	}
@@ -278,8 +281,8 @@ func withBundle(ctx context.Context, bundle string, source *images.Source, ref i
 	return g, nil
 }
 
-// streamDigest is the digest of a file of any size.
-func streamDigest(open func() (io.ReadCloser, error)) (string, error) {
+// StreamDigest is the digest of a file of any size.
+func StreamDigest(open func() (io.ReadCloser, error)) (string, error) {
 	f, err := open()
 	if err != nil {
 		return "", err
@@ -290,4 +293,16 @@ func streamDigest(open func() (io.ReadCloser, error)) (string, error) {
 		return "", fmt.Errorf("%w: %w", localFile{"artifact"}, err)
 	}
 	return "sha256:" + hex.EncodeToString(sum.Sum(nil)), nil
+}
+
+func ReadRoots(file string) (*x509.CertPool, error) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(text) {
+		return nil, fmt.Errorf("%s holds no certificate", file)
+	}
+	return roots, nil
 }

@@ -1,4 +1,4 @@
-package main
+package verifying
 
 import (
 	"errors"
@@ -11,6 +11,7 @@ import (
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/appliance/verify"
 )
 
@@ -42,9 +43,9 @@ func reexecOffline(c *cli.Context) error {
 	case err == nil:
 		return nil
 	case errors.As(err, &exit) && exit.ExitCode() >= 0:
-		return withCode(exit.ExitCode(), silentError{})
+		return cmdline.WithCode(exit.ExitCode(), silentError{})
 	default:
-		return hinted(fmt.Errorf("starting in an empty network namespace: %w", err), "the kernel must allow it: run as root, or allow user namespaces")
+		return cmdline.Hinted(fmt.Errorf("starting in an empty network namespace: %w", err), "the kernel must allow it: run as root, or allow user namespaces")
 	}
 }
 

@@ -1,4 +1,9 @@
-package main
+// Package verifying is the verb verify: it reads what the command line names, has the packages verify and policy judge it, and tells the verdict as
+// text, JSON or SARIF.
+//
+// It guarantees that only oci:// opens a socket, to the registry that it names. It links nothing that signs, issues or keeps a log: the program
+// redoubt is this package and little else. Start at Command.
+package verifying
 
 import (
 	"cmp"
@@ -14,19 +19,36 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/appliance/inventory"
+	"redoubt.internal/appliance/policy"
 	"redoubt.internal/appliance/verify"
 	"redoubt.internal/mirror/freshness"
 )
 
-const verifyVerb = "verify"
+// Now is the clock of every verdict; tests set it.
+var Now = time.Now
 
+// Verb is its name.
+const Verb = "verify"
+
+// Schema is the JSON Schema of a verdict.
+//
 //go:embed verdict.schema.json
-var verdictSchema []byte
+var Schema []byte
 
-func verifyCommand() *cli.Command {
+// Appliance is what verify asks of the appliance that it is part of. A verifier that stands alone has none of it.
+type Appliance struct {
+	// StateDir is the state directory of this machine's instance; "" where there is none, or none that this user may read.
+	StateDir func(*cli.Context) string
+	// Receipt signs, logs and writes the receipt of what a policy allowed.
+	Receipt func(*cli.Context, *policy.Policy, policy.Artifact, policy.Decision) error
+}
+
+// Command is the verb.
+func Command(a Appliance) *cli.Command {
 	return &cli.Command{
-		Name: verifyVerb, Usage: "verify what was signed: files, digests, images, commits and tags; only oci:// opens a socket", ArgsUsage: "FILE|sha256:HEX|oci://REF|oci-layout:DIR|docker-archive:F|git:REV",
+		Name: Verb, Usage: "verify what was signed: files, digests, images, commits and tags; only oci:// opens a socket", ArgsUsage: "FILE|sha256:HEX|oci://REF|oci-layout:DIR|docker-archive:F|git:REV",
 		Description: "Exit codes: `redoubt docs exit-codes`. --prove-offline repeats the whole verification in an empty network namespace.",
 		Flags: append(slices.Concat(freshnessFlags(), operandFlags(), receiptFlags(), deniedFlags(), []cli.Flag{metricsFlag()}),
 			&cli.StringSliceFlag{Name: "trusted-root", Usage: "trusted_root.json; several are tried one by one", EnvVars: []string{"REDOUBT_TRUSTED_ROOT"}},
@@ -39,24 +61,24 @@ func verifyCommand() *cli.Command {
 			&cli.StringFlag{Name: "accept", Usage: "file that says who is accepted under which root, instead of the --certificate flags", EnvVars: []string{"REDOUBT_ACCEPT"}},
 			&cli.StringFlag{Name: "key", Usage: "accepted public key (PEM) instead of an identity", EnvVars: []string{"REDOUBT_KEY"}},
 			&cli.BoolFlag{Name: "without-log", Usage: "accept what stands in no log, as a key alone can sign it; a certificate then needs a timestamp", EnvVars: []string{"REDOUBT_WITHOUT_LOG"}},
-			&cli.StringSliceFlag{Name: "type", Usage: "demand an attestation of this predicate type, a URI or one of " + strings.Join(slices.Sorted(maps.Keys(cosignTypes)), ", "), EnvVars: []string{"REDOUBT_TYPE"}},
+			&cli.StringSliceFlag{Name: "type", Usage: "demand an attestation of this predicate type, a URI or one of " + strings.Join(slices.Sorted(maps.Keys(CosignTypes)), ", "), EnvVars: []string{"REDOUBT_TYPE"}},
 			&cli.DurationFlag{Name: "max-trust-age", Usage: "refuse a trusted root whose file is older", EnvVars: []string{"REDOUBT_MAX_TRUST_AGE"}},
 			&cli.BoolFlag{Name: "prove-offline", Usage: "verify in an empty network namespace", EnvVars: []string{"REDOUBT_PROVE_OFFLINE"}},
 			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Value: "text", Usage: "text, json or sarif (2.1.0)", EnvVars: []string{"REDOUBT_OUTPUT"}},
 			&cli.BoolFlag{Name: "schema", Usage: "print the JSON Schema of what -o json prints, and verify nothing", EnvVars: []string{"REDOUBT_SCHEMA"}},
 		),
-		Action: runVerify,
+		Action: a.verify,
 	}
 }
 
-// runVerify is what `redoubt verify` does.
-func runVerify(c *cli.Context) error {
+// verify is what `redoubt verify` does.
+func (a Appliance) verify(c *cli.Context) error {
 	if c.Bool("schema") {
-		_, err := c.App.Writer.Write(verdictSchema)
+		_, err := c.App.Writer.Write(Schema)
 		return err
 	}
 	if c.NArg() != 1 {
-		return usage("verify takes one FILE, sha256:HEX, image or git:REV")
+		return cmdline.Usage("verify takes one FILE, sha256:HEX, image or git:REV")
 	}
 	if err := leaveDefaults(c); err != nil {
 		return unverified(c, err)
@@ -73,12 +95,12 @@ func runVerify(c *cli.Context) error {
 		}
 		defer fmt.Fprintln(c.App.ErrWriter, "offline: 0 sockets: the network namespace is empty, and the kernel refused every socket")
 	}
-	known, knownIn, err := upstream(c)
+	known, knownIn, err := a.upstream(c)
 	if err != nil {
 		return unverified(c, err)
 	}
 	if c.String("policy") != "" {
-		return verifyByPolicy(c, known, knownIn)
+		return a.verifyByPolicy(c, known, knownIn)
 	}
 	found, err := gatherOperand(c)
 	if err != nil {
@@ -96,7 +118,7 @@ func runVerify(c *cli.Context) error {
 	if err != nil {
 		return unverified(c, err)
 	}
-	result, err := verifyArtifact(c.Context, verifyRequest{
+	result, err := Verify(c.Context, Request{
 		Mirrored: mirrored, Accepted: accepted, Denied: list,
 		Found: &found, Roots: c.StringSlice("trusted-root"), Setup: c.String("setup"), Key: c.String("key"),
 		Identity: verify.Identity{SAN: c.String("certificate-identity"), SANRegexp: c.String("certificate-identity-regexp"),
@@ -113,7 +135,7 @@ func runVerify(c *cli.Context) error {
 	if c.String("output") == "sarif" {
 		return sarifResultOf(c.Args().First(), result).print(c)
 	}
-	return printResult(c, result, func(w io.Writer) { printVerified(w, c.Args().First(), result) })
+	return cmdline.PrintResult(c, result, func(w io.Writer) { printVerified(w, c.Args().First(), result) })
 }
 
 // unverified is how a verification that failed ends.
@@ -121,13 +143,13 @@ func unverified(c *cli.Context, err error) error {
 	failure := verify.NewFailure(err)
 	failure.Offline = provenOffline(c)
 	reason := verify.ReasonID(err)
-	if own := (*coded)(nil); errors.As(err, &own) {
-		failure.Code, reason = own.code, inventory.Unanswered // of a registry that does not answer
+	if own := (*cmdline.Error)(nil); errors.As(err, &own) {
+		failure.Code, reason = own.Code, inventory.Unanswered // of a registry that does not answer
 	}
 	countVerdict(c, inventory.Refused, reason)
 	switch c.String("output") {
 	case "json":
-		if err := printJSON(c, failure); err != nil {
+		if err := cmdline.PrintJSON(c, failure); err != nil {
 			return err
 		}
 	case "sarif":
@@ -135,13 +157,13 @@ func unverified(c *cli.Context, err error) error {
 			return err
 		}
 	}
-	failed := withCode(failure.Code, fmt.Errorf("not verified: %w", everyReason{err, failure.Reasons}))
+	failed := cmdline.WithCode(failure.Code, fmt.Errorf("not verified: %w", everyReason{err, failure.Reasons}))
 	next := cmp.Or(nextForFile(err), nextForCopy(c.Args().First(), err))
 	if next == "" && errors.Is(err, freshness.ErrStale) {
 		next = "carry a newer parcel and import it; `redoubt mirror status` says how old everything is"
 	}
 	if next != "" {
-		return hinted(failed, "%s", next)
+		return cmdline.Hinted(failed, "%s", next)
 	}
 	return failed
 }
@@ -212,8 +234,8 @@ func nextForFile(err error) string {
 	return "give the FILE that was signed, or its sha256:HEX"
 }
 
-// readBounded reads a small file of the request.
-func readBounded(role, path string) ([]byte, error) {
+// ReadBounded reads a small file of the request.
+func ReadBounded(role, path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", localFile{role}, err)
@@ -254,7 +276,7 @@ func printVerified(w io.Writer, artifact string, r *verify.Result) {
 	for _, l := range r.Log() {
 		fmt.Fprintf(w, "  log        %s, %s %s, tree size %d, root %s\n", l.Origin, l.Kind, l.Version, l.TreeSize, l.RootHash)
 		if u := l.Upstream; u != nil && u.Observed != nil {
-			fmt.Fprintf(w, "  observed   %s, %s ago (%s), by %s, says %s\n", u.Observed.Format(time.RFC3339), u.Age, u.Level, orDefault(u.By, "nobody named"), u.Claimed)
+			fmt.Fprintf(w, "  observed   %s, %s ago (%s), by %s, says %s\n", u.Observed.Format(time.RFC3339), u.Age, u.Level, cmp.Or(u.By, "nobody named"), u.Claimed)
 		}
 	}
 	for _, warning := range r.Warnings() {

@@ -1,4 +1,4 @@
-package main
+package cmdline
 
 import (
 	"slices"
@@ -7,10 +7,10 @@ import (
 	"github.com/urfave/cli/v2"
 )
 
-// permute moves flags that follow an operand in front of it, so that `verify FILE --bundle B` and `verify --bundle B FILE`
+// Permute moves flags that follow an operand in front of it, so that `verify FILE --bundle B` and `verify --bundle B FILE`
 // mean the same, and global flags that follow a verb in front of it; the parser underneath knows neither. Everything after
 // `--` is an operand. Only the order changes: unknown flags stay where they are and are reported by the parser.
-func permute(global []cli.Flag, commands []*cli.Command, args []string) []string {
+func Permute(global []cli.Flag, commands []*cli.Command, args []string) []string {
 	if len(args) == 0 {
 		return args
 	}
@@ -71,4 +71,16 @@ func flagWidth(flags []cli.Flag, args []string) (n int, known bool) {
 		}
 	}
 	return 1, false
+}
+
+// VerbOf is the verb of a command line, "" where it has none: the first that is neither a flag of every verb nor its value.
+func VerbOf(args []string) string {
+	for rest := args[min(1, len(args)):]; len(rest) > 0; {
+		if !isFlag(rest[0]) {
+			return rest[0]
+		}
+		n, _ := flagWidth(GlobalFlags(), rest)
+		rest = rest[n:]
+	}
+	return ""
 }

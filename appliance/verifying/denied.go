@@ -1,4 +1,4 @@
-package main
+package verifying
 
 import (
 	"errors"
@@ -38,7 +38,7 @@ func deniedList(c *cli.Context) (*denied.List, error) {
 		}
 		return nil, nil
 	}
-	data, err := readBounded("list of denied identities", path)
+	data, err := ReadBounded("list of denied identities", path)
 	if err != nil {
 		return nil, err
 	}
@@ -46,7 +46,7 @@ func deniedList(c *cli.Context) (*denied.List, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %s: %w", verify.ErrMalformed, path, err)
 	}
-	if err := list.Check(bounds, clock()); err != nil {
+	if err := list.Check(bounds, Now()); err != nil {
 		return nil, fmt.Errorf("%w: %s: %w", verify.ErrStale, path, err)
 	}
 	return list, nil

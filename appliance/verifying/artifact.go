@@ -1,6 +1,7 @@
-package main
+package verifying
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,8 +17,8 @@ import (
 	"redoubt.internal/mirror/freshness"
 )
 
-// verifyRequest is one verification without a policy file.
-type verifyRequest struct {
+// Request is one verification without a policy file.
+type Request struct {
 	Found            *policy.Gathered // what is verified, and what vouches for it
 	Artifact, Bundle string           // the same by the names of files, where Found is nil
 	Setup, Key       string
@@ -35,7 +36,7 @@ type verifyRequest struct {
 
 const maxVerifyFile = 32 << 20 // a bundle or a trusted root in bytes
 
-func verifyArtifact(ctx context.Context, r verifyRequest) (*verify.Result, error) {
+func Verify(ctx context.Context, r Request) (*verify.Result, error) {
 	if r.Key != "" && r.Identity != (verify.Identity{}) {
 		return nil, fmt.Errorf("%w: --key and the --certificate flags exclude each other: a signature is by a key or by an identity", verify.ErrUsage)
 	}
@@ -56,7 +57,7 @@ func verifyArtifact(ctx context.Context, r verifyRequest) (*verify.Result, error
 	if err != nil {
 		return nil, err
 	}
-	verifier, err := verify.New(verify.Config{Roots: roots, Upstream: r.Upstream, Offline: r.Offline, EveryReason: true, Now: clock})
+	verifier, err := verify.New(verify.Config{Roots: roots, Upstream: r.Upstream, Offline: r.Offline, EveryReason: true, Now: Now})
 	if err != nil {
 		return nil, err
 	}
@@ -72,7 +73,7 @@ func verifyArtifact(ctx context.Context, r verifyRequest) (*verify.Result, error
 		p.Subjects = []verify.Subject{subject}
 	}
 	if r.Key != "" {
-		data, err := readBounded("public key", r.Key)
+		data, err := ReadBounded("public key", r.Key)
 		if err != nil {
 			return nil, err
 		}
@@ -81,16 +82,16 @@ func verifyArtifact(ctx context.Context, r verifyRequest) (*verify.Result, error
 		}
 	}
 	for _, t := range r.Types {
-		if !strings.Contains(t, ":") && cosignTypes[t] == "" {
+		if !strings.Contains(t, ":") && CosignTypes[t] == "" {
 			return nil, fmt.Errorf("%w: --type %.100q is neither the URI of a predicate type nor one of its names", verify.ErrUsage, t)
 		}
-		p.PredicateTypes = append(p.PredicateTypes, orDefault(cosignTypes[t], t))
+		p.PredicateTypes = append(p.PredicateTypes, cmp.Or(CosignTypes[t], t))
 	}
 	return verifyFound(ctx, verifier, *r.Found, p)
 }
 
-// cosignTypes are the names that cosign has for predicate types.
-var cosignTypes = map[string]string{
+// CosignTypes are the names that cosign has for predicate types.
+var CosignTypes = map[string]string{
 	"custom": "https://cosign.sigstore.dev/attestation/v1", "cyclonedx": "https://cyclonedx.org/bom", "link": "https://in-toto.io/Link/v1",
 	"openvex": "https://openvex.dev/ns", "slsaprovenance": "https://slsa.dev/provenance/v0.2", "slsaprovenance02": "https://slsa.dev/provenance/v0.2",
 	"slsaprovenance1": "https://slsa.dev/provenance/v1", "spdx": "https://spdx.dev/Document", "spdxjson": "https://spdx.dev/Document",
@@ -98,7 +99,7 @@ var cosignTypes = map[string]string{
 }
 
 // roots are the trusted roots that were named. With several of them an identity is accepted under one.
-func (r verifyRequest) roots() ([]verify.Root, error) {
+func (r Request) roots() ([]verify.Root, error) {
 	if r.Setup != "" {
 		r.Roots = append(r.Roots, filepath.Join(r.Setup, "trusted_root.json"))
 	}
@@ -110,7 +111,7 @@ func (r verifyRequest) roots() ([]verify.Root, error) {
 		return nil, fmt.Errorf("%w: with several roots an identity is accepted under one of them, or one could speak for the people of another: give --accept", verify.ErrUsage)
 	}
 	for _, path := range r.Roots {
-		data, err := readBounded("trusted root", path)
+		data, err := ReadBounded("trusted root", path)
 		if err != nil {
 			return nil, err
 		}

@@ -1,6 +1,7 @@
-package main
+package verifying
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -81,11 +82,11 @@ func TestSignatureInParts(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			err := func() error {
-				g, err := gatherBlob(orDefault(c.artifact, file), blobParts{Bundle: at(c.parts.Bundle), Signature: at(c.parts.Signature), Certificate: at(c.parts.Certificate), Timestamp: at(c.parts.Timestamp)})
+				g, err := gatherBlob(cmp.Or(c.artifact, file), blobParts{Bundle: at(c.parts.Bundle), Signature: at(c.parts.Signature), Certificate: at(c.parts.Certificate), Timestamp: at(c.parts.Timestamp)})
 				if err != nil {
 					return err
 				}
-				_, err = verifyArtifact(context.Background(), verifyRequest{Found: &g, Roots: []string{at("root.json")}, Identity: verify.Identity{SAN: d.Identity, Issuer: d.Issuer}, WithoutLog: c.logless})
+				_, err = Verify(context.Background(), Request{Found: &g, Roots: []string{at("root.json")}, Identity: verify.Identity{SAN: d.Identity, Issuer: d.Issuer}, WithoutLog: c.logless})
 				return err
 			}()
 			if !errors.Is(err, c.want) {

@@ -1,11 +1,15 @@
-package main
+package verifying
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 
 	"github.com/urfave/cli/v2"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/appliance/inventory"
 	"redoubt.internal/appliance/policy"
 	"redoubt.internal/appliance/verify"
@@ -13,15 +17,15 @@ import (
 )
 
 // verifyByPolicy is `redoubt verify --policy`.
-func verifyByPolicy(c *cli.Context, known *freshness.State, knownIn string) error {
+func (a Appliance) verifyByPolicy(c *cli.Context, known *freshness.State, knownIn string) error {
 	mirrored, err := mirroredRoots(c.StringSlice("mirror-root"), known, knownIn)
 	if err != nil {
 		return unverified(c, err)
 	}
-	p, err := policy.Load(c.String("policy"), policy.Config{Roots: mirrored, Upstream: known, EveryReason: true, Now: clock})
+	p, err := policy.Load(c.String("policy"), policy.Config{Roots: mirrored, Upstream: known, EveryReason: true, Now: Now})
 	if err != nil {
 		countVerdict(c, inventory.Refused, verify.ReasonID(verify.ErrUsage))
-		return policyFault(err)
+		return PolicyFault(err)
 	}
 	g, err := gatherOperand(c)
 	if err != nil {
@@ -39,20 +43,20 @@ func verifyByPolicy(c *cli.Context, known *freshness.State, knownIn string) erro
 	}
 	countDecision(c, d)
 	if d.Allow && c.String("receipt") != "" {
-		if err := leaveReceipt(c, p, g.Artifact, d); err != nil {
+		if err := a.Receipt(c, p, g.Artifact, d); err != nil {
 			return err
 		}
 	}
 	if c.String("output") == "sarif" {
 		err = sarifDecision(c.Args().First(), d).print(c)
 	} else {
-		err = printResult(c, d, func(w io.Writer) { printDecision(w, c, g.Artifact, d) })
+		err = cmdline.PrintResult(c, d, func(w io.Writer) { printDecision(w, c, g.Artifact, d) })
 	}
 	if err != nil {
 		return err
 	}
 	if err := d.Err(); err != nil {
-		return hinted(withCode(d.Code, fmt.Errorf("not verified: %w", err)), "`redoubt policy explain %s %s` says what is asked", c.String("policy"), g.Artifact.Name)
+		return cmdline.Hinted(cmdline.WithCode(d.Code, fmt.Errorf("not verified: %w", err)), "`redoubt policy explain %s %s` says what is asked", c.String("policy"), g.Artifact.Name)
 	}
 	return nil
 }
@@ -61,7 +65,7 @@ func verifyByPolicy(c *cli.Context, known *freshness.State, knownIn string) erro
 func printDecision(w io.Writer, c *cli.Context, a policy.Artifact, d policy.Decision) {
 	fmt.Fprintf(w, "artifact   %s %s %s\n", a.Kind, a.Name, a.Digest)
 	fmt.Fprintf(w, "policy     %s (%s)\n", c.String("policy"), d.Version)
-	fmt.Fprintf(w, "rule       %s\n", orDefault(d.Rule, "none"))
+	fmt.Fprintf(w, "rule       %s\n", cmp.Or(d.Rule, "none"))
 	verdict := "denied"
 	if d.Allow {
 		verdict = "verified: " + c.Args().First()
@@ -78,4 +82,15 @@ func printDecision(w io.Writer, c *cli.Context, a policy.Artifact, d policy.Deci
 			fmt.Fprintf(w, "  warning    %s\n", warning)
 		}
 	}
+}
+
+// PolicyFault is an error about a policy, with its exit code.
+func PolicyFault(err error) error {
+	if !errors.Is(err, policy.ErrFile) && !errors.Is(err, policy.ErrImport) {
+		return err
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return cmdline.Hinted(cmdline.WithCode(verify.ExitCode(verify.ErrLocal), err), "files that a policy names stand relative to its own folder; `redoubt policy init FILE` writes a policy to begin with")
+	}
+	return cmdline.Hinted(cmdline.WithCode(verify.ExitCode(verify.ErrUsage), err), "docs/policy.md shows every part; `redoubt policy schema` describes it to an editor")
 }

@@ -1,6 +1,7 @@
-package main
+package verifying
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net/url"
@@ -8,6 +9,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/appliance/policy"
 	"redoubt.internal/appliance/verify"
 )
@@ -94,14 +96,14 @@ type sarif struct {
 }
 
 func newSARIF(operand string, code int, verdict any) *sarif {
-	s := &sarif{index: map[string]int{}, uri: sarifURIOf(operand)}
-	s.run.Tool.Driver = sarifDriver{Name: "redoubt", Version: version}
+	s := &sarif{index: map[string]int{}, uri: URIOf(operand)}
+	s.run.Tool.Driver = sarifDriver{Name: "redoubt"}
 	rules := append([]verify.Reason{{ID: rulePass, Reason: "everything that was asked for verified"}}, verify.ReasonIDs()...)
 	for i, r := range rules {
 		s.index[r.ID] = i
 		s.run.Tool.Driver.Rules = append(s.run.Tool.Driver.Rules, sarifRule{r.ID, sarifText{r.Reason}, map[string]int{"exitCode": r.Code}})
 	}
-	judged := code == exitOK || code >= verify.ExitCode(verify.ErrNoSignature) && code != exitPanic
+	judged := code == cmdline.ExitOK || code >= verify.ExitCode(verify.ErrNoSignature) && code != cmdline.ExitPanic
 	s.run.Invocations = []sarifInvocation{{judged, code}}
 	s.run.Artifacts = []sarifArtifact{{Location: sarifURI{s.uri}}}
 	s.run.Results = []sarifResult{}
@@ -109,8 +111,8 @@ func newSARIF(operand string, code int, verdict any) *sarif {
 	return s
 }
 
-// sarifURIOf is an operand of verify as a URI reference (RFC 3986).
-func sarifURIOf(operand string) string {
+// URIOf is an operand of verify as a URI reference (RFC 3986).
+func URIOf(operand string) string {
 	scheme, _, found := strings.Cut(operand, ":")
 	if found && (strings.HasPrefix(scheme, "sha") || scheme == "oci" || strings.Contains(scheme, "-") && !strings.Contains(scheme, "/")) {
 		return (&url.URL{Scheme: scheme, Opaque: (&url.URL{Path: operand[len(scheme)+1:]}).EscapedPath()}).String()
@@ -137,7 +139,7 @@ func (s *sarif) reasons(level, source string, all []verify.Reason) {
 		if r.Root != "" {
 			where["root"] = r.Root
 		}
-		if from := orDefault(r.Source, source); from != "" {
+		if from := cmp.Or(r.Source, source); from != "" {
 			where["source"] = from
 		}
 		s.add(r.ID, "fail", level, r.Detail, where)
@@ -154,6 +156,7 @@ func (s *sarif) warnings(results ...*verify.Result) {
 
 // print writes the log to stdout, in its place for -o sarif.
 func (s *sarif) print(c *cli.Context) error {
+	s.run.Tool.Driver.Version = c.App.Version
 	out, err := json.MarshalIndent(sarifLog{sarifSchema, "2.1.0", []sarifRun{s.run}}, "", "  ")
 	if err != nil {
 		return fmt.Errorf("encoding the result: %w", err)
@@ -164,10 +167,10 @@ func (s *sarif) print(c *cli.Context) error {
 
 // sarifResultOf tells of what verified.
 func sarifResultOf(operand string, r *verify.Result) *sarif {
-	s := newSARIF(operand, exitOK, r)
+	s := newSARIF(operand, cmdline.ExitOK, r)
 	s.hash(r.Artifact())
 	san, _ := r.Signer()
-	s.add(rulePass, "pass", "none", fmt.Sprintf("signed by %s under root %s", orDefault(san, "key "+r.Key()), r.Root()), map[string]string{"root": r.Root()})
+	s.add(rulePass, "pass", "none", fmt.Sprintf("signed by %s under root %s", cmp.Or(san, "key "+r.Key()), r.Root()), map[string]string{"root": r.Root()})
 	s.warnings(r)
 	return s
 }

@@ -1,12 +1,14 @@
-package main
+package verifying
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"path/filepath"
 
 	"github.com/urfave/cli/v2"
 
 	"redoubt.internal/appliance/verify"
+	"redoubt.internal/log/strictyaml"
 	"redoubt.internal/mirror/freshness"
 )
 
@@ -36,7 +38,7 @@ func acceptedUnder(c *cli.Context) (out []verify.Identity, err error) {
 	if path == "" {
 		return nil, nil
 	}
-	data, err := readBounded("accept", path)
+	data, err := ReadBounded("accept", path)
 	if err != nil {
 		return nil, err
 	}
@@ -44,7 +46,7 @@ func acceptedUnder(c *cli.Context) (out []verify.Identity, err error) {
 }
 
 func parseAccept(path string, data []byte) (out []verify.Identity, err error) {
-	file, err := decodeYAML[Accept](data)
+	file, err := strictyaml.Decode[Accept](data)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %s: %w", verify.ErrUsage, path, err)
 	}
@@ -78,11 +80,11 @@ func mirroredRoots(names []string, known *freshness.State, dir string) (out []ve
 			return nil, fmt.Errorf("%w: the mirror holds no trusted root of %q; `redoubt mirror status` lists what was carried", verify.ErrUntrusted, name)
 		}
 		file := filepath.Join(dir, "roots", name+".json")
-		data, err := readBounded("mirrored root", file)
+		data, err := ReadBounded("mirrored root", file)
 		if err != nil {
 			return nil, err
 		}
-		if digestHex(data) != held.Root {
+		if fmt.Sprintf("%x", sha256.Sum256(data)) != held.Root {
 			return nil, fmt.Errorf("%w: %s is not the trusted root that the mirror's state names (SHA-256 %s)", verify.ErrUntrusted, file, held.Root)
 		}
 		out = append(out, verify.Root{Name: name, JSON: data, AsOf: held.Observed})
