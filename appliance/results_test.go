@@ -106,14 +106,32 @@ func printedTypes(t *testing.T) map[string]bool {
 		path, file, _ := strings.Cut(strings.TrimSpace(line), " ")
 		exports[path] = file
 	}
+	printed := map[string]bool{}
+	for folder, path := range map[string]string{".": "redoubt.internal/appliance", "./verifying": "redoubt.internal/appliance/verifying"} {
+		printedIn(t, folder, path, exports, printed)
+	}
+	if len(printed) < 20 {
+		t.Fatalf("only %v", printed)
+	}
+	// reflect spells the empty interface out.
+	if printed["map[string]any"] {
+		delete(printed, "map[string]any")
+		printed[reflect.TypeFor[map[string]any]().String()] = true
+	}
+	return printed
+}
+
+// printedIn adds those of one package.
+func printedIn(t *testing.T, folder, path string, exports map[string]string, printed map[string]bool) {
+	t.Helper()
 	fset := token.NewFileSet()
 	var files []*ast.File
-	names, err := exec.Command("go", "list", "-f", `{{join .GoFiles "\n"}}{{"\n"}}{{join .CgoFiles "\n"}}`, ".").Output()
+	names, err := exec.Command("go", "list", "-f", `{{join .GoFiles "\n"}}{{"\n"}}{{join .CgoFiles "\n"}}`, folder).Output()
 	if err != nil {
 		t.Fatalf("go list: %v", err)
 	}
 	for _, name := range strings.Fields(string(names)) {
-		file, err := parser.ParseFile(fset, name, nil, parser.SkipObjectResolution)
+		file, err := parser.ParseFile(fset, filepath.Join(folder, name), nil, parser.SkipObjectResolution)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -121,14 +139,13 @@ func printedTypes(t *testing.T) map[string]bool {
 	}
 	config := types.Config{Importer: importer.ForCompiler(fset, "gc", func(path string) (io.ReadCloser, error) { return os.Open(exports[path]) })}
 	info := types.Info{Types: map[ast.Expr]types.TypeAndValue{}}
-	if _, err := config.Check("redoubt.internal/appliance", fset, files, &info); err != nil {
+	if _, err := config.Check(path, fset, files, &info); err != nil {
 		t.Fatal(err)
 	}
-	printed := map[string]bool{}
 	for _, file := range files {
 		for _, declaration := range file.Decls {
 			f, ok := declaration.(*ast.FuncDecl)
-			if ok && (f.Name.Name == "printResult" || f.Name.Name == "printFsck" || f.Name.Name == "configSchema") {
+			if ok && (f.Name.Name == "printFsck" || f.Name.Name == "configSchema") {
 				continue
 			}
 			ast.Inspect(declaration, func(n ast.Node) bool {
@@ -136,7 +153,7 @@ func printedTypes(t *testing.T) map[string]bool {
 				if !ok {
 					return true
 				}
-				if f, ok := call.Fun.(*ast.Ident); ok && (f.Name == "printResult" || f.Name == "printFsck" || f.Name == "printJSON") {
+				if slices.Contains([]string{"PrintResult", "PrintJSON", "printFsck"}, called(call)) {
 					printed[types.TypeString(types.Unalias(info.Types[call.Args[1]].Type), func(p *types.Package) string {
 						if p.Path() == "redoubt.internal/appliance" {
 							return "main"
@@ -148,15 +165,17 @@ func printedTypes(t *testing.T) map[string]bool {
 			})
 		}
 	}
-	if len(printed) < 20 {
-		t.Fatalf("only %v", printed)
+}
+
+// called is the name of what is called, without its package.
+func called(call *ast.CallExpr) string {
+	switch f := ast.Unparen(call.Fun).(type) {
+	case *ast.Ident:
+		return f.Name
+	case *ast.SelectorExpr:
+		return f.Sel.Name
 	}
-	// reflect spells the empty interface out.
-	if printed["map[string]any"] {
-		delete(printed, "map[string]any")
-		printed[reflect.TypeFor[map[string]any]().String()] = true
-	}
-	return printed
+	return ""
 }
 
 // TestResultComments: results.json holds the comments of every type the rows reach, as they stand in the sources.

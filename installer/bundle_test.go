@@ -85,7 +85,7 @@ func TestBundleHoldsEverything(t *testing.T) {
 	report, folder := built(t)
 	t.Logf("%d bytes, %d files, %d modules", report.Bytes, len(report.Files), report.Modules)
 	for _, want := range []string{
-		"bin/amd64/redoubt", "bin/amd64/redoubt-static", "bin/arm64/redoubt", "bin/arm64/redoubt-static",
+		"bin/amd64/redoubt", "bin/amd64/redoubt-appliance", "bin/amd64/redoubt-static", "bin/arm64/redoubt", "bin/arm64/redoubt-appliance", "bin/arm64/redoubt-static",
 		"packages/redoubt_0.0.0~test_amd64.deb", "packages/redoubt_0.0.0~test_arm64.deb", "packages/redoubt-0.0.0~test-1.x86_64.rpm", "packages/redoubt-0.0.0~test-1.aarch64.rpm",
 		"images/redoubt-0.0.0-test.oci.tar", "chart/redoubt-0.0.0-test.tgz", "sbom/redoubt-amd64.cdx.json", "sbom/redoubt-static-arm64.cdx.json", "sbom/redoubt.openvex.json",
 		"sbom/provenance.intoto.json", "trust/floors.json", "trust/sigstore-root.json", "systemd/redoubt.service", "monitoring/redoubt.dashboard.json", "licences/redoubt/LICENSE", "install.sh",
@@ -105,7 +105,7 @@ func TestBundleSaysWhatItIs(t *testing.T) {
 	_, folder := built(t)
 	digests := map[string]string{}
 	for _, arch := range []string{"amd64", "arm64"} {
-		for _, name := range []string{"redoubt", "redoubt-static"} {
+		for _, name := range []string{"redoubt", "redoubt-appliance", "redoubt-static"} {
 			file := "bin/" + arch + "/" + name
 			digests[fileDigest(t, filepath.Join(folder, file))] = file
 			compareSBOM(t, filepath.Join(folder, file), filepath.Join(folder, "sbom", name+"-"+arch+".cdx.json"))
@@ -243,6 +243,8 @@ dpkg --verify redoubt
 test "$(stat -c '%U:%G %a' /var/lib/redoubt)" = 'redoubt:redoubt 700'
 test "$(stat -c '%U:%G %a' /var/log/redoubt)" = 'redoubt:redoubt 750'
 test "$(stat -c '%U:%G %a' /usr/bin/redoubt)" = 'root:root 755'
+test "$(stat -c '%U:%G %a' /usr/bin/redoubt-appliance)" = 'root:root 755'
+redoubt verify --schema > /dev/null
 test "$(readlink /etc/redoubt/redoubt.yaml)" = /var/lib/redoubt/redoubt.yaml
 redoubt version
 redoubt init --dir /var/lib/redoubt --owner redoubt --domain corp.internal --non-interactive > /tmp/init
@@ -252,6 +254,7 @@ grep GOMEMLIMIT=1GiB /etc/redoubt/environment
 su redoubt -s /bin/sh -c '/usr/bin/redoubt status'
 dpkg -r redoubt
 ! test -e /usr/bin/redoubt
+! test -e /usr/bin/redoubt-appliance
 test -e /etc/redoubt/environment
 dpkg -P redoubt
 ! test -e /etc/redoubt/environment
@@ -366,7 +369,7 @@ run status --dir /var/lib/redoubt/state
 		t.Errorf("the certificate authorities: %v", err)
 	}
 	if qemu, err := exec.LookPath("qemu-aarch64-static"); err == nil && runtime.GOARCH == "amd64" {
-		for _, args := range [][]string{{seen["arm64"] + "/usr/bin/redoubt", "version"}, {"-L", "/usr/aarch64-linux-gnu", filepath.Join(folder, "bin/arm64/redoubt"), "version"}} {
+		for _, args := range [][]string{{seen["arm64"] + "/usr/bin/redoubt", "version"}, {"-L", "/usr/aarch64-linux-gnu", filepath.Join(folder, "bin/arm64/redoubt-appliance"), "version"}} {
 			if out, err := exec.Command(qemu, args...).CombinedOutput(); err != nil || !strings.Contains(string(out), "linux/arm64") {
 				t.Errorf("%v: %v %s", args, err, out)
 			}

@@ -38,8 +38,8 @@ func collectLicences(ctx context.Context, source string, binaries []binary) (map
 		return nil, 0, err
 	}
 	dirs := map[string]string{}
-	for _, name := range []string{"redoubt", "redoubt-static"} {
-		if err := addModuleDirs(ctx, source, name, dirs); err != nil {
+	for _, p := range programs {
+		if err := addModuleDirs(ctx, source, p, dirs); err != nil {
 			return nil, 0, err
 		}
 	}
@@ -71,24 +71,24 @@ func collectLicences(ctx context.Context, source string, binaries []binary) (map
 
 // addModuleDirs maps path@version of every module the binary is compiled from to its folder. It goes by packages: a list of modules
 // takes in those that nothing is compiled from, and writes their sums into the checkout's go.sum.
-func addModuleDirs(ctx context.Context, source, name string, dirs map[string]string) error {
-	command := exec.CommandContext(ctx, "go", "list", "-deps", "-json=Module", "./appliance")
+func addModuleDirs(ctx context.Context, source string, p program, dirs map[string]string) error {
+	command := exec.CommandContext(ctx, "go", "list", "-deps", "-json=Module", p.source)
 	command.Dir = source
-	command.Env = append(os.Environ(), "GOWORK=off", "GOFLAGS=-mod=readonly", "CGO_ENABLED="+cgoOf(name))
+	command.Env = append(os.Environ(), "GOWORK=off", "GOFLAGS=-mod=readonly", "CGO_ENABLED="+p.cgoEnabled())
 	out, err := command.Output()
 	if err != nil {
 		return fmt.Errorf("listing modules: %w", err)
 	}
 	for decoder := json.NewDecoder(bytes.NewReader(out)); ; {
-		var p struct {
+		var linked struct {
 			Module *struct{ Path, Version, Dir string } // nil in the standard library
 		}
-		if err := decoder.Decode(&p); errors.Is(err, io.EOF) {
+		if err := decoder.Decode(&linked); errors.Is(err, io.EOF) {
 			return nil
 		} else if err != nil {
 			return fmt.Errorf("listing modules: %w", err)
 		}
-		if m := p.Module; m != nil {
+		if m := linked.Module; m != nil {
 			dirs[m.Path+"@"+m.Version] = m.Dir
 		}
 	}

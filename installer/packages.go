@@ -73,12 +73,18 @@ func (c Config) addPackages(ctx context.Context, work, packager string, binaries
 	if err != nil {
 		return fmt.Errorf("staging the packages: %w", err)
 	}
+	verifiers := map[string]string{}
 	for _, b := range binaries {
-		if b.name != "redoubt" {
+		if b.name == "redoubt" {
+			verifiers[b.platform] = b.file
+		}
+	}
+	for _, b := range binaries {
+		if b.name != "redoubt-appliance" {
 			continue
 		}
 		fmt.Fprintf(c.Progress, "packing deb and rpm for %s\n", b.platform)
-		d := c.describePackage(stage, out, b)
+		d := c.describePackage(stage, out, b, verifiers[b.platform])
 		d.Contents = append(d.Contents, contents...)
 		text, err := json.Marshal(d)
 		if err != nil {
@@ -96,7 +102,7 @@ func (c Config) addPackages(ctx context.Context, work, packager string, binaries
 }
 
 // describePackage says everything but what is the same for every platform.
-func (c Config) describePackage(stage, out string, b binary) packageDescription {
+func (c Config) describePackage(stage, out string, b binary, verifier string) packageDescription {
 	d := packageDescription{
 		Out: out, Name: "redoubt", Version: packageVersion(c.Version), Arch: b.platform, Time: c.Time, License: "Apache-2.0", Maintainer: "Redoubt <redoubt@localhost>",
 		Description: "certificates, transparency log and timestamps for networks with no way out",
@@ -106,7 +112,8 @@ func (c Config) describePackage(stage, out string, b binary) packageDescription 
 	d.Scripts.PreInstall, d.Scripts.PostInstall = script("preinstall.sh"), script("postinstall.sh")
 	d.Scripts.PreRemove, d.Scripts.PostRemove = script("preremove.sh"), script("postremove.sh")
 	d.Contents = []packageContent{
-		{Source: b.file, Target: "/usr/bin/redoubt", Owner: "root", Mode: 0o755},
+		{Source: verifier, Target: "/usr/bin/redoubt", Owner: "root", Mode: 0o755},
+		{Source: b.file, Target: "/usr/bin/redoubt-appliance", Owner: "root", Mode: 0o755},
 		{Source: script("environment"), Target: "/etc/redoubt/environment", Type: "config", Owner: "root", Mode: 0o644},
 		{Target: "/etc/redoubt", Type: "dir", Owner: "root", Mode: 0o755},
 		{Target: "/var/lib/redoubt", Type: "dir", Owner: "redoubt", Mode: 0o700},

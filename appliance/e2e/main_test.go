@@ -44,11 +44,13 @@ func enterNamespace() int {
 	}
 	defer os.RemoveAll(dir)
 	binary := filepath.Join(dir, "redoubt")
-	build := exec.Command("go", "build", "-trimpath", "-o", binary, "redoubt.internal/appliance")
-	build.Stdout, build.Stderr = os.Stderr, os.Stderr
-	if err := build.Run(); err != nil {
-		fmt.Fprintln(os.Stderr, "e2e: building redoubt:", err)
-		return 1
+	for file, source := range map[string]string{binary: "redoubt.internal/appliance/redoubt", binary + "-appliance": "redoubt.internal/appliance"} {
+		build := exec.Command("go", "build", "-trimpath", "-o", file, source)
+		build.Stdout, build.Stderr = os.Stderr, os.Stderr
+		if err := build.Run(); err != nil {
+			fmt.Fprintln(os.Stderr, "e2e: building redoubt:", err)
+			return 1
+		}
 	}
 
 	inner := exec.Command("/proc/self/exe", os.Args[1:]...)

@@ -5,17 +5,13 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"redoubt.internal/appliance/counting"
 	"redoubt.internal/appliance/verify"
-)
-
-const (
-	verifyTotal = "redoubt_verify_total"
-	verifyHelp  = "What was judged, by result and the reason of a refusal."
 )
 
 // WriteMetrics writes the report as a page of metrics (Prometheus text format), for a collector of text files. The counter goes on from what the file says.
 func (r Report) WriteMetrics(path string) error {
-	return locked(path, func() error { return r.writeMetrics(path) })
+	return counting.Locked(path, func() error { return r.writeMetrics(path) })
 }
 
 func (r Report) writeMetrics(path string) error {
@@ -23,7 +19,7 @@ func (r Report) writeMetrics(path string) error {
 	ratio := prometheus.NewGauge(prometheus.GaugeOpts{Name: "redoubt_signing_coverage_ratio", Help: "Share of the images of the last scan that the policy allows, 0 to 1."})
 	count := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "redoubt_signing_coverage_images", Help: "Images of the last scan by status."}, []string{"status"})
 	at := prometheus.NewGauge(prometheus.GaugeOpts{Name: "redoubt_signing_coverage_scan_timestamp_seconds", Help: "When the last scan began."})
-	total := prometheus.NewCounterVec(prometheus.CounterOpts{Name: verifyTotal, Help: verifyHelp}, []string{"result", "reason"})
+	total := prometheus.NewCounterVec(prometheus.CounterOpts{Name: counting.Total, Help: counting.Help}, []string{"result", "reason"})
 	registry.MustRegister(ratio, count, at, total)
 	ratio.Set(r.Ratio)
 	at.Set(float64(r.Time.Unix()))
@@ -45,15 +41,15 @@ func (r Report) writeMetrics(path string) error {
 func (i Image) labels() [][2]string {
 	switch {
 	case i.Status == Allowed:
-		return [][2]string{{Accepted, ByPolicy}}
+		return [][2]string{{counting.Accepted, counting.ByPolicy}}
 	case i.Status == Unreadable:
-		return [][2]string{{Refused, Unanswered}}
+		return [][2]string{{counting.Refused, counting.Unanswered}}
 	case i.Status == Unsigned:
-		return [][2]string{{Refused, verify.ReasonID(verify.ErrNoSignature)}}
+		return [][2]string{{counting.Refused, verify.ReasonID(verify.ErrNoSignature)}}
 	case i.Code == verify.ExitCode(verify.ErrDenied):
-		return [][2]string{{Refused, verify.ReasonID(verify.ErrDenied)}}
+		return [][2]string{{counting.Refused, verify.ReasonID(verify.ErrDenied)}}
 	case i.Status == Denied:
-		return [][2]string{{Refused, verify.ReasonID(verify.ErrPolicy)}}
+		return [][2]string{{counting.Refused, verify.ReasonID(verify.ErrPolicy)}}
 	}
 	seen := map[string]bool{}
 	for _, r := range i.Refused {
@@ -64,7 +60,7 @@ func (i Image) labels() [][2]string {
 	var out [][2]string
 	for _, r := range verify.ReasonIDs() {
 		if seen[r.ID] {
-			out = append(out, [2]string{Refused, r.ID})
+			out = append(out, [2]string{counting.Refused, r.ID})
 		}
 	}
 	return out
@@ -72,11 +68,11 @@ func (i Image) labels() [][2]string {
 
 // resume sets the counter to what it was.
 func resume(path string, total *prometheus.CounterVec) error {
-	families, err := readPage(path)
+	families, err := counting.ReadPage(path)
 	if err != nil {
 		return err
 	}
-	for _, m := range families[verifyTotal].GetMetric() {
+	for _, m := range families[counting.Total].GetMetric() {
 		labels := map[string]string{}
 		for _, l := range m.GetLabel() {
 			labels[l.GetName()] = l.GetValue()

@@ -16,17 +16,21 @@ import (
 // maxPredicate is the longest statement whose predicate is read, in bytes.
 const maxPredicate = 16 << 20
 
-// predicateTypes are the names a policy may use for predicate types that come in several versions. An expression matches the whole type.
-var predicateTypes = map[string]*regexp.Regexp{
-	"slsa-provenance":      regexp.MustCompile(`\Ahttps://slsa\.dev/provenance/v(0\.2|1)\z`),
-	"verification-summary": regexp.MustCompile(`\Ahttps://slsa\.dev/verification_summary/v(0\.2|1)\z`),
-	"spdx":                 regexp.MustCompile(`\Ahttps://spdx\.dev/Document(/v[0-9.]+)?\z`),
-	"cyclonedx":            regexp.MustCompile(`\Ahttps://cyclonedx\.org/bom(/v[0-9.]+)?\z`),
-	"sbom":                 regexp.MustCompile(`\Ahttps://(spdx\.dev/Document|cyclonedx\.org/bom)(/v[0-9.]+)?\z`),
-	"openvex":              regexp.MustCompile(`\Ahttps://openvex\.dev/ns(/v[0-9.]+)?\z`),
-	"vulnerabilities":      regexp.MustCompile(`\Ahttps://(cosign\.sigstore\.dev/attestation/vuln/v1|in-toto\.io/attestation/vulns/v0\.[12])\z`),
-	"test-result":          regexp.MustCompile(`\Ahttps://in-toto\.io/attestation/test-result/v0\.1\z`),
+// predicateTypes are the names a policy may use for predicate types that come in several versions. An expression matches the
+// whole type, and is compiled when a policy names it.
+var predicateTypes = map[string]string{
+	"slsa-provenance":      `https://slsa\.dev/provenance/v(0\.2|1)`,
+	"verification-summary": `https://slsa\.dev/verification_summary/v(0\.2|1)`,
+	"spdx":                 `https://spdx\.dev/Document(/v[0-9.]+)?`,
+	"cyclonedx":            `https://cyclonedx\.org/bom(/v[0-9.]+)?`,
+	"sbom":                 `https://(spdx\.dev/Document|cyclonedx\.org/bom)(/v[0-9.]+)?`,
+	"openvex":              `https://openvex\.dev/ns(/v[0-9.]+)?`,
+	"vulnerabilities":      `https://(cosign\.sigstore\.dev/attestation/vuln/v1|in-toto\.io/attestation/vulns/v0\.[12])`,
+	"test-result":          `https://in-toto\.io/attestation/test-result/v0\.1`,
 }
+
+// wholly matches what a pattern matches as a whole.
+func wholly(pattern string) *regexp.Regexp { return regexp.MustCompile(`\A(?:` + pattern + `)\z`) }
 
 // attestation is an Attestation ready to decide.
 type attestation struct {
@@ -49,13 +53,14 @@ type question struct {
 }
 
 func (p *Policy) attestation(in Attestation) (out attestation, err error) {
-	out = attestation{Attestation: in, type_: predicateTypes[in.Type]}
-	if out.type_ == nil {
+	pattern, named := predicateTypes[in.Type]
+	if !named {
 		if !strings.Contains(in.Type, ":") {
 			return out, fmt.Errorf("type %.100q is neither the URI of a predicate type nor one of its names%s", in.Type, nearest(in.Type, predicateTypes))
 		}
-		out.type_ = regexp.MustCompile(`\A` + regexp.QuoteMeta(in.Type) + `\z`)
+		pattern = regexp.QuoteMeta(in.Type)
 	}
+	out = attestation{Attestation: in, type_: wholly(pattern)}
 	d, err := p.demand(Signatures{By: in.By, Threshold: in.Threshold, Logs: in.Logs, MaxAge: in.MaxAge})
 	if err != nil {
 		return out, err
@@ -77,7 +82,7 @@ func (p *Policy) attestation(in Attestation) (out attestation, err error) {
 		if !part.asked {
 			continue
 		}
-		if !slices.ContainsFunc(part.types, func(t string) bool { return t == in.Type || predicateTypes[t].MatchString(in.Type) }) {
+		if !slices.ContainsFunc(part.types, func(t string) bool { return t == in.Type || wholly(predicateTypes[t]).MatchString(in.Type) }) {
 			return out, fmt.Errorf("%s is for the type %s, not for %.100q", part.name, strings.Join(part.types, " or "), in.Type)
 		}
 		c, err := part.make()

@@ -5,7 +5,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"redoubt.internal/appliance/inventory"
+	"redoubt.internal/appliance/counting"
 	"redoubt.internal/appliance/policy"
 	"redoubt.internal/appliance/verify"
 )
@@ -20,19 +20,19 @@ func countVerdict(c *cli.Context, result, reason string) {
 	if path == "" {
 		return
 	}
-	if err := inventory.Count(path, result, reason); err != nil {
+	if err := counting.Verdict(path, result, reason); err != nil {
 		fmt.Fprintf(c.App.ErrWriter, "not counted in %s: %v\n", path, err)
 	}
 }
 
 func countDecision(c *cli.Context, d policy.Decision) {
-	result, reason := inventory.DecisionLabels(d)
+	result, reason := counting.DecisionLabels(d)
 	countVerdict(c, result, reason)
 }
 
 func acceptedBy(r *verify.Result) string {
 	if r.Key() != "" {
-		return inventory.ByKey
+		return counting.ByKey
 	}
-	return inventory.ByIdentity
+	return counting.ByIdentity
 }

@@ -4,11 +4,13 @@ import (
 	"cmp"
 	"context"
 	"crypto/sha256"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -18,7 +20,6 @@ import (
 	"redoubt.internal/appliance/cmdline"
 	"redoubt.internal/appliance/policy"
 	"redoubt.internal/appliance/verify"
-	"redoubt.internal/mirror"
 	"redoubt.internal/mirror/detached"
 	"redoubt.internal/mirror/images"
 )
@@ -250,17 +251,14 @@ func gatherRegistry(c *cli.Context, rest, name string) (g policy.Gathered, err e
 // OpenRegistry is one registry, as the flags say that it is read.
 func OpenRegistry(c *cli.Context, host string) (source *images.Source, err error) {
 	access := images.Access{Host: host, Also: c.StringSlice("also"), PlainHTTP: c.Bool("plain-http"), DockerConfig: c.String("docker-config")}
-	var over mirror.Access
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
 	if file := c.String("ca-file"); file != "" {
-		if over.Roots, err = ReadRoots(file); err != nil {
+		if transport.TLSClientConfig.RootCAs, err = ReadRoots(file); err != nil {
 			return nil, fmt.Errorf("%w: ca-file: %w", verify.ErrLocal, err)
 		}
 	}
-	network, err := mirror.NewNetwork(over)
-	if err != nil {
-		return nil, err
-	}
-	access.Transport = network.Transport()
+	access.Transport = transport
 	if source, err = images.OpenRegistry(access); err != nil {
 		return nil, fmt.Errorf("%w: %w", verify.ErrUsage, err)
 	}

@@ -10,7 +10,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"redoubt.internal/appliance/cmdline"
-	"redoubt.internal/appliance/inventory"
+	"redoubt.internal/appliance/counting"
 	"redoubt.internal/appliance/policy"
 	"redoubt.internal/appliance/verify"
 	"redoubt.internal/mirror/freshness"
@@ -24,7 +24,7 @@ func (a Appliance) verifyByPolicy(c *cli.Context, known *freshness.State, knownI
 	}
 	p, err := policy.Load(c.String("policy"), policy.Config{Roots: mirrored, Upstream: known, EveryReason: true, Now: Now})
 	if err != nil {
-		countVerdict(c, inventory.Refused, verify.ReasonID(verify.ErrUsage))
+		countVerdict(c, counting.Refused, verify.ReasonID(verify.ErrUsage))
 		return PolicyFault(err)
 	}
 	g, err := gatherOperand(c)

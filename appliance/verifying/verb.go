@@ -20,7 +20,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"redoubt.internal/appliance/cmdline"
-	"redoubt.internal/appliance/inventory"
+	"redoubt.internal/appliance/counting"
 	"redoubt.internal/appliance/policy"
 	"redoubt.internal/appliance/verify"
 	"redoubt.internal/mirror/freshness"
@@ -131,7 +131,7 @@ func (a Appliance) verify(c *cli.Context) error {
 	if dir := c.String("observe"); dir != "" {
 		leaveProofs(dir, result, c.App.ErrWriter)
 	}
-	countVerdict(c, inventory.Accepted, acceptedBy(result))
+	countVerdict(c, counting.Accepted, acceptedBy(result))
 	if c.String("output") == "sarif" {
 		return sarifResultOf(c.Args().First(), result).print(c)
 	}
@@ -144,9 +144,9 @@ func unverified(c *cli.Context, err error) error {
 	failure.Offline = provenOffline(c)
 	reason := verify.ReasonID(err)
 	if own := (*cmdline.Error)(nil); errors.As(err, &own) {
-		failure.Code, reason = own.Code, inventory.Unanswered // of a registry that does not answer
+		failure.Code, reason = own.Code, counting.Unanswered // of a registry that does not answer
 	}
-	countVerdict(c, inventory.Refused, reason)
+	countVerdict(c, counting.Refused, reason)
 	switch c.String("output") {
 	case "json":
 		if err := cmdline.PrintJSON(c, failure); err != nil {

@@ -46,7 +46,7 @@ esac
 [ -d "$bin" ] || refuse "this bundle holds no binaries for $(uname -m)"
 
 # The PKCS#11 build needs the C library; where it does not run, the free-standing one does.
-program=$bin/redoubt
+program=$bin/redoubt-appliance
 if ! "$program" version >/dev/null 2>&1; then
 	echo "install.sh: the PKCS#11 build does not run here; installing the free-standing one (no PKCS#11 tokens)" >&2
 	program=$bin/redoubt-static

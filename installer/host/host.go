@@ -333,9 +333,13 @@ func older(a, b string) bool {
 	return semver.IsValid(a) && semver.IsValid(b) && semver.Compare(a, b) < 0
 }
 
-// programs are the builds of a bundle, the best one first.
+// appliance is what redoubt, beside it, hands everything over to but verify.
+const appliance = "redoubt-appliance"
+
+// programs are the builds of a bundle, the best one first; earlier releases had no program for verify alone.
 func programs() []string {
-	return []string{"bin/" + runtime.GOARCH + "/redoubt", "bin/" + runtime.GOARCH + "/redoubt-static", "bin/redoubt", "bin/redoubt-static"}
+	folder := "bin/" + runtime.GOARCH
+	return []string{folder + "/" + appliance, folder + "/redoubt-static", folder + "/redoubt", "bin/redoubt", "bin/redoubt-static"}
 }
 
 // makeFolders are those of a machine that has no state directory yet.

@@ -38,12 +38,17 @@ case "$1 $2" in
 esac
 `
 
+// handing is the program that is called: what it does not do itself it hands over.
+const handing = `#!/bin/sh
+exec "$(dirname "$(readlink -f "$0")")/redoubt-appliance" "$@"
+`
+
 // bundle makes the folder of an unpacked bundle.
 func bundle(t *testing.T, version string, format int) string {
 	t.Helper()
 	folder := filepath.Join(t.TempDir(), "redoubt-"+version)
 	program := strings.NewReplacer("VERSION", version, "FORMAT", strconv.Itoa(format)).Replace(script)
-	files := map[string]string{"bin/" + runtime.GOARCH + "/redoubt": program, "bin/" + runtime.GOARCH + "/redoubt-static": program,
+	files := map[string]string{"bin/" + runtime.GOARCH + "/redoubt": handing, "bin/" + runtime.GOARCH + "/redoubt-appliance": program, "bin/" + runtime.GOARCH + "/redoubt-static": program,
 		"docs/README.md": version, "licences/a/LICENSE": version, "monitoring/rules.yml": version,
 		"systemd/redoubt.service": "# " + version, "systemd/redoubt-" + version + ".service": "# " + version}
 	var list strings.Builder
@@ -206,7 +211,7 @@ func tree(t *testing.T, root string) string {
 // TestAdopt: an installation of single files is kept as a release to go back to.
 func TestAdopt(t *testing.T) {
 	root, old := newRoot(t), bundle(t, "0.9.0", 1)
-	for from, to := range map[string]string{"bin/" + runtime.GOARCH + "/redoubt": "/usr/bin/redoubt", "systemd/redoubt.service": unitFolder + "/redoubt.service",
+	for from, to := range map[string]string{"bin/" + runtime.GOARCH + "/redoubt-static": "/usr/bin/redoubt", "systemd/redoubt.service": unitFolder + "/redoubt.service",
 		"systemd/redoubt-0.9.0.service": unitFolder + "/redoubt-0.9.0.service", "docs/README.md": shareFolder + "/docs/README.md"} {
 		if err := copyFile(filepath.Join(old, from), root+to, 0o755); err != nil {
 			t.Fatal(err)

@@ -90,8 +90,11 @@ func (c *Config) point(link, name string) error {
 
 // place puts the links and units of a release where the machine looks for them. All of it may be done again.
 func (c *Config) place(r *release) error {
-	static := strings.TrimSuffix(r.Program, "-static") + "-static"
-	for path, target := range map[string]string{"/usr/bin/redoubt": "program", "/usr/bin/redoubt-static": static} {
+	called, static := "program", filepath.Join(filepath.Dir(r.Program), "redoubt-static")
+	if filepath.Base(r.Program) == appliance {
+		called = filepath.Join(filepath.Dir(r.Program), "redoubt")
+	}
+	for path, target := range map[string]string{"/usr/bin/redoubt": called, "/usr/bin/redoubt-static": static} {
 		if err := relink(filepath.Join("../lib/redoubt/current", target), c.path(path)); err != nil {
 			return err
 		}

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"net/http"
 	"net/url"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -19,8 +18,13 @@ import (
 // MaxNames is the largest number of repositories, or of tags in one, that a registry may list.
 const MaxNames = 100_000
 
-// attached are the tags under which cosign and the referrers' tag schema keep what vouches for an image.
-var attached = regexp.MustCompile(`\Asha(256|512)-[0-9a-f]{64,128}(\..+)?\z`)
+// attached tells whether cosign or the referrers' tag schema keeps what vouches for an image under that tag: sha256-HEX or sha512-HEX, and more after a dot.
+func attached(tag string) bool {
+	digest, more, suffixed := strings.Cut(tag, ".")
+	algorithm, hash, _ := strings.Cut(digest, "-")
+	return (algorithm == "sha256" || algorithm == "sha512") && len(hash) >= 64 && len(hash) <= 128 &&
+		strings.Trim(hash, "0123456789abcdef") == "" && suffixed == (more != "")
+}
 
 // Catalog lists the images of a registry by repository and tag, in order; below keeps to the repositories that begin with it. What is kept beside images
 // under tags of its own is none. A registry may refuse to be listed.
@@ -46,7 +50,7 @@ func (s *Source) Catalog(ctx context.Context, below string) (all []Reference, er
 		}
 		slices.Sort(tags)
 		for _, tag := range tags {
-			if attached.MatchString(tag) {
+			if attached(tag) {
 				continue
 			}
 			ref, err := ParseReference(s.hosts[0] + "/" + repository + ":" + tag)

@@ -1,4 +1,7 @@
-package inventory
+// Package counting counts verdicts in a page of metrics that a collector of text files reads: redoubt_verify_total by result and reason.
+//
+// Processes that count at once wait for each other, and whoever reads sees the page before or after. Start at Verdict.
+package counting
 
 import (
 	"bytes"
@@ -31,26 +34,32 @@ const (
 	Unanswered = "unanswered" // refused, since it could not be looked at
 )
 
+// The counter of verdicts.
+const (
+	Total = "redoubt_verify_total"
+	Help  = "What was judged, by result and the reason of a refusal."
+)
+
 const (
 	maxPage  = 4 << 20         // bytes of a page of metrics
 	lockWait = 5 * time.Second // for another process that counts in the same folder
 )
 
-// Count adds one to redoubt_verify_total in a page of metrics for a collector of text files, and leaves the rest of the page as it is. Processes that
+// Verdict adds one to redoubt_verify_total in a page of metrics for a collector of text files, and leaves the rest of the page as it is. Processes that
 // count at once wait for each other; whoever reads sees the page before or after.
-func Count(path, result, reason string) error {
-	return locked(path, func() error {
-		families, err := readPage(path)
+func Verdict(path, result, reason string) error {
+	return Locked(path, func() error {
+		families, err := ReadPage(path)
 		if err != nil {
 			return err
 		}
-		family := families[verifyTotal]
+		family := families[Total]
 		if family == nil {
-			family = &dto.MetricFamily{Name: proto.String(verifyTotal), Help: proto.String(verifyHelp), Type: dto.MetricType_COUNTER.Enum()}
-			families[verifyTotal] = family
+			family = &dto.MetricFamily{Name: proto.String(Total), Help: proto.String(Help), Type: dto.MetricType_COUNTER.Enum()}
+			families[Total] = family
 		}
 		if family.GetType() != dto.MetricType_COUNTER {
-			return fmt.Errorf("%s in %s is no counter", verifyTotal, path)
+			return fmt.Errorf("%s in %s is no counter", Total, path)
 		}
 		counter(family, result, reason).Value = proto.Float64(counter(family, result, reason).GetValue() + 1)
 		return writePage(path, families)
@@ -86,8 +95,8 @@ func counter(family *dto.MetricFamily, result, reason string) *dto.Counter {
 	return m.GetCounter()
 }
 
-// readPage is what stands in a page of metrics; nothing where there is none.
-func readPage(path string) (map[string]*dto.MetricFamily, error) {
+// ReadPage is what stands in a page of metrics; nothing where there is none.
+func ReadPage(path string) (map[string]*dto.MetricFamily, error) {
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return map[string]*dto.MetricFamily{}, nil
@@ -136,8 +145,8 @@ func sortedNames(families map[string]*dto.MetricFamily) (names []string) {
 	return names
 }
 
-// locked runs what reads and writes a page while no other process of ours does, for the whole folder of it: a lock of its own would lie about there.
-func locked(path string, do func() error) error {
+// Locked runs what reads and writes a page while no other process of ours does, for the whole folder of it: a lock of its own would lie about there.
+func Locked(path string, do func() error) error {
 	dir, err := os.Open(filepath.Dir(path))
 	if err != nil {
 		return err
