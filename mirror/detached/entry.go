@@ -151,6 +151,9 @@ func commonEntry(body []byte, logID string, index, integrated int64) (map[string
 	if err != nil {
 		return nil, fmt.Errorf("its log: %w", err)
 	}
+	if logID != hex.EncodeToString(id) { // the log signed this text, and cosign finds the key by it
+		return nil, errors.New("its log: capitals in hexadecimal")
+	}
 	return map[string]any{
 		"logIndex": fmt.Sprint(index), "logId": map[string]any{"keyId": id}, "kindVersion": map[string]any{"kind": head.Kind, "version": head.APIVersion},
 		"integratedTime": fmt.Sprint(integrated), "canonicalizedBody": body,

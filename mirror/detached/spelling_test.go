@@ -6,11 +6,11 @@ import (
 	"testing"
 )
 
-// TestOneSpelling: of the base64 in a signature's parts one spelling is taken. "QQ==" is the letter A, and so would "QR==" be.
+// TestOneSpelling: of the base64 and of the log's name in a signature's parts one spelling is taken. "QQ==" is the letter A, and so would "QR==" be.
 func TestOneSpelling(t *testing.T) {
 	digest := make([]byte, 32)
-	const bundle = `{"base64Signature":"QQ==","cert":"","rekorBundle":{"SignedEntryTimestamp":"QQ==","Payload":{"body":"e30=","integratedTime":1,"logIndex":2,"logID":"00"}}}`
-	const answer = `{"00":{"body":"e30=","integratedTime":1,"logIndex":2,"logID":"00","verification":{"signedEntryTimestamp":"QQ=="}}}`
+	const bundle = `{"base64Signature":"QQ==","cert":"","rekorBundle":{"SignedEntryTimestamp":"QQ==","Payload":{"body":"e30=","integratedTime":1,"logIndex":2,"logID":"0a"}}}`
+	const answer = `{"00":{"body":"e30=","integratedTime":1,"logIndex":2,"logID":"0a","verification":{"signedEntryTimestamp":"QQ=="}}}`
 	const envelope = `{"payloadType":"a","payload":"QQ==","signatures":[{"sig":"QQ=="}]}`
 	read := map[string]func(text string) error{
 		bundle: func(text string) error {
@@ -37,6 +37,9 @@ func TestOneSpelling(t *testing.T) {
 	for text, read := range read {
 		if err := read(text); err != nil {
 			t.Errorf("%s: %v", text, err)
+		}
+		if changed := strings.Replace(text, "0a", "0A", 1); changed != text && !errors.Is(read(changed), ErrForm) {
+			t.Errorf("%s: %v", changed, read(changed))
 		}
 		for _, value := range []string{`"QQ=="`, `"e30="`} {
 			for at := strings.Index(text, value); at >= 0; {

@@ -41,7 +41,7 @@ func leafPaths(v any, path []any, visit func(path []any, v any)) {
 	}
 }
 
-// Mutate makes structured mutants of bundle, each once: every value dropped, nulled, emptied, doubled, replaced by the one at the same place of
+// Mutate makes structured mutants of bundle, each once: every value dropped, nulled, emptied, doubled, put in capitals, replaced by the one at the same place of
 // another valid bundle or by another of its own kind in this one; what the other has and this one lacks; lists reversed and shortened; enumerations run through; numbers off by one and
 // beyond; bits flipped in every byte field and text (all of them when every is set); what stands inside a byte field or a note taken apart
 // (mutants_inner_test.go); one bit in every stretch of the JSON text. Of all these it makes one of each stride, until emit returns false.
@@ -100,6 +100,7 @@ func Mutate(t testing.TB, bundle []byte, others [][]byte, every bool, stride int
 			change(path, map[string]any{}, "emptied")
 		case string:
 			change(path, "", "emptied")
+			change(path, strings.ToUpper(v), "in capitals")
 			for _, s := range texts {
 				change(path, s, "transplanted")
 			}
