@@ -1,6 +1,7 @@
 package images
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -128,7 +129,7 @@ func (c *intact) part(d v1.Descriptor) (string, error) {
 	return name, nil
 }
 
-// docker is what Docker's own list names, nil where there is none.
+// docker is what Docker's own list names, nil where there is none. A file of that name that is no list is somebody's own: Docker loads nothing by it.
 func (l *layout) docker() ([][]string, error) {
 	b, err := l.file("manifest.json", MaxManifest)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -136,6 +137,9 @@ func (l *layout) docker() ([][]string, error) {
 	}
 	if err != nil {
 		return nil, err
+	}
+	if !bytes.HasPrefix(bytes.TrimLeft(b, " \t\r\n"), []byte("[")) {
+		return nil, nil
 	}
 	return readDockerList(b)
 }
