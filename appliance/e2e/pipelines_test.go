@@ -10,12 +10,15 @@ import (
 	"testing"
 )
 
-const pipelinesJS = "pipelines-js-1"
+const (
+	pipelines   = "pipelines-1"
+	pipelinesJS = "pipelines-js-1"
+)
 
 // pipelineBlock is an example of docs/ci.md in YAML.
 var pipelineBlock = regexp.MustCompile("(?ms)^```yaml\n# (\\w+): [^\n]*\n(.*?)^```$")
 
-// TestPipelines: the examples of docs/ci.md for GitHub and GitLab are what those take, by GitHub's parser and GitLab's schema. Each is bent as well, and refused.
+// TestPipelines: the examples of docs/ci.md are what those projects take, by their own types, validation, parser or schema. Each is bent as well, and refused.
 func TestPipelines(t *testing.T) {
 	document, err := os.ReadFile("../../docs/ci.md")
 	if err != nil {
@@ -27,6 +30,9 @@ func TestPipelines(t *testing.T) {
 	}
 	l := &lab{serverLog: os.DevNull}
 	js := client(t, pipelinesJS)
+	checked := func(t *testing.T, s *session, text string) []string { // by the program of Go's types
+		return []string{client(t, pipelines), s.write(t, "example.yaml", text)}
+	}
 	github := func(t *testing.T, s *session, text string) []string {
 		return []string{"node", "--no-warnings", filepath.Join(js, "github.mjs"), s.write(t, "sign.yml", text)}
 	}
@@ -40,6 +46,12 @@ func TestPipelines(t *testing.T) {
 		check            func(*testing.T, *session, string) []string
 		from, to, reason string
 	}{
+		"tekton":                   {checked, "      script: |", "      scripts: |", `unknown field "scripts"`},
+		"tekton's validation":      {checked, "- name: sign\n", "- name: Sign\n", "spec.steps[0].name"},
+		"argo":                     {checked, "        source: |", "        sources: |", `unknown field "sources"`},
+		"argo's validation":        {checked, "entrypoint: sign", "entrypoint: signs", "template name 'signs' undefined"},
+		"spinnaker":                {checked, "backoffLimit: 0", "backoffLimits: 0", `unknown field "backoffLimits"`},
+		"chains":                   {checked, "\ndata:", "\ndate:", `unknown field "date"`},
 		"github":                   {github, "runs-on: self-hosted", "run-on: self-hosted", "Unexpected value 'run-on'"},
 		"github's permissions":     {github, "id-token: write", "id-token: both", "Unexpected value 'both'"},
 		"gitlab":                   {gitlab, "  artifacts:", "  artifactz:", "artifactz"},
