@@ -1,6 +1,7 @@
-// Package main is redoubt, the appliance: one command table, one configuration, one process that serves everything.
+// Package main is redoubt-appliance, what the small program in redoubt/ hands everything over to but verify: one command table, one configuration,
+// one process that serves everything.
 //
-// It guarantees that every verb ends with an exit code of the documented table (exit.go), that results go to stdout and
+// It guarantees that every verb ends with an exit code of the documented table (package cmdline), that results go to stdout and
 // everything else to stderr, and that a panic ends with 70 and no verdict. It does not hold the meaning of any verb: a file
 // verb_X.go turns flags into a call of the room that owns the matter. Verbs that need state go through call.go: the same
 // function runs inside the serving process, reached over DIR/run/redoubt.sock, or here under the directory's lock.

@@ -36,7 +36,7 @@ type resultDoc struct {
 	as    reflect.Type // whose members the JSON has, where that is not of
 }
 
-// resultDocs is a row for every verb with -o json. A test holds it to the command tree and to what the verbs hand to printResult.
+// resultDocs is a row for every verb with -o json. A test holds it to the command tree and to what the verbs hand to PrintResult.
 var resultDocs = []resultDoc{
 	{"init", reflect.TypeFor[*initResult](), "", nil},
 	{"roles apart", reflect.TypeFor[rolesResult](), "", nil},

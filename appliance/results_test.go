@@ -77,7 +77,7 @@ func TestResultDocs(t *testing.T) {
 	}
 }
 
-// TestResultTypes: the types of the rows are those the verbs hand to printResult, no more and no fewer, as the type checker sees them.
+// TestResultTypes: the types of the rows are those the verbs hand to PrintResult, no more and no fewer, as the type checker sees them.
 func TestResultTypes(t *testing.T) {
 	printed := printedTypes(t)
 	for _, d := range resultDocs {
@@ -94,7 +94,7 @@ func TestResultTypes(t *testing.T) {
 	}
 }
 
-// printedTypes are the types of what is handed to printResult, printFsck and printJSON, as reflect names them.
+// printedTypes are the types of what is handed to PrintResult, PrintJSON and printFsck, as reflect names them.
 func printedTypes(t *testing.T) map[string]bool {
 	t.Helper()
 	list, err := exec.Command("go", "list", "-export", "-deps", "-f", "{{if .Export}}{{.ImportPath}} {{.Export}}{{end}}", ".").Output()

@@ -90,7 +90,7 @@ func NewLogger(c *cli.Context) (*slog.Logger, error) {
 	return LoggerAt(c, slog.LevelInfo)
 }
 
-// LoggerAt is newLogger with another level where --log-level was not given.
+// LoggerAt is NewLogger with another level where --log-level was not given.
 func LoggerAt(c *cli.Context, level slog.Level) (*slog.Logger, error) {
 	if !c.IsSet("log-level") {
 		return newHandler(c, level)

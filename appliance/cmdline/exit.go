@@ -50,6 +50,7 @@ func WithCode(code int, err error) error {
 	return &Error{Code: code, Err: err}
 }
 
+// ExitCode is the exit code of a verb that ended with err.
 func ExitCode(err error) int {
 	var c *Error
 	var own interface{ ExitCode() int }

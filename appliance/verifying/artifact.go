@@ -36,6 +36,7 @@ type Request struct {
 
 const maxVerifyFile = 32 << 20 // a bundle or a trusted root in bytes
 
+// Verify is one verification without a policy file.
 func Verify(ctx context.Context, r Request) (*verify.Result, error) {
 	if r.Key != "" && r.Identity != (verify.Identity{}) {
 		return nil, fmt.Errorf("%w: --key and the --certificate flags exclude each other: a signature is by a key or by an identity", verify.ErrUsage)

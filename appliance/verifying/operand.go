@@ -293,6 +293,7 @@ func StreamDigest(open func() (io.ReadCloser, error)) (string, error) {
 	return "sha256:" + hex.EncodeToString(sum.Sum(nil)), nil
 }
 
+// ReadRoots are the certificate authorities in a file, in PEM.
 func ReadRoots(file string) (*x509.CertPool, error) {
 	text, err := os.ReadFile(file)
 	if err != nil {
