@@ -14,6 +14,7 @@ import (
 	"os"
 
 	"github.com/urfave/cli/v2"
+
 	"redoubt.internal/appliance/cmdline"
 )
 

@@ -60,7 +60,7 @@ func preflight(ctx context.Context, a preflightArgs, now time.Time) []check {
 		warning("memory", checkMemory(), "stop what else runs here, or add memory"),
 		warning("swap", checkSwap(), "swapoff -a, or swap on an encrypted device: software keys are in the server's memory"),
 		warning("FIPS", checkFIPSKernel("/proc/sys/crypto/fips_enabled"), "the binary of `./task build:fips`, with Environment=GODEBUG=fips140=only in the unit"),
-		warning("program", programBuild(), "the build in bin/ARCH/redoubt, which needs the C library of Debian 12 or later"),
+		warning("program", programBuild(), "the build in bin/ARCH/redoubt-appliance, which needs the C library of Debian 12 or later"),
 		result("service user", checkServiceUser(), "userdel redoubt, and run install.sh again: it makes the user as it should be"),
 	}
 	checks = append(checks, result("upgrade", begun(host.Pending()), "`redoubt upgrade --from FOLDER` once more, or `redoubt upgrade --rollback`"))

@@ -46,7 +46,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		}
 		return alone(c)
 	}
-	return cmdline.Run(cmdline.New(version, []*cli.Command{command}, stdout, stderr), args)
+	return cmdline.Run(cmdline.New(version, cmdline.Uniform([]*cli.Command{command}), stdout, stderr), args)
 }
 
 // needsInstance tells whether a verification takes more than files: a receipt, or the mirror of an instance on this machine.

@@ -90,6 +90,20 @@ func TestHandsOver(t *testing.T) {
 	}
 }
 
+// TestManners: the program refuses what the appliance refuses, before anything is done, and an operand is never a verb.
+func TestManners(t *testing.T) {
+	program := filepath.Join(installed(t), "redoubt")
+	for _, args := range [][]string{{"verify", "h"}, {"verify", "help"}, {"verify", "--", "h"}, {"verify", "--nosuch", "file"}, {"verify", "--min-denied-version", "x", "file"}, {"verify", "file", "-o", "xml"}, {"verify"}} {
+		command := exec.Command(program, args...)
+		command.Env = []string{asProgram + "=1"}
+		out, err := command.Output()
+		exit := (*exec.ExitError)(nil)
+		if !errors.As(err, &exit) || exit.ExitCode() != 2 || len(out) > 0 {
+			t.Errorf("%q: %v, stdout %s", args, err, out)
+		}
+	}
+}
+
 // TestAlone: without the appliance beside it the program verifies, and says of everything else what is missing.
 func TestAlone(t *testing.T) {
 	dir := installed(t)

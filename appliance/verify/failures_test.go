@@ -22,7 +22,7 @@ var failures = []failure{
 	{"CVE-2022-35929 predicate type ignored", []string{"appliance/verify TestAttacks CVE-2022-35929"}},
 	{"CVE-2026-39395 malformed attestation, type never checked", []string{"appliance/verify TestAttacks CVE-2026-39395 unparsable", "appliance/verify TestAttacks CVE-2026-39395 plain", "appliance/policy TestAttestations the wrong type, rightly signed"}},
 	{"CVE-2026-24122 expired intermediate", []string{"appliance/verify TestAttacks CVE-2026-24122"}},
-	{"GHSA-fx35-mq7g-6g98 key of the bundle in place of the certificate's", []string{"appliance/verify TestAttacks GHSA-fx35-mq7g-6g98 certificate", "appliance/verify TestAttacks GHSA-fx35-mq7g-6g98 key", "appliance TestKeyInABundle another's key"}},
+	{"GHSA-fx35-mq7g-6g98 key of the bundle in place of the certificate's", []string{"appliance/verify TestAttacks GHSA-fx35-mq7g-6g98 certificate", "appliance/verify TestAttacks GHSA-fx35-mq7g-6g98 key", "appliance/verifying TestKeyInABundle another's key"}},
 	{"CVE-2026-49834 entries of one log counted as logs", []string{"appliance/verify TestAttacks CVE-2026-49834", "appliance/policy TestThresholds two entries of one log"}},
 	{"CVE-2026-54787 time outside a managed key's validity", []string{"appliance/verify TestAttacks CVE-2026-54787", "appliance/verify TestManagedKey key ended a second earlier"}},
 	{"sigstore-go 609 no digest at all", []string{"appliance/verify TestAttacks sigstore-go#609", "appliance/policy TestBadEvidence no digest at all"}},

@@ -39,7 +39,7 @@ type Config struct {
 	// Roots are the trusted roots, tried in order, each for itself.
 	Roots []Root
 	// Upstream is what a mirror says it knows of the logs: with it every entry's log is shown with when it was last observed, and one that is
-	// older than its thresholds allow refuses the bundle. Nil knows nothing. The caller has checked its signature (mirror.OpenFreshness).
+	// older than its thresholds allow refuses the bundle. Nil knows nothing. The caller has checked its signature (freshness.Open).
 	Upstream *freshness.State
 	// EveryReason looks for every reason of a refusal and not the first alone, which costs about a second verification of what fails; see Reasons.
 	EveryReason bool

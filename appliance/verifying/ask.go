@@ -2,6 +2,7 @@ package verifying
 
 import (
 	"github.com/urfave/cli/v2"
+
 	"redoubt.internal/appliance/cmdline"
 )
 

@@ -122,11 +122,15 @@ func (c *Config) adopt(ctx context.Context) (*release, error) {
 	}
 	defer os.RemoveAll(part)
 	r := &release{folder: part, Program: "bin/redoubt"}
-	if err := copyFile(c.path("/usr/bin/redoubt"), filepath.Join(part, "bin/redoubt"), 0o755); err != nil {
-		return nil, full(err)
-	}
-	if err := copyFile(c.path("/usr/bin/redoubt-static"), filepath.Join(part, "bin/redoubt-static"), 0o755); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, full(err)
+	for _, name := range []string{"redoubt", appliance, "redoubt-static"} {
+		err := copyFile(c.path("/usr/bin", name), filepath.Join(part, "bin", name), 0o755)
+		switch {
+		case errors.Is(err, fs.ErrNotExist) && name != "redoubt":
+		case err != nil:
+			return nil, full(err)
+		case name == appliance:
+			r.Program = "bin/" + name
+		}
 	}
 	units, err := filepath.Glob(c.path(unitFolder, "redoubt*"))
 	if err != nil {

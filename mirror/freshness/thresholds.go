@@ -1,7 +1,7 @@
 // Package freshness is what a mirror says of itself to whoever verifies beside it: how far it knows each log, and how old that is.
 //
 // It guarantees that a claim read by Open is the one that the mirror signed, and that age is judged in one way everywhere. It holds no mirror:
-// a verifier takes this package and nothing else of one. Start at State and at Judge.
+// a verifier takes this package and nothing else of one. Start at State and at Log.Judge.
 package freshness
 
 import (

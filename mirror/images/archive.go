@@ -2,6 +2,7 @@ package images
 
 import (
 	"archive/tar"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -54,6 +55,9 @@ type member struct{ at, size int64 }
 // listMembers finds the regular files of a tar, and names one that is neither file nor folder. A name that stands twice is an error: readers differ in
 // which they take.
 func listMembers(f *os.File) (members map[string]*member, link string, err error) {
+	if err := plainTar(f); err != nil {
+		return nil, "", err
+	}
 	members = map[string]*member{}
 	r := tar.NewReader(f)
 	for {
@@ -77,6 +81,8 @@ func listMembers(f *os.File) (members map[string]*member, link string, err error
 		}
 		name := path.Clean(h.Name)
 		switch {
+		case !fs.ValidPath(name): // others put it into the folder, and in the place of another
+			return nil, "", fmt.Errorf("%w: %.200q lies outside", ErrAnswer, h.Name)
 		case members[name] != nil:
 			return nil, "", fmt.Errorf("%w: %.200q stands twice", ErrAnswer, name)
 		case len(members) == maxMembers:
@@ -86,6 +92,19 @@ func listMembers(f *os.File) (members map[string]*member, link string, err error
 		}
 		members[name] = &member{at, h.Size}
 	}
+}
+
+// plainTar refuses a file that another reader may take for a compressed one, by how it begins: there it would hold other files. A tar begins with a name.
+func plainTar(f *os.File) error {
+	magic := make([]byte, 4)
+	if _, err := io.ReadFull(f, magic); err != nil {
+		return fmt.Errorf("%w: a tar, uncompressed, is needed: %v", ErrAnswer, err)
+	}
+	if bytes.HasPrefix(magic, []byte("BZh")) || bytes.ContainsFunc(magic, func(r rune) bool { return r < ' ' || r > '~' }) {
+		return fmt.Errorf("%w: a tar, uncompressed, is needed: it begins with %x", ErrAnswer, magic)
+	}
+	_, err := f.Seek(0, io.SeekStart)
+	return err
 }
 
 // onlyLayout refuses files beside a layout where there is no manifest.json: Docker before 25 would load those, in its oldest form, and not the layout.

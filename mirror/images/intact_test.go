@@ -69,11 +69,7 @@ func writeArchive(t *testing.T, files map[string]string, more ...tar.Header) str
 func TestIntact(t *testing.T) {
 	layer, config := at(DigestOf([]byte("two"))), at(DigestOf([]byte("{}")))
 	evil := at(DigestOf([]byte("evil")))
-	for name, test := range map[string]struct {
-		change func(files map[string]string)
-		links  []tar.Header
-		want   error
-	}{
+	for name, test := range map[string]intactCase{
 		"as it was written":         {change: func(map[string]string) {}},
 		"without Docker's list":     {change: func(f map[string]string) { delete(f, "manifest.json") }},
 		"a layer that is not there": {change: func(f map[string]string) { delete(f, layer) }},
@@ -91,7 +87,12 @@ func TestIntact(t *testing.T) {
 		"a second image for Docker": {change: func(f map[string]string) {
 			f["manifest.json"] = strings.TrimSuffix(f["manifest.json"], "]") + `,{"Config":"x","Layers":null}]`
 		}, want: ErrAltered},
-		"layers the other way": {change: func(f map[string]string) { f["manifest.json"] = swap(f["manifest.json"]) }, want: ErrAltered},
+		"another image for Docker, as a signature": hidden(map[string]string{cosignKind: cosignSigs}, ErrAltered),
+		"another image for Docker, by its tag":     hidden(map[string]string{refName: "sha256-" + strings.Repeat("0", 64)}, ErrAltered),
+		"an absolute name":                         {change: func(f map[string]string) { f["/index.json"] = f["index.json"] }, want: ErrAnswer},
+		"a name above":                             {change: func(f map[string]string) { f["../index.json"] = f["index.json"] }, want: ErrAnswer},
+		"a compressed file that is a tar as well":  {change: func(f map[string]string) { f["\x1f\x8b\x08\x04"] = "" }, want: ErrAnswer},
+		"layers the other way":                     {change: func(f map[string]string) { f["manifest.json"] = swap(f["manifest.json"]) }, want: ErrAltered},
 		"Docker's list twice over": {change: func(f map[string]string) {
 			f["manifest.json"] = strings.Replace(f["manifest.json"], `"Config"`, `"config":"x","Config"`, 1)
 		}, want: ErrAnswer},
@@ -114,6 +115,62 @@ func TestIntact(t *testing.T) {
 				t.Fatalf("%v, want %v", err, test.want)
 			}
 		})
+	}
+}
+
+type intactCase struct {
+	change func(files map[string]string)
+	links  []tar.Header
+	want   error
+}
+
+// hidden adds a second image under annotations by which it is none, which Docker would load.
+func hidden(annotations map[string]string, want error) intactCase {
+	return intactCase{want: want, change: func(f map[string]string) {
+		evil := at(DigestOf([]byte("evil")))
+		image := strings.Replace(f[manifestOf(f)], at(DigestOf([]byte("two"))), evil, 1)
+		image = strings.Replace(image, DigestOf([]byte("two")), DigestOf([]byte("evil")), 1)
+		f[evil], f[at(DigestOf([]byte(image)))] = "evil", image
+		var index struct {
+			SchemaVersion int              `json:"schemaVersion"`
+			Manifests     []map[string]any `json:"manifests"`
+		}
+		if err := json.Unmarshal([]byte(f["index.json"]), &index); err != nil {
+			panic(err)
+		}
+		index.Manifests = append(index.Manifests, map[string]any{"mediaType": manifestType, "digest": DigestOf([]byte(image)), "size": len(image), "annotations": annotations})
+		b, err := json.Marshal(index)
+		if err != nil {
+			panic(err)
+		}
+		f["index.json"] = string(b)
+		f["manifest.json"] = strings.Replace(f["manifest.json"], at(DigestOf([]byte("two"))), evil, 1)
+	}}
+}
+
+// manifestOf is the name of the one manifest of an archive.
+func manifestOf(f map[string]string) string {
+	for name, text := range f {
+		if strings.HasPrefix(name, "blobs/") && strings.Contains(text, "schemaVersion") {
+			return name
+		}
+	}
+	panic("no manifest")
+}
+
+// TestNamedImagesCount: what bears an image's name counts as an image, whatever else is said of it, so that it does not pass with another.
+func TestNamedImagesCount(t *testing.T) {
+	for _, annotations := range []map[string]string{{containerdName: "registry.corp.internal/app:1", cosignKind: cosignSigs}, {refName: "app:1", cosignKind: cosignAtts}, {containerdName: "app:1", refName: "sha256-" + strings.Repeat("0", 64)}} {
+		files, _ := archived(t)
+		hidden(annotations, nil).change(files)
+		source, refs, err := OpenArchive(writeArchive(t, files))
+		if err != nil {
+			t.Fatal(err)
+		}
+		source.Close()
+		if len(refs) != 2 {
+			t.Errorf("%v: %v", annotations, refs)
+		}
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+	"syscall"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 )
@@ -37,7 +38,7 @@ func OpenLayout(dir string) (*Source, []Reference, error) {
 		return nil, nil, fmt.Errorf("opening the layout: %w", err)
 	}
 	return readLayout(dir, func(name string) (io.ReadCloser, error) {
-		f, err := root.Open(name)
+		f, err := root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a pipe is not waited for
 		if err != nil {
 			return nil, err
 		}
@@ -100,16 +101,26 @@ func (l *layout) subjects() (all []Reference, err error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", digest, err)
 		}
-		tag := d.Annotations[refName]
-		switch kind := d.Annotations[cosignKind]; {
-		case m.subject != nil:
+		if m.subject != nil {
 			l.subj[m.subject.Digest.String()] = append(l.subj[m.subject.Digest.String()], d)
-		case kind == cosignSigs || kind == cosignAtts || isArtifactTag(tag):
-		default:
+		}
+		if !besides(d, m.subject != nil) {
 			all = append(all, named(d, digest))
 		}
 	}
 	return all, nil
+}
+
+// besides tells whether an entry of the index is what stands beside an image and no image: by its subject, its kind or its tag. One that bears an
+// image's name is an image all the same, because whoever loads the layout would find it by that.
+func besides(d v1.Descriptor, subject bool) bool {
+	for _, name := range []string{d.Annotations[containerdName], d.Annotations[refName]} {
+		if name != "" && !isArtifactTag(name) {
+			return false
+		}
+	}
+	kind := d.Annotations[cosignKind]
+	return subject || kind == cosignSigs || kind == cosignAtts || isArtifactTag(d.Annotations[refName])
 }
 
 // named is the reference of an image in a layout: its full name where it has one.
