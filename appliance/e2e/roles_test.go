@@ -293,9 +293,11 @@ func newCompany(t *testing.T, tokens func(*company), arguments ...string) *compa
 	}
 	c := &company{lab: l, state: filepath.Join(l.scratch, "state"), users: map[string]uint32{}, runs: map[string]*exec.Cmd{}}
 	l.config, l.setup, l.binary = filepath.Join(c.state, "redoubt.yaml"), filepath.Join(l.scratch, "setup"), filepath.Join(l.scratch, "redoubt")
-	program, err := os.ReadFile(os.Getenv(binaryVariable))
-	mustDo(t, err)
-	mustDo(t, os.WriteFile(l.binary, program, 0o755))
+	for _, suffix := range []string{"", "-appliance"} {
+		program, err := os.ReadFile(os.Getenv(binaryVariable) + suffix)
+		mustDo(t, err)
+		mustDo(t, os.WriteFile(l.binary+suffix, program, 0o755))
+	}
 	if tokens != nil {
 		tokens(c)
 		arguments[1] += filepath.Join(l.scratch, "hsm", "pin-{role}")
