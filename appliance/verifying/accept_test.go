@@ -7,8 +7,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -20,14 +18,7 @@ import (
 // TestKeyInABundle: a public key that cosign's bundle brings stands for nobody: not for an identity, and not for the key that was asked for
 // (GHSA-fx35-mq7g-6g98).
 func TestKeyInABundle(t *testing.T) {
-	dir := t.TempDir()
-	write := func(name string, content []byte) string {
-		path := filepath.Join(dir, name)
-		if err := os.WriteFile(path, content, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		return path
-	}
+	write := writer(t, t.TempDir())
 	d := verifytest.New(t, "corp.internal")
 	public := func(s verifytest.Signer) []byte {
 		der, err := x509.MarshalPKIXPublicKey(&s.Key.PublicKey)

@@ -15,17 +15,23 @@ import (
 	"redoubt.internal/appliance/verify/verifytest"
 )
 
-// TestSignatureInParts verifies what cosign wrote before the Sigstore bundle: its own bundle, and files for signature, certificate and timestamp.
-// One part taken from another signature, or left out, and it is refused with the reason.
-func TestSignatureInParts(t *testing.T) {
-	dir := t.TempDir()
-	write := func(name string, content []byte) string {
+// writer writes files into a folder and gives their paths.
+func writer(t *testing.T, dir string) func(name string, content []byte) string {
+	return func(name string, content []byte) string {
+		t.Helper()
 		path := filepath.Join(dir, name)
 		if err := os.WriteFile(path, content, 0o600); err != nil {
 			t.Fatal(err)
 		}
 		return path
 	}
+}
+
+// TestSignatureInParts verifies what cosign wrote before the Sigstore bundle: its own bundle, and files for signature, certificate and timestamp.
+// One part taken from another signature, or left out, and it is refused with the reason.
+func TestSignatureInParts(t *testing.T) {
+	dir := t.TempDir()
+	write := writer(t, dir)
 	d := verifytest.New(t, "corp.internal")
 	one, other := d.SignMessage(1, "a release"), d.SignMessage(1, "a release")
 	stamp := d.Token(one.Signature, d.Now, false)
