@@ -173,11 +173,7 @@ func parseIntoto1(ctx context.Context, version string, spec map[string]any) (*En
 	if err := v.Unmarshal(&models.Intoto{APIVersion: &version, Spec: spec}); err != nil {
 		return nil, err
 	}
-	e, err := finish(ctx, &v)
-	if err == nil {
-		_, e.Attestation = v.AttestationKeyValue()
-	}
-	return e, err
+	return finish(ctx, &v)
 }
 
 func parseIntoto2(ctx context.Context, version string, spec map[string]any) (*Entry, error) {
@@ -195,11 +191,7 @@ func parseIntoto2(ctx context.Context, version string, spec map[string]any) (*En
 	if err := v.Unmarshal(&models.Intoto{APIVersion: &version, Spec: spec}); err != nil {
 		return nil, err
 	}
-	e, err := finish(ctx, &v)
-	if err == nil {
-		_, e.Attestation = v.AttestationKeyValue()
-	}
-	return e, err
+	return finish(ctx, &v)
 }
 
 func parseRekord(ctx context.Context, version string, spec map[string]any) (*Entry, error) {
@@ -267,5 +259,9 @@ func finish(ctx context.Context, v types.EntryImpl) (*Entry, error) {
 			bare = append(bare, digestOf(pem))
 		}
 	}
-	return &Entry{Body: body, Keys: append(bare, keys...)}, nil
+	e := &Entry{Body: body, Keys: append(bare, keys...)}
+	if attested, ok := v.(types.EntryWithAttestationImpl); ok {
+		_, e.Attestation = attested.AttestationKeyValue()
+	}
+	return e, nil
 }
