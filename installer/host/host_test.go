@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -208,25 +209,35 @@ func tree(t *testing.T, root string) string {
 	return string(out)
 }
 
-// TestAdopt: an installation of single files is kept as a release to go back to.
+// TestAdopt: an installation of single files is kept as a release to go back to, of one program or of two.
 func TestAdopt(t *testing.T) {
-	root, old := newRoot(t), bundle(t, "0.9.0", 1)
-	for from, to := range map[string]string{"bin/" + runtime.GOARCH + "/redoubt-static": "/usr/bin/redoubt", "systemd/redoubt.service": unitFolder + "/redoubt.service",
-		"systemd/redoubt-0.9.0.service": unitFolder + "/redoubt-0.9.0.service", "docs/README.md": shareFolder + "/docs/README.md"} {
-		if err := copyFile(filepath.Join(old, from), root+to, 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	c := config(root, bundle(t, "1.0.0", 2))
-	if _, err := Upgrade(t.Context(), c); err != nil {
-		t.Fatal(err)
-	}
-	want(t, root, "1.0.0", "2")
-	if _, err := Rollback(t.Context(), c); err != nil {
-		t.Fatal(err)
-	}
-	if v, err := serves(root); err != nil || v != "0.9.0" {
-		t.Errorf("%s %v", v, err)
+	bin := "bin/" + runtime.GOARCH
+	for name, programs := range map[string]map[string]string{
+		"one program":  {bin + "/redoubt-static": "/usr/bin/redoubt"},
+		"two programs": {bin + "/redoubt": "/usr/bin/redoubt", bin + "/redoubt-appliance": "/usr/bin/redoubt-appliance"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			root, old := newRoot(t), bundle(t, "0.9.0", 1)
+			files := map[string]string{"systemd/redoubt.service": unitFolder + "/redoubt.service", "systemd/redoubt-0.9.0.service": unitFolder + "/redoubt-0.9.0.service",
+				"docs/README.md": shareFolder + "/docs/README.md"}
+			maps.Copy(files, programs)
+			for from, to := range files {
+				if err := copyFile(filepath.Join(old, from), root+to, 0o755); err != nil {
+					t.Fatal(err)
+				}
+			}
+			c := config(root, bundle(t, "1.0.0", 2))
+			if _, err := Upgrade(t.Context(), c); err != nil {
+				t.Fatal(err)
+			}
+			want(t, root, "1.0.0", "2")
+			if _, err := Rollback(t.Context(), c); err != nil {
+				t.Fatal(err)
+			}
+			if v, err := serves(root); err != nil || v != "0.9.0" {
+				t.Errorf("%s %v", v, err)
+			}
+		})
 	}
 }
 
